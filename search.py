@@ -1,0 +1,444 @@
+"""How good is a candidate, and which one to keep (Secs 3.4.1, 3.4.3).
+
+1. Scores: the OKS of Sec. 4.1, COCO's and PoseTrack's average precision, counted as the official tools do.
+2. A candidate is a tuple of architectures, one for each frame it is asked about: one for S, T of them for T-ViPNAS. It is
+   cut out of the super-network, its batch norm is re-calibrated, and it is run over clips it was not trained on.
+3. The search samples candidates at random under a budget and keeps the best; no evolution, no predictor.
+
+    python search.py --checkpoint runs/t/supernet.pt --gflops 0.01 --frames 4     # search again, no training (Table 4)
+"""
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import sys
+import time
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from data import COCO, DataError, invert, transform
+from elastic import ElasticBatchNorm2d
+from vipnas import CheckpointError, cost, decode
+
+# ---------------------------------------------------------------------------------------------- average precision
+OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)                                      # (T,)
+AREAS = np.array([[0, 1e5], [32, 96], [96, 1e5]]) ** 2                            # (A, 2) all, medium, large; pixels^2
+RECALLS = np.linspace(0, 1, 101)                                                  # where COCO reads the curve
+DETECTIONS_PER_IMAGE = 20
+
+# The columns of PoseTrack's table and the joints each one averages. The ears, never annotated, are in none.
+POSETRACK_COLUMNS = {"Head": ("nose", "head_bottom", "head_top")} | {
+    column: (f"left_{part}", f"right_{part}") for column, part in
+    dict(Sho="shoulder", Elb="elbow", Wri="wrist", Hip="hip", Knee="knee", Ank="ankle").items()}
+
+
+def oks(predictions, joints, areas, sigmas=COCO.sigmas):
+    """Object keypoint similarity, 0 to 1: the mean over labelled joints of exp(-d^2 / (2 s^2 k^2)) (Sec. 4.1).
+
+    predictions (..., K, 2 or more), joints (..., K, 3) with visibility last, both in pixels; areas (...) is s^2, the
+    person's area in pixels^2; k = 2 sigmas. Leading dimensions broadcast: (N, ...) with (N, ...) compares pairs,
+    (D, 1, ...) with (G, ...) everyone with everyone. A person without labelled joints gets 0.
+    """
+    distance2 = ((predictions[..., :2] - joints[..., :2]) ** 2).sum(-1)           # (..., K)
+    exponent = distance2 / (2 * np.asarray(sigmas)) ** 2 / (areas[..., None] + np.spacing(1)) / 2
+    labelled = joints[..., 2] > 0                                                 # (..., K)
+    return (np.exp(-exponent) * labelled).sum(-1) / np.maximum(labelled.sum(-1), 1)
+
+
+def by_image(annotations, results):
+    """List (image, its annotations, its results) for every listed image, by rising image id.
+
+    Annotations of images that are not listed are left out; results for them raise ValueError.
+    """
+    images = {image["id"]: (image, [], []) for image in sorted(annotations["images"], key=lambda image: image["id"])}
+    for person in annotations["annotations"]:
+        if person["image_id"] in images:
+            images[person["image_id"]][1].append(person)
+    for result in results:
+        if result["image_id"] not in images:
+            raise ValueError(f"a result is for image {result['image_id']}, which the annotations do not list")
+        images[result["image_id"]][2].append(result)
+    return list(images.values())
+
+
+def interpolated_precision(right, wrong):
+    """Best precision from each rank on: right, wrong (N, ...) bool, highest score first -> (N, ...)."""
+    right, wrong = right.cumsum(0), wrong.cumsum(0)
+    precision = right / np.maximum(right + wrong, 1)
+    return np.maximum.accumulate(precision[::-1])[::-1]
+
+
+def match_people(similarity, counted, crowd):
+    """Give each detection, best score first, the most similar person still free, for all areas and thresholds at once.
+
+    similarity (D, G) is the OKS, counted (A, G) False for people that an area range ignores, crowd (G,) True for people
+    that can be taken many times. A counted person goes before an ignored one, the later one where two are equal.
+    Returns right, unmatched, both (D, A, T) bool; a detection on an ignored person is neither.
+    """
+    (D, G), A, T = similarity.shape, len(AREAS), len(OKS_THRESHOLDS)
+    rank = 1 + similarity.argsort(1, kind="stable").argsort(1)                    # (D, G) 1 = least similar person
+    preference = rank[:, None] + G * counted                                      # (D, A, G) distinct over G
+    taken = np.zeros((A, T, G), bool)
+    right, unmatched = np.zeros((D, A, T), bool), np.ones((D, A, T), bool)
+    for d in np.flatnonzero(similarity.max(1, initial=0) >= OKS_THRESHOLDS[0]):   # the others match nobody
+        free = (similarity[d] >= OKS_THRESHOLDS[:, None]) & ~taken                # (A, T, G)
+        worth = free * preference[d, :, None]                                     # (A, T, G) 0 = not to be had
+        chosen = worth == worth.max(-1, keepdims=True).clip(1)                    # (A, T, G) at most one over G
+        taken |= chosen & ~crowd
+        right[d] = (chosen & counted[:, None]).any(-1)
+        unmatched[d] = ~chosen.any(-1)
+    return right, unmatched
+
+
+def coco_image(people, found, sigmas):
+    """Judge one image: its annotations (G of them) and its results, in any order, of which the best 20 (D) count.
+
+    Returns scores (D,), right and wrong (D, A, T) bool, and which people count in which area range (G, A) bool.
+    Neither right nor wrong: results on crowds, on people without joints or on people outside the area range, and
+    unmatched results whose own area, that of the box around their joints, is outside it.
+    """
+    found = sorted(found, key=lambda result: -result["score"])[:DETECTIONS_PER_IMAGE]
+    poses = np.array([r["keypoints"] for r in found], float).reshape(-1, 1, len(sigmas), 3)[..., :2]  # (D, 1, K, 2)
+    joints = np.array([p["keypoints"] for p in people], float).reshape(-1, len(sigmas), 3)            # (G, K, 3)
+    boxes = np.array([p["bbox"] for p in people], float).reshape(-1, 1, 4)                            # (G, 1, 4)
+    areas = np.array([p["area"] for p in people], float)                                              # (G,)
+    crowd = np.array([p["iscrowd"] for p in people], bool)                                            # (G,)
+    ignored = crowd | np.array([p["num_keypoints"] == 0 for p in people], bool)                       # (G,)
+
+    bare = ~(joints[..., 2] > 0).any(1)                                           # (G,)
+    if bare.any():  # they are compared with the points nearest to the pose of a box three times as wide and high
+        nearest = np.clip(poses, (boxes[..., :2] - boxes[..., 2:])[bare], (boxes[..., :2] + 2 * boxes[..., 2:])[bare])
+        joints = np.repeat(joints[None], len(poses), 0)                           # (D, G, K, 3)
+        joints[:, bare, :, :2], joints[:, bare, :, 2:] = nearest, 1
+    similarity = oks(poses, joints, areas, sigmas)                                # (D, G)
+
+    low, high = AREAS.T[..., None]                                                # (A, 1)
+    counted = ~ignored & (areas >= low) & (areas <= high)                         # (A, G)
+    right, unmatched = match_people(similarity, counted, crowd)                   # (D, A, T)
+    size = np.ptp(poses[:, 0], axis=1).prod(-1)                                   # (D,) pixels^2
+    in_range = (size >= low) & (size <= high)                                     # (A, D)
+    return np.array([r["score"] for r in found], float), right, unmatched & in_range.T[..., None], counted.T
+
+
+def coco_ap(annotations, results, sigmas=COCO.sigmas):
+    """COCO's keypoint evaluation, the ten numbers of the official tool, 0 to 1, or -1 where no person counts.
+
+    annotations: a COCO keypoint dict (images, annotations) with one category; results: a list of dicts with image_id,
+    keypoints (3K numbers) and score; sigmas (K,). AP and AR are means over the OKS thresholds .50, .55 ... .95; AP is
+    the mean interpolated precision at 101 recalls, AR the recall; M and L count people of 32^2 to 96^2 pixels and
+    above. Results for images that are not listed raise ValueError.
+    """
+    judged = [coco_image([], [], sigmas)]                                         # so that nothing has a shape too
+    judged += [coco_image(people, found, sigmas)
+               for _, people, found in by_image(annotations, results) if people or found]
+    scores, right, wrong, people = (np.concatenate(part) for part in zip(*judged))  # (N,), 2 of (N, A, T), (G, A)
+    order = (-scores).argsort(kind="stable")
+    right, wrong, total = right[order], wrong[order], people.sum(0)               # total (A,)
+
+    ap, ar = np.full((2, len(AREAS), len(OKS_THRESHOLDS)), -1.0)
+    for a, t in np.ndindex(ap.shape):
+        if total[a]:
+            recall = right[:, a, t].cumsum() / total[a]                           # (N,)
+            curve = np.append(interpolated_precision(right[:, a, t], wrong[:, a, t]), 0)  # (N + 1,) 0: never that far
+            ap[a, t] = curve[recall.searchsorted(RECALLS)].mean()
+            ar[a, t] = right[:, a, t].sum() / total[a]
+    table = {}
+    for name, value in (("AP", ap), ("AR", ar)):
+        table |= {name: value[0].mean(), f"{name}50": value[0, 0], f"{name}75": value[0, 5],
+                  f"{name}M": value[1].mean(), f"{name}L": value[2].mean()}
+    return {name: float(value) for name, value in table.items()}
+
+
+def inside(points, polygon):
+    """Which points (..., 2) lie inside a polygon (V, 2), its border excluded, by the even-odd rule -> (...) bool."""
+    start = polygon - points[..., None, :]                                        # (..., V, 2)
+    stop = np.roll(polygon, -1, 0) - points[..., None, :]                         # (..., V, 2)
+    side = start[..., 0] * stop[..., 1] - start[..., 1] * stop[..., 0]            # (..., V) 0: in line with the edge
+    border = (side == 0) & ((start * stop).sum(-1) <= 0)
+    upward, downward = start[..., 1] <= 0, stop[..., 1] <= 0
+    crossed = (upward != downward) & ((side > 0) == upward)                       # edges that a ray to the right meets
+    return (crossed.sum(-1) % 2 == 1) & ~border.any(-1)
+
+
+def posetrack_frame(joints, poses, heads, regions):
+    """Judge one frame: joints (G, J, 3) of its people, predicted poses (P, J, 3), head sizes (G,), all in pixels, and
+    its ignore regions, a list of polygons (V, 2). Returns right and made (P, J) bool, and labelled (G, J) bool.
+
+    A joint is there, labelled or made, unless its three numbers are 0 or it lies in an ignore region. A pose belongs to
+    the person of whose labelled joints it has most right (PCKh), a person keeps the best of its poses; the earlier one
+    where two are equal. All joints of the other poses are wrong.
+    """
+    labelled, made = ((points != 0).any(-1) & ~np.any([inside(points[..., :2], region) for region in regions], 0)
+                      for points in (joints, poses))                              # (G, J), (P, J)
+    distance = np.linalg.norm(poses[:, None, :, :2] - joints[..., :2], axis=-1)   # (P, G, J)
+    near = (distance <= 0.5 * heads[:, None]) & (heads[:, None] > 0)              # (P, G, J) never of an empty head box
+    close = near & labelled & made[:, None]                                       # (P, G, J)
+    pckh = close.sum(-1) / np.maximum(labelled.sum(-1), 1)                        # (P, G)
+    right = np.zeros_like(made)
+    if len(poses):
+        pckh *= pckh.argmax(1)[:, None] == np.arange(len(joints))                 # only each pose's best person is left
+        people = np.flatnonzero(pckh.max(0))                                      # those with a pose
+        owners = pckh.argmax(0)[people]
+        right[owners] = close[owners, people]
+    return right, made, labelled
+
+
+def posetrack_ap(annotations, results):
+    """PoseTrack's multi-person pose evaluation (poseval), in percent: Head, Sho, Elb, Wri, Hip, Knee, Ank and Total.
+
+    annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results: a list of dicts
+    with image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. A joint is right within half
+    a head size, which is 0.6 times the diagonal of bbox_head. Frames without people are left out. Total is the mean
+    over joints; a joint that nobody has is left out of the means, and a mean of none is nan. Results for frames that
+    are not listed raise ValueError.
+    """
+    names = annotations["categories"][0]["keypoints"]
+    columns = [names.index(joint) for joints in POSETRACK_COLUMNS.values() for joint in joints]  # (J,)
+    judged = [[np.zeros((0, len(columns)), kind) for kind in (float, bool, bool, bool)]]
+    for image, people, found in by_image(annotations, results):
+        if people:
+            joints, poses = (np.array([person["keypoints"] for person in group], float).reshape(-1, len(names), 3)
+                             for group in (people, found))
+            heads = 0.6 * np.linalg.norm([person["bbox_head"][2:] for person in people], axis=1)
+            regions = [np.array(polygon, float).T for polygon in
+                       zip(image.get("ignore_regions_x", ()), image.get("ignore_regions_y", ()))]
+            scores = np.array([result["scores"] for result in found], float).reshape(-1, len(names))[:, columns]
+            judged.append((scores, *posetrack_frame(joints[:, columns], poses[:, columns], heads, regions)))
+    scores, right, made, labelled = (np.concatenate(part) for part in zip(*judged))  # (N, J), labelled (G, J)
+
+    order = scores.argsort(0, kind="stable")[::-1]                                # (N, J) of equals, the last first
+    right, made = (np.take_along_axis(part, order, 0) for part in (right, made))
+    # Recall steps up by one labelled joint at each right one, so the area under the curve is a sum over those.
+    area = (interpolated_precision(right, made & ~right) * right).sum(0)          # (J,)
+    ap = 100 * np.divide(area, labelled.sum(0), out=np.full(len(columns), np.nan), where=labelled.any(0))
+
+    ends = np.cumsum([len(joints) for joints in POSETRACK_COLUMNS.values()])[:-1]
+    groups = dict(zip(POSETRACK_COLUMNS, np.split(ap, ends))) | {"Total": ap}
+    present = {column: values[~np.isnan(values)] for column, values in groups.items()}
+    return {column: float(values.mean()) if len(values) else float("nan") for column, values in present.items()}
+
+
+# ---------------------------------------------------------------------------------------------- running a candidate
+def propagate(nets, images, heatmaps=None, archs=None):
+    """The chain of eq. (2): each frame's own prediction goes on to the next.
+
+    nets: a network for each of the F frames of images (B, F, 3, H, W), finished, or super-networks with one of `archs`
+    each; heatmaps: (B, K, H/4, W/4) of the frame before the first. Returns (B, F, K, H/4, W/4).
+    """
+    predicted = []
+    for t, net in enumerate(nets):
+        heatmaps = net(images[:, t], archs and archs[t], heatmaps)
+        predicted.append(heatmaps)
+    return torch.stack(predicted, 1)
+
+
+def to_device(batch, device):
+    """A batch's tensors on the device, images in the memory format that convolutions like best."""
+    batch = type(batch)(*(x.to(device, non_blocking=True) for x in batch))
+    b, f = batch.images.shape[:2]
+    images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (b, f))
+    return batch._replace(images=images)
+
+
+class Sight:
+    """Clips that candidates are judged on, or re-calibrated with: some frames of each, the key frame's heatmaps beside.
+
+    The key-frame network runs once over all of them, here, and never again. `first` is the first frame that counts: 0
+    for S, 1 for T. Without a key-frame network there are no heatmaps.
+    """
+
+    def __init__(self, clips, first, device, key_net=None, batch=64):
+        self.clips, self.first, self.device, self.heatmaps = clips, first, device, []
+        self.parts = [range(i, min(i + batch, len(clips))) for i in range(0, len(clips), batch)]
+        if key_net:
+            with torch.inference_mode():
+                self.heatmaps = [key_net.eval()(to_device(self.clips.batch(p), device).images[:, 0]) for p in self.parts]
+
+    def __iter__(self):
+        """(images (B, F - first, 3, H, W), heatmaps or None, matrices (B, 2, 3)) for each part."""
+        for i, part in enumerate(self.parts):
+            batch = to_device(self.clips.batch(part), self.device)
+            yield batch.images[:, self.first:], self.heatmaps[i] if self.heatmaps else None, batch.matrices.cpu().numpy()
+
+
+def recalibrate(nets, sight):
+    """Measure the batch-norm statistics of finished networks anew, in place, over all clips of a `Sight`.
+
+    In the super-network one set of statistics served networks of all sizes and fits none of them.
+    """
+    norms = [m for net in nets for m in net.train().modules() if isinstance(m, ElasticBatchNorm2d)]
+    with torch.no_grad():
+        for i, (images, heatmaps, _) in enumerate(sight):
+            for norm in norms:
+                norm.momentum = 1 / (i + 1)  # a plain mean over the parts
+            propagate(nets, images, heatmaps)
+    for norm in norms:
+        norm.momentum = 0.1
+    for net in nets:
+        net.eval()
+
+
+def predict(nets, sight):
+    """Keypoints (N, F, K, 3) in image pixels, with scores, from finished networks in eval mode."""
+    found = []
+    with torch.inference_mode():
+        for images, heatmaps, matrices in sight:
+            crops = decode(propagate(nets, images, heatmaps).float()).cpu().numpy()  # (B, F, K, 3) pixels of the crop
+            found.append(transform(crops, invert(matrices)[:, None]))
+    return np.concatenate(found)
+
+
+def score(keypoints, clips, first):
+    """How well each person was found in each frame, (N, F) from 0 to 1; nan where nothing is labelled.
+
+    It is the share of COCO's thresholds .50, .55 ... .95 that the OKS passes. Its mean, times 100, is what we call AP
+    where every person has one given window: without detections to rank, average precision is the share found.
+    """
+    joints, areas = clips.joints[:, first:first + keypoints.shape[1]], clips.areas[:, first:first + keypoints.shape[1]]
+    similarity = oks(keypoints, joints, areas, clips.skeleton.sigmas)  # (N, F)
+    passed = (similarity[..., None] >= OKS_THRESHOLDS).mean(-1)
+    return np.where((joints[..., 2] > 0).any(-1), passed, np.nan)
+
+
+def coco_results(keypoints, clips):
+    """Predictions (N, 1, K, 3) for a CocoPeople in the official result format."""
+    return [{"image_id": int(image), "category_id": 1, "keypoints": pose.ravel().round(3).tolist(), "score": float(pose[:, 2].mean())}
+            for (image, _), pose in zip(clips.ids[:, 0], keypoints[:, 0])]
+
+
+# ---------------------------------------------------------------------------------------------- sampling under a budget
+def sample(space, budget, count, rng):
+    """`count` different architectures of `space` of at most `budget` GFLOPs (the paper's, at the space's image size).
+
+    Uniform over those that fit, by rejection. Where almost none fits, a draw that was refused 100 times is shrunk part by
+    part until it does, so sampling always ends (then no longer uniform). Fewer than `count` only if there are hardly more.
+    Raises ValueError, naming the smallest cost, if nothing fits.
+    """
+    fits = lambda arch: cost(arch, space.image_size).gflops <= budget
+    smallest = min((dataclasses.replace(space.smallest(), fusion=f) for f in space.fusions),
+                   key=lambda arch: cost(arch, space.image_size).gflops)
+    if not fits(smallest):
+        raise ValueError(f"a budget of {budget:g} GFLOPs is below the smallest architecture of this space, "
+                         f"{cost(smallest, space.image_size).gflops:.4g}; give more")
+    found = {}
+    for _ in range(20 * count):
+        arch = next((a for a in (space.sample(rng) for _ in range(100)) if fits(a)), None) or _shrink(space, smallest, fits, rng)
+        found[arch] = None  # a dict is a set that keeps its order
+        if len(found) == count:
+            break
+    return list(found)
+
+
+def _shrink(space, smallest, fits, rng):
+    """A random architecture, its stages made the smallest one after the other, in random order, until it fits."""
+    arch = space.sample(rng)
+    for i in rng.sample(range(len(arch.stages)), len(arch.stages)):
+        if fits(arch):
+            return arch
+        stages = arch.stages[:i] + smallest.stages[i:i + 1] + arch.stages[i + 1:]
+        smaller = dataclasses.replace(arch, stages=stages, head=smallest.head)
+        arch = smaller if smaller in space else arch
+    return arch if fits(arch) else smallest
+
+
+def allocate(space, frames, budget, count, rng):
+    """`count` allocations: tuples of `frames` architectures whose GFLOPs sum to at most `budget` (eq. 3).
+
+    Each frame draws its own spatial architecture, fusion stage and operation. Raises ValueError if nothing fits.
+    """
+    gflops = lambda archs: sum(cost(a, space.image_size).gflops for a in archs)
+    least = sample(space, float("inf"), 1, random.Random(0)) and min(
+        cost(dataclasses.replace(space.smallest(), fusion=f), space.image_size).gflops for f in space.fusions)
+    if frames * least > budget:
+        raise ValueError(f"{frames} non-key frames cost at least {frames * least:.4g} GFLOPs together, more than the "
+                         f"{budget:.4g} that the budget leaves them; give more")
+    found = []
+    while len(found) < count:
+        archs = next((a for a in (tuple(space.sample(rng) for _ in range(frames)) for _ in range(100)) if gflops(a) <= budget), None)
+        if not archs:  # a tight budget: one frame after the other, in random order, from what the others can spare
+            archs = []
+            for left in reversed(range(frames)):
+                archs += sample(space, budget - gflops(archs) - left * least, 1, rng)
+            archs = tuple(rng.sample(archs, frames))
+        found.append(archs)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- the search
+def finish(net, archs, calibration):
+    """Cut a candidate out of the super-network and re-calibrate it: a list of finished networks."""
+    nets = [net.extract(arch).to(memory_format=torch.channels_last) for arch in archs]
+    recalibrate(nets, calibration)
+    return nets
+
+
+def search(net, candidates, calibration, sight, path, about, say=print):
+    """Judge every candidate (a tuple of architectures) on `sight`; return (best, all) and keep a table in `path`.
+
+    path: search.json, written after every tenth candidate; `about`: what identifies this search. A table of the same
+    search found there is continued, not repeated.
+    """
+    table, start = _read_table(path, about), time.time()
+    for i, archs in enumerate(candidates[len(table):], len(table)):
+        points = score(predict(finish(net, archs, calibration), sight), sight.clips, sight.first)
+        costs = [cost(a, net.space.image_size, net.joints) for a in archs]
+        table.append({"archs": [json.loads(a.to_json()) for a in archs], "gflops": sum(c.gflops for c in costs),
+                      "params": sum(c.params for c in costs), "ap": 100 * float(np.nanmean(points)),
+                      "ap_by_frame": (100 * np.nanmean(points, 0)).round(2).tolist()})
+        if i % 10 == 9 or i == len(candidates) - 1:
+            write_json({**about, "best": _best(table), "candidates": table}, path)
+            say(f"search: {i + 1} of {len(candidates)} candidates, best {table[_best(table)]['ap']:.1f} AP, "
+                f"{time.time() - start:.0f} s")
+    return candidates[_best(table)], table
+
+
+def _best(table):
+    return max(range(len(table)), key=lambda i: table[i]["ap"])
+
+
+def _read_table(path, about):
+    try:
+        old = json.loads(pathlib.Path(path).read_text())
+        return old["candidates"] if {k: old.get(k) for k in about} == json.loads(json.dumps(about)) else []
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def write_json(contents, path):
+    """JSON to a temporary name, then rename."""
+    pathlib.Path(f"{path}.tmp").write_text(json.dumps(contents, indent=1))
+    os.replace(f"{path}.tmp", path)
+
+
+def plot(points, best, title, path, mark="found"):
+    """Picture of candidates: points (N, 2) of GFLOPs and AP, the index of the best one marked."""
+    points = np.asarray(points, float)
+    low, high = points.min(0), points.max(0)
+    margin = np.maximum((high - low) * .08, (low * .01 + 1e-4, .5))
+    low, high = low - margin, high + margin
+    image = Image.new("RGB", (720, 480), "white")
+    pen, font, small = ImageDraw.Draw(image), ImageFont.load_default(15), ImageFont.load_default(12)
+    box = np.array([70, 430]), np.array([620, -380])  # the origin, and the way to the opposite corner
+    where = lambda p: tuple(box[0] + (np.asarray(p) - low) / (high - low) * box[1])
+    pen.rectangle([70, 50, 690, 430], outline="black")
+    for k in range(6):
+        x, y = low + (high - low) * k / 5
+        pen.text((where((x, low[1]))[0], 438), f"{x:.4g}", "black", small, anchor="ma")
+        pen.text((62, where((low[0], y))[1]), f"{y:.1f}", "black", small, anchor="rm")
+        pen.line([where((low[0], y)), where((high[0], y))], fill=(225, 225, 225))
+    for p in points:
+        x, y = where(p)
+        pen.ellipse([x - 4, y - 4, x + 4, y + 4], fill=(120, 150, 210))
+    x, y = where(points[best])
+    pen.ellipse([x - 7, y - 7, x + 7, y + 7], fill=(220, 60, 50))
+    pen.text((x - 12, y - 14) if x > 400 else (x + 12, y - 14), f"{mark}: {points[best][1]:.1f} AP at {points[best][0]:.4g}", "black", font,
+             anchor="rm" if x > 400 else "lm")
+    pen.text((70, 20), title, "black", font)
+    pen.text((380, 458), "GFLOPs", "black", font, anchor="ma")
+    pen.text((8, 28), "AP", "black", font)
+    image.save(f"{path}.tmp", "PNG")
+    os.replace(f"{path}.tmp", path)

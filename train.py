@@ -1,0 +1,500 @@
+"""Training, and the whole way from nothing to a searched video pose estimator (Sec. 3.4).
+
+    python train.py --stage s        # super-network, search, S-ViPNAS: the key frame's network          -> runs/s
+    python train.py --stage t        # T super-network inside it, search, T-ViPNAS: the frames between   -> runs/t
+
+Both stages train the same way. For every batch (sandwich rule and in-place distillation, [60, 61]):
+
+    1. biggest network     learns from the ground truth
+    2. smallest network    learns from the ground truth and from the biggest one's prediction, equally
+    3. N = 2 random ones   likewise
+    4. one step with the sum of all their gradients
+
+In stage s a "network" is one architecture on one frame. In stage t it is a chain of T architectures (eqs 1-2): the
+fixed S network's heatmaps start it, each frame's own prediction goes to the next, every frame has its loss.
+
+    python train.py --stage s --space resnet50 --data coco --root DIR                      # the paper's recipe
+    python train.py --stage s --arch FILE --data posetrack --root DIR --init CKPT          # one architecture alone
+    python train.py --stage t --s CKPT --data posetrack --root DIR --frames 3
+    python train.py --stage s --clips 16 --steps 2 --candidates 4                          # everything can be small
+"""
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import random
+import sys
+import time
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+import data
+import search
+import vipnas
+from vipnas import PoseNet, Space, cost
+
+
+# ---------------------------------------------------------------------------------------------- options and recipes
+class UsageError(Exception):
+    """An option that cannot be meant, in one sentence."""
+
+
+def option(text, default=None):
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclass
+class Options:
+    """What a run can be told. Whatever is left out comes from the recipe of its data and stage."""
+    stage: str = option("s: super-network and key-frame network; t: temporal networks for the frames between")
+    space: str = option(f"search space of stage s: {', '.join(vipnas.SPACES)}", "tiny")
+    data: str = option("synthetic, coco or posetrack", "synthetic")
+    root: str = option("folder of the real data set, as it is unpacked")
+    out: str = option("run folder (default runs/s or runs/t)")
+    s: str = option("stage t: the finished key-frame network", "runs/s/vipnas_s.pt")
+    arch: str = option("stage s: train this one architecture (a JSON file) alone, without sandwich and search")
+    init: str = option("stage s: start from the weights of this finished network")
+    frames: int = option("T, non-key frames after a key frame", 3)
+    clips: int = option("use so many training clips")
+    steps: int = option("training steps (default: the recipe's)")
+    batch: int = option("clips a step")
+    lr: float = option("highest learning rate")
+    rotation: float = option("augmentation: largest rotation in degrees")
+    candidates: int = option("architectures (or allocations) the search looks at")
+    gflops: float = option("budget, the paper's GFLOPs: of the S network, or the average over key and non-key frames")
+    compare: int = option("stage t: 1 also trains the single-frame rival of the same average GFLOPs; 0 does not", 1)
+    seed: int = option("all randomness follows from it", 0)
+    resume: bool = option("go on with the run in the run folder, exactly", False)
+
+
+class Recipe(NamedTuple):
+    """Defaults for one kind of data and stage. `epochs` or `steps`; the rate falls by cosine, or by 10 at milestones."""
+    batch: int
+    lr: float
+    rotation: float
+    clips: Optional[int] = None
+    candidates: int = 500
+    epochs: Optional[int] = None
+    steps: Optional[int] = None
+    milestones: tuple = ()   # epochs
+
+
+RECIPES = {
+    ("coco", "s"): Recipe(64, 1e-3, 40, epochs=250, milestones=(200, 230)),        # Sec. 4.2
+    ("posetrack", "s"): Recipe(64, 1e-4, 40, epochs=20, milestones=(10, 15)),      # Sec. 4.2: fine-tuning
+    ("posetrack", "t"): Recipe(16, 1e-3, 40, epochs=60),                           # Sec. 4.2
+    ("synthetic", "s"): Recipe(32, 4e-3, 15, clips=16000, candidates=48, steps=1400),   # ours: minutes on two cores
+    ("synthetic", "t"): Recipe(16, 2e-3, 15, clips=5000, candidates=48, steps=500),
+}
+BUDGETS = {"tiny": (.0140, .0105), "resnet50": (1.44, .82), "mobilenetv3": (.69, .37)}  # GFLOPs of S, average of T (Table 1)
+JUDGED = 400  # drawn people that the search (val) and the report (test) look at
+
+
+def read_options(argv):
+    """Options from the command line, checked against each other, what is missing filled in from the recipe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for field in dataclasses.fields(Options):
+        kind = {"action": "store_true"} if field.type is bool else {"type": field.type, "default": field.default}
+        default = f" (default {field.default})" if field.default not in (None, False) else ""
+        parser.add_argument(f"--{field.name}", help=field.metadata["help"] + default, **kind)
+    options = Options(**vars(parser.parse_args(argv)))
+    if options.stage not in ("s", "t"):
+        raise UsageError("say which stage to run: --stage s first, then --stage t")
+    if options.space not in vipnas.SPACES:
+        raise UsageError(f"there is no space '{options.space}'; --space is one of {', '.join(vipnas.SPACES)}")
+    if options.data == "coco" and options.stage == "t":
+        raise UsageError("COCO has no videos: stage t needs --data posetrack or synthetic")
+    if (options.data, options.stage) not in RECIPES:
+        raise UsageError(f"there is no data set '{options.data}'; --data is one of synthetic, coco, posetrack")
+    if (options.data == "synthetic") == (options.root is not None):
+        raise UsageError("--root names the folder of real data: give it with --data coco or posetrack, and only then")
+    if options.stage == "t" and (options.arch or options.init):
+        raise UsageError("--arch and --init belong to stage s; stage t starts from the network that --s names")
+    if options.arch and (options.gflops or options.candidates):
+        raise UsageError("--arch trains one architecture, so there is nothing to search: leave out --gflops and --candidates")
+    recipe = RECIPES[options.data, options.stage]
+    for name in ("batch", "lr", "rotation", "clips", "candidates", "steps"):
+        if getattr(options, name) is None:
+            setattr(options, name, getattr(recipe, name))
+        elif not getattr(options, name) > 0 and name != "rotation":
+            raise UsageError(f"--{name} must be above zero")
+    if options.frames < 1:
+        raise UsageError("--frames, the number of non-key frames, must be at least 1")
+    options.out = options.out or f"runs/{options.stage}"
+    return options
+
+
+def open_clips(options, split, frames, size):
+    """The clips of a split: `frames` frames each, cropped to `size`. Synthetic "test" exists beside "val"."""
+    if options.data == "synthetic":
+        return data.SyntheticClips(split, options.clips if split == "train" else min(JUDGED, 4 * options.clips), frames, size)
+    split = "val" if split == "test" else split  # the real test sets have no public annotations
+    clips = (data.CocoPeople(options.root, split, size) if options.data == "coco"
+             else data.PoseTrackClips(options.root, split, frames, size))
+    if clips.skipped:
+        print(f"{clips.name}: left out " + ", ".join(f"{n} {why}" for why, n in clips.skipped.items()))
+    return clips.head(options.clips) if options.clips and split == "train" else clips
+
+
+# ---------------------------------------------------------------------------------------------- the training loop
+class Feed(Dataset):
+    """Batch number `step`. What it holds, and how it is augmented, depends on (seed, step) alone."""
+
+    def __init__(self, clips, options):
+        self.clips, self.options = clips, options
+
+    def __getitem__(self, step):
+        count, options = len(self.clips), self.options
+        places = range(step * options.batch, (step + 1) * options.batch)  # in an endless row of shuffled epochs
+        orders = {e: random.Random(f"{options.seed} epoch {e}").sample(range(count), count)
+                  for e in range(places[0] // count, places[-1] // count + 1)}
+        indices = [orders[p // count][p % count] for p in places]
+        return self.clips.batch(indices, random.Random(f"{options.seed} augment {step}"), options.rotation)
+
+
+def learning_rate(step, steps, options):
+    """Cosine to zero after a short rise, or the recipe's milestones."""
+    recipe = RECIPES[options.data, options.stage]
+    if recipe.milestones:
+        return options.lr * .1 ** sum(step >= steps * m / recipe.epochs for m in recipe.milestones)
+    rise = min(1, (step + 1) / max(1, min(100, steps // 10)))
+    return options.lr * rise * .5 * (1 + math.cos(math.pi * step / steps))
+
+
+def heatmap_loss(predicted, wanted, weights):
+    """Mean squared error over joints that count: (B, F, K, h, w) against the same, weights (B, F, K).
+
+    Times 1000: heatmaps are nearly all zero, and an unscaled error gives gradients too small for Adam's epsilon.
+    """
+    return 1000 * ((predicted - wanted) ** 2).mean((-1, -2)).mul(weights).mean()
+
+
+def sandwich(space, frames, rng, count=2):
+    """The chains of one step: biggest, smallest, and `count` random ones; each a tuple of `frames` architectures.
+
+    In the biggest and the smallest chain only the fusions are random; in the others every frame draws all its own.
+    """
+    def ends(arch):
+        return tuple(dataclasses.replace(arch, fusion=rng.choice(space.fusions)) for _ in range(frames))
+    biggest, smallest = ends(space.largest()), ends(space.smallest())
+    return [biggest, smallest] + [tuple(space.sample(rng) for _ in range(frames)) for _ in range(count)]
+
+
+def train_step(nets, chains, batch, first, heatmaps):
+    """Gradients of one step, and the losses of its chains. `first`: the first frame to predict (0 for S, 1 for T)."""
+    images, targets, weights = batch.images[:, first:], batch.targets[:, first:], batch.weights[:, first:]
+    soft, losses = None, []
+    for archs in chains:
+        predicted = search.propagate(nets, images, heatmaps, archs).float()
+        loss = heatmap_loss(predicted, targets, weights)
+        if soft is None:                       # biggest: the ground truth alone
+            soft = predicted.detach()
+        else:                                  # the others: distilled from it, with equal weight
+            loss = (loss + heatmap_loss(predicted, soft, torch.ones_like(weights))) / 2
+        loss.backward()                        # gradients add up over the chains; the caller makes one step of them
+        losses.append(loss.item())
+    return losses
+
+
+def fit(nets, chains_of, clips, options, path, first=0, key_net=None, judge=None, about=None):
+    """Train `nets` (one for each frame; the same super-network several times, or finished ones) and keep them in `path`.
+
+    chains_of(rng) -> the step's chains, biggest first; judge() -> AP for the progress line. Saved about twice a minute,
+    and continued from there if the file is of this run; the result does not depend on interruptions.
+    """
+    device = next(nets[0].parameters()).device
+    steps = options.steps or math.ceil(RECIPES[options.data, options.stage].epochs * len(clips) / options.batch)
+    own = list(dict.fromkeys(nets))  # each network once
+    optimizer = torch.optim.Adam([p for net in own for p in net.parameters()], fused=device.type == "cuda")
+    start = load_training(own, optimizer, path) if options.resume else 0
+
+    def keep(step):
+        vipnas.save({"kind": "supernet", "step": step, "nets": [net.state_dict() for net in own],
+                     "optimizer": optimizer.state_dict(), "options": dataclasses.asdict(options), **(about or {})}, path)
+
+    workers = 0 if isinstance(clips, data.SyntheticClips) or len(clips) < 64 else os.cpu_count()
+    batches = DataLoader(Feed(clips, options), sampler=range(start, steps), batch_size=None, num_workers=workers,
+                         pin_memory=device.type == "cuda")
+    autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+    begun = saved = time.time()
+    step = start
+    try:
+        for step, batch in enumerate(batches, start):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, options)
+            batch = search.to_device(batch, device)
+            with autocast:
+                with torch.no_grad():
+                    heatmaps = key_net(batch.images[:, 0]) if key_net else None
+                losses = train_step([net.train() for net in nets], chains_of(random.Random(f"{options.seed} arch {step}")),
+                                    batch, first, heatmaps)
+            optimizer.step()
+            optimizer.zero_grad()
+            if (step + 1) % max(1, steps // 10) == 0 or step + 1 == steps:
+                report(path, step + 1, steps, losses, judge, (time.time() - begun) / (step + 1 - start), options)
+            if step + 1 == steps or time.time() - saved > 30:
+                saved = keep(step + 1) or time.time()
+    except KeyboardInterrupt:
+        raise UsageError(f"stopped; {path} holds everything up to its last save: go on with --resume") from None
+    return own
+
+
+def load_training(nets, optimizer, path):
+    """Put a saved training back into `nets` and `optimizer`; returns the step to go on from, 0 if nothing was saved."""
+    if not pathlib.Path(path).is_file():
+        return 0
+    saved = vipnas.load(path, "supernet")
+    for net, state in zip(nets, saved["nets"]):
+        vipnas.restore(net, state, path)
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["step"]
+
+
+def report(path, step, steps, losses, judge, seconds, options):
+    """The progress line, on screen and in log.jsonl."""
+    ap = judge() if judge else None
+    left = seconds * (steps - step)
+    print(f"{pathlib.Path(path).stem} step {step}/{steps}  loss " + " ".join(f"{x:.2f}" for x in losses) +
+          (f"  val AP {ap:.1f}" if ap is not None else "") +
+          f"  {options.batch / seconds:.0f} clips/s  {left // 60:.0f}:{left % 60:02.0f} left", flush=True)
+    log(options, step=step, losses=losses, ap=ap, phase=pathlib.Path(path).stem)
+
+
+def log(options, **entry):
+    with open(pathlib.Path(options.out, "log.jsonl"), "a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+# ---------------------------------------------------------------------------------------------- stage s
+def stage_s(options, device):
+    """Super-network, search under a budget, S-ViPNAS (Sec. 3.4.1); or one given architecture alone."""
+    arch = vipnas.read_arch(options.arch) if options.arch else None
+    space = Space.of(arch, vipnas.SPACES[arch.backbone].image_size) if arch else vipnas.SPACES[options.space]
+    budget = options.gflops or BUDGETS[space.backbone][0]
+    names = {"space": options.space, "arch": arch and arch.to_json()}
+    candidates = None if arch else [(a,) for a in search.sample(space, budget, options.candidates, rng_of(options, "search"))]
+    torch.manual_seed(options.seed)
+    net = PoseNet(space).to(device, memory_format=torch.channels_last)
+    if options.init:
+        inherit_from(net, options.init)
+    out = pathlib.Path(options.out)
+    start_folder(options)
+    train, val = open_clips(options, "train", 1, space.image_size), open_clips(options, "val", 1, space.image_size)
+    calibration, sight = search.Sight(train.head(256), 0, device), search.Sight(val, 0, device)
+
+    fit([net], lambda rng: [(space.largest(),)] if arch else sandwich(space, 1, rng), train, options, out / "supernet.pt",
+        judge=judge_largest([net], calibration, sight), about={"stage": "s", **names})
+    about = data.about(train.skeleton, space.image_size)
+    test = search.Sight(open_clips(options, "test", 1, space.image_size), 0, device)
+    if arch:
+        found = (arch,)
+    else:
+        found, table = search.search(net, candidates, calibration, sight, out / "search.json",
+                                     {"stage": "s", "space": options.space, "budget": budget, "seed": options.seed})
+        picture(table, f"S candidates of {options.space} under {budget:g} GFLOPs, AP on val", out / "search.png", 1)
+    nets = search.finish(net, found, calibration)
+    vipnas.save_finished(out / "vipnas_s.pt", nets, about)
+    keypoints = search.predict(nets, test)
+    points = search.score(keypoints, test.clips, 0)
+    c = cost(found[0], space.image_size)
+    print(f"\nS-ViPNAS: {found[0]}\n{c.params:,} parameters, {c.gflops:.4f} GFLOPs ({c.macs / 1e6:.1f} M multiply-adds)")
+    print(f"test AP {100 * np.nanmean(points):.1f} +- {standard_error(points):.1f} ({len(points)} people)")
+    log(options, event="found", arch=json.loads(found[0].to_json()), gflops=c.gflops, test_ap=100 * np.nanmean(points))
+    if not arch:
+        rivals(net, candidates, table, found, calibration, test, options)
+    if options.data == "coco":
+        official = search.coco_ap(test.clips.annotations, search.coco_results(keypoints, test.clips))
+        print("COCO val2017, given boxes: " + "  ".join(f"{k} {v:.3f}" for k, v in official.items()))
+    draw_people(test.clips, keypoints, 0, out / "poses.png")
+    print(f"wrote {out}/vipnas_s.pt, search.png and poses.png" if not arch else f"wrote {out}/vipnas_s.pt and poses.png")
+
+
+def rivals(net, candidates, table, found, calibration, test, options, count=9):
+    """The found network against the median of the sampled candidates that cost about as much, all on the test split."""
+    gflops = [row["gflops"] for row in table]
+    own = gflops[candidates.index(found)]
+    near = sorted((i for i in range(len(table)) if candidates[i] != found), key=lambda i: abs(gflops[i] - own))[:count]
+    if near:
+        scores = [100 * np.nanmean(search.score(search.predict(search.finish(net, candidates[i], calibration), test),
+                                                test.clips, test.first)) for i in near]
+        costs = sorted(gflops[i] for i in near)
+        print(f"the {len(near)} candidates of nearest cost ({costs[0]:.4f} to {costs[-1]:.4f} GFLOPs): median test AP {np.median(scores):.1f}")
+        log(options, event="rivals", median_test_ap=np.median(scores))
+
+
+# ---------------------------------------------------------------------------------------------- stage t
+def stage_t(options, device):
+    """T super-network inside the S network, multi-frame propagation, allocation search, T-ViPNAS (Secs 3.4.2, 3.4.3)."""
+    key_nets, about = vipnas.load_finished(options.s)
+    key_net = key_nets[0].to(device, memory_format=torch.channels_last).eval()
+    mother, frames, size = key_net.arch, options.frames, tuple(about["size"])
+    space = dataclasses.replace(vipnas.SPACES[mother.backbone], image_size=size).within(mother)
+    average = options.gflops or BUDGETS[mother.backbone][1]
+    total = (frames + 1) * average - cost(mother, size).gflops  # what eq. (3) leaves for the non-key frames
+    candidates = search.allocate(space, frames, total, options.candidates, rng_of(options, "allocate"))
+    torch.manual_seed(options.seed)
+    net = PoseNet(space).inherit(key_net).to(device, memory_format=torch.channels_last)
+    out = pathlib.Path(options.out)
+    start_folder(options)
+    train, val = open_clips(options, "train", frames + 1, size), open_clips(options, "val", frames + 1, size)
+    if train.skeleton.joints != tuple(about["joints"]):
+        raise UsageError(f"{options.s} predicts other joints than {train.name} has: fine-tune it on that data first "
+                         "(--stage s --arch ... --init ...)")
+    calibration = search.Sight(train.head(128), 1, device, key_net)
+    sight = search.Sight(val, 1, device, key_net)
+
+    fit([net] * frames, lambda rng: sandwich(space, frames, rng), train, options, out / "supernet.pt", 1, key_net,
+        judge_largest([net] * frames, calibration, sight), {"stage": "t", "mother": mother.to_json(), "about": about})
+    found, table = search.search(net, candidates, calibration, sight, out / "search.json",
+                                 {"stage": "t", "budget": total, "frames": frames, "seed": options.seed, "mother": mother.to_json()})
+    for row in table:
+        row["average"] = (row["gflops"] + cost(mother, size).gflops) / (frames + 1)
+    picture(table, f"allocations over {frames} non-key frames, AP on val", out / "search.png", frames, "average")
+    nets = search.finish(net, found, calibration)
+    vipnas.save_finished(out / "vipnas_t.pt", [key_net, *nets], about)
+    average = (sum(cost(a, size).gflops for a in (mother, *found))) / (frames + 1)
+    print(f"\nT-ViPNAS, {average:.4f} GFLOPs on average\n  key frame  {mother}")
+    for t, a in enumerate(found, 1):
+        print(f"  t = {t}      {a}  ({cost(a, size).gflops:.4f})")
+    log(options, event="found", archs=[json.loads(a.to_json()) for a in found], average_gflops=average)
+
+    test = search.Sight(open_clips(options, "test", frames + 1, size), 1, device, key_net)
+    keypoints = search.predict(nets, test)
+    key = predict_key(key_net, test)
+    results = {"T-ViPNAS": search.score(keypoints, test.clips, 1),
+               "the key frame's pose, copied": search.score(np.repeat(key, frames, 1), test.clips, 1)}
+    if options.compare:
+        rival = single_frame_rival(options, mother, average, train, test, sight, out, device)
+        results = {"T-ViPNAS": results.pop("T-ViPNAS"), **rival, **results}
+    print_comparison(results, options)
+    draw_people(test.clips, np.concatenate([key, keypoints], 1), None, out / "poses.gif")
+    print(f"wrote {out}/vipnas_t.pt, search.png and poses.gif")
+
+
+def predict_key(key_net, sight):
+    """The key-frame network's keypoints (N, 1, K, 3), from the heatmaps that the sight already holds."""
+    crops = torch.cat([vipnas.decode(h.float()) for h in sight.heatmaps]).cpu().numpy()  # (N, K, 3)
+    matrices = np.concatenate([m for _, _, m in sight])
+    return data.transform(crops, data.invert(matrices))[:, None]
+
+
+def single_frame_rival(options, mother, average, train, test, sight, out, device):
+    """The best single-frame network of the same average GFLOPs, applied to every frame (Table 3).
+
+    Found by the same search in the S super-network, then trained as T was: from the same weights, on the same clips in
+    the same order, for as many steps and at the same rate, alone and without heatmaps. Returns {name: scores (N, T)}.
+    """
+    path = pathlib.Path(options.s).with_name("supernet.pt")
+    if not path.is_file():
+        print(f"no comparison with single frames: there is no {path} to find the rival in")
+        return {}
+    saved = vipnas.load(path, "supernet")
+    space = dataclasses.replace(vipnas.SPACES[saved["space"]], image_size=sight.clips.size)
+    net = vipnas.restore(PoseNet(space, len(train.skeleton.joints)), saved["nets"][0], path).to(device)
+    candidates = [(a,) for a in search.sample(space, average, options.candidates, rng_of(options, "rival"))]
+    frame = search.Sight(sight.clips, 1, device)
+    calibration = search.Sight(train.head(256), 1, device)
+    (arch,), _ = search.search(net, candidates, calibration, frame, out / "rival.json", {"stage": "s", "budget": average, "seed": options.seed})
+    rival = net.extract(arch).to(memory_format=torch.channels_last)
+    fit([rival] * options.frames, lambda rng: [(arch,) * options.frames], train, options, out / "rival.pt", 1)
+    nets = search.finish(rival, (arch,) * options.frames, search.Sight(train.head(128), 1, device))
+    points = search.score(search.predict(nets, search.Sight(test.clips, 1, device)), test.clips, 1)
+    return {f"single frame, {cost(arch, space.image_size).gflops:.4f} GFLOPs": points}
+
+
+def print_comparison(results, options):
+    """AP per frame distance for everyone, and each one's paired distance to T-ViPNAS."""
+    ours = results["T-ViPNAS"]
+    print(f"\nnon-key frames of {len(ours)} test clips{'':17}AP   " + "  ".join(f"t = {t + 1}" for t in range(ours.shape[1])))
+    for name, points in results.items():
+        row = 100 * np.nanmean(points, 0)
+        difference = np.nanmean(ours - points, 1)
+        against = "" if points is ours else f"   T is {100 * np.nanmean(ours - points):+.1f} +- {standard_error(difference):.1f} better"
+        print(f"{name:45} {100 * np.nanmean(points):5.1f}   " + "  ".join(f"{x:5.1f}" for x in row) + against)
+        log(options, event="test", name=name, ap=100 * np.nanmean(points), ap_by_frame=row.tolist(),
+            t_better=100 * np.nanmean(ours - points), standard_error=standard_error(difference))
+
+
+# ---------------------------------------------------------------------------------------------- small things
+def rng_of(options, what):
+    """A generator for one purpose."""
+    return random.Random(f"{options.seed} {what}")
+
+
+def standard_error(points):
+    """Of the mean AP, from one score a person or clip."""
+    points = np.asarray(points).ravel()
+    points = points[~np.isnan(points)]
+    return 100 * points.std() / math.sqrt(max(1, len(points)))
+
+
+def judge_largest(nets, calibration, sight):
+    """A function that gives the AP of the biggest chain, re-calibrated, for the progress line."""
+    def judge():
+        archs = (nets[0].space.largest(),) * len(nets)
+        points = search.score(search.predict(search.finish(nets[0], archs, calibration), sight), sight.clips, sight.first)
+        return 100 * float(np.nanmean(points))
+    return judge
+
+
+def inherit_from(net, path):
+    """Start a network from a finished one's weights, which must hold all of its slices."""
+    nets, _ = vipnas.load_finished(path)
+    try:
+        net.inherit(nets[0].to(next(net.parameters()).device))
+    except ValueError as error:
+        raise UsageError(f"--init {path}: its network is smaller than the one to train ({error})") from None
+
+
+def start_folder(options):
+    """Make the run folder. An older run in it is moved aside, unless it is to be resumed with the same options."""
+    out, now = pathlib.Path(options.out), {**dataclasses.asdict(options), "resume": False}
+    if options.resume:
+        if (out / "supernet.pt").is_file():
+            old = {**vipnas.load(out / "supernet.pt", "supernet")["options"], "resume": False}
+            changed = [f"--{k} was {old.get(k)}" for k in now if now[k] != old.get(k)]
+            if changed:
+                raise UsageError(f"--resume goes on with the same options only; in {out}, {', '.join(changed)}")
+    elif out.is_dir() and any(out.iterdir()):
+        aside = next(p for p in (pathlib.Path(f"{out}.{n}") for n in range(1, 10 ** 6)) if not p.exists())
+        out.rename(aside)
+        print(f"moved the run that was in {out} to {aside}")
+    out.mkdir(parents=True, exist_ok=True)
+    print("run: " + "  ".join(f"{k} {v}" for k, v in now.items() if v not in (None, False)))
+
+
+def picture(table, title, path, frames, key="gflops"):
+    """AP over GFLOPs of a search."""
+    best = max(range(len(table)), key=lambda i: table[i]["ap"])
+    search.plot([(row[key], row["ap"]) for row in table], best, title, path)
+
+
+def draw_people(clips, keypoints, t, path, count=12):
+    """Predictions on unseen people: a sheet of frame `t`, or an animation of all frames."""
+    def sheet(t):
+        poses = [data.draw_pose(clips.frame(i, t), keypoints[i, t], clips.skeleton) for i in range(min(count, len(clips)))]
+        return data.sheet([poses[i:i + 6] for i in range(0, len(poses), 6)])
+    data.save_image(sheet(t) if t is not None else [sheet(t) for t in range(keypoints.shape[1])], path)
+
+
+def main(argv=None):
+    """Run a stage; whatever the user can mend is one sentence and exit code 1."""
+    try:
+        options = read_options(argv)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        begun = time.time()
+        {"s": stage_s, "t": stage_t}[options.stage](options, device)
+        print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
+    except (UsageError, vipnas.CheckpointError, data.DataError, ValueError, OSError) as error:
+        sys.exit(f"train: {error}")
+
+
+if __name__ == "__main__":
+    main()

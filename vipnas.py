@@ -1,0 +1,819 @@
+"""The search spaces, what an architecture is, the pose networks over them, what they cost, and the video estimator.
+
+    Arch       one network, written down: a value that is passed, never a state that is set
+    Space      the networks that may be chosen (Tables A1, A2), and `within`: those inside a found one (Sec. 3.4.2)
+    PoseNet    the network itself. Over a space with many architectures it is a super-network, over one a finished network
+    cost       parameters, multiply-adds and the paper's GFLOPs, counted from the network's own parts
+    VideoPose  a key-frame network and its T non-key networks, run on a video (Fig. 2)
+
+    python vipnas.py                                 # the spaces, from their smallest to their largest network
+    python vipnas.py --arch FILE                     # one architecture: what it is made of and what it costs
+    python vipnas.py --video DIR --checkpoint runs/t/vipnas_t.pt --box x,y,w,h --out DIR
+"""
+import argparse
+import copy
+import json
+import math
+import os
+import pathlib
+import sys
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple, Optional
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import nn
+
+from elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, GlobalContext, SqueezeExcite, common_groups, fill
+from fusion import OPERATIONS, TemporalFusion
+
+
+# ---------------------------------------------------------------------------------------------- what stays fixed
+@dataclass(frozen=True)
+class Backbone:
+    """What the search leaves alone: kind of block, strides, activations (one entry a stage), kind of stem."""
+    block: str            # "bottleneck" (ResNet) or "mobile" (MobileNet-V3)
+    strides: tuple
+    activations: tuple
+    stem_kernel: int
+    stem_activation: str
+    stem_pool: bool       # a 3x3 stride-2 max pool after the stride-2 stem convolution
+
+    @property
+    def stem_stride(self):
+        return 4 if self.stem_pool else 2
+
+    @property
+    def stride(self):
+        """From image to the last stage. The head doubles until it is back at 4."""
+        return self.stem_stride * math.prod(self.strides)
+
+
+RELU, HSWISH = "relu", "hswish"
+BACKBONES = {
+    # stage 1 of ResNet works at 1/4 (stride 1), though Table A2 prints 1/8: so do the released weights
+    "resnet50": Backbone("bottleneck", (1, 2, 2, 2), (RELU,) * 4, 7, RELU, True),
+    "mobilenetv3": Backbone("mobile", (1, 2, 2, 2, 1, 2), (RELU,) * 3 + (HSWISH,) * 3, 3, HSWISH, False),
+    # ours, for two CPU cores: MobileNet-V3's blocks; h-swish only where the features are small
+    "tiny": Backbone("mobile", (2, 2, 2, 1), (RELU, RELU, HSWISH, HSWISH), 3, RELU, False),
+}
+
+
+# ---------------------------------------------------------------------------------------------- an architecture
+class Branch(NamedTuple):
+    """What the blocks of one stage look like (of one branch of it, where stages have several)."""
+    width: int
+    kernel: int = 3
+    groups: int = 1
+    attention: bool = False
+    expansion: int = 1
+
+
+class Stage(NamedTuple):
+    """`depth` equal blocks in each branch."""
+    depth: int
+    branches: tuple
+
+
+class Head(NamedTuple):
+    """The deconvolutions; a 1x1 convolution to the heatmaps always follows."""
+    width: int
+    kernel: int = 4
+    groups: int = 1
+
+
+class Fusion(NamedTuple):
+    """Where (stage, from 1: the paper's F_1, F_2, ...) and how the last frame's heatmaps come in."""
+    stage: int
+    operation: str
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One architecture. Hashable, prints on one line, goes through JSON and back, can be written by hand.
+
+    A key frame's has no fusion. Raises ValueError, in a sentence, for anything that is no network.
+    """
+    backbone: str
+    stem: int
+    stages: tuple
+    head: Head
+    fusion: Optional[Fusion] = None
+
+    def __post_init__(self):
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"there is no backbone '{self.backbone}'; choose one of {', '.join(BACKBONES)}")
+        count = len(BACKBONES[self.backbone].strides)
+        if len(self.stages) != count:
+            raise ValueError(f"{self.backbone} has {count} stages, this architecture {len(self.stages)}")
+        numbers = [self.stem, *self.head] + [n for s in self.stages for b in s.branches for n in (s.depth, *b[:3], b.expansion)]
+        if not all(type(n) is int and n > 0 for n in numbers):
+            raise ValueError("depth, width, kernel, groups and expansion of an architecture are whole numbers above zero")
+        kernels = [b.kernel for s in self.stages for b in s.branches]
+        if any(k % 2 == 0 for k in kernels) or self.head.kernel not in (2, 4):
+            raise ValueError("kernels are odd in the stages, and 2 or 4 in the head")
+        if self.fusion and not (self.fusion.stage in range(1, count + 1) and self.fusion.operation in OPERATIONS):
+            raise ValueError(f"a fusion names a stage from 1 to {count} and one of {', '.join(OPERATIONS)}, not {self.fusion}")
+
+    def __str__(self):
+        def name(branch):
+            return f"{branch.width} k{branch.kernel} g{branch.groups} e{branch.expansion}{' att' * branch.attention}"
+        stages = " | ".join(f"{s.depth} x " + " / ".join(map(name, s.branches)) for s in self.stages)
+        fusion = f" | {self.fusion.operation} after stage {self.fusion.stage}" if self.fusion else ""
+        return f"{self.backbone}: {self.stem} | {stages} | head {self.head.width} k{self.head.kernel} g{self.head.groups}{fusion}"
+
+    def to_json(self):
+        """One line of JSON that `from_json` reads back to an equal Arch."""
+        stages = [{"depth": s.depth, "branches": [b._asdict() for b in s.branches]} for s in self.stages]
+        fusion = self.fusion._asdict() if self.fusion else None
+        return json.dumps({"backbone": self.backbone, "stem": self.stem, "stages": stages,
+                           "head": self.head._asdict(), "fusion": fusion})
+
+    @staticmethod
+    def from_json(text):
+        """The Arch in `text`. Raises ValueError, in a sentence, if it holds none."""
+        try:
+            d = json.loads(text)
+            stages = tuple(Stage(s["depth"], tuple(Branch(**b) for b in s["branches"])) for s in d["stages"])
+            fusion = Fusion(**d["fusion"]) if d.get("fusion") else None
+            return Arch(d["backbone"], d["stem"], stages, Head(**d["head"]), fusion)
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"this is not an architecture's JSON ({type(error).__name__}: {error})") from None
+
+
+# ---------------------------------------------------------------------------------------------- a search space
+def hidden_width(backbone, branch):
+    """Channels of a block's middle convolution, the one whose kernel and groups are searched."""
+    bottleneck = BACKBONES[backbone].block == "bottleneck"
+    return branch.width // branch.expansion if bottleneck else branch.width * branch.expansion
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of Tables A1-A3: the choices of a stage's (or branch's) blocks, or of the head."""
+    width: tuple
+    kernel: tuple
+    groups: tuple            # candidates; a block can take those that divide its hidden width
+    attention: tuple = (False,)
+    expansion: tuple = (1,)
+    per_group: int = 10 ** 9        # most channels a group may have: what the shared filters can give
+    per_group_first: int = 10 ** 9  # the same for a head's first deconvolution, whose input has another width
+
+    @lru_cache(maxsize=None)
+    def branches(self, backbone):
+        """Every valid Branch of this line. A line with a single choice stands as it is, whatever it divides."""
+        found = tuple(Branch(w, k, g, a, e) for w, k, g, a, e in
+                      product(self.width, self.kernel, self.groups, self.attention, self.expansion))
+        if len(found) == 1:
+            return found
+        return tuple(b for b in found if hidden_width(backbone, b) % b.groups == 0
+                     and hidden_width(backbone, b) // b.groups <= self.per_group)
+
+    @lru_cache(maxsize=None)
+    def heads(self, in_channels):
+        """Every valid Head over features of `in_channels`; the first deconvolution may have to use fewer groups."""
+        found = tuple(Head(w, k, g) for w, k, g in product(self.width, self.kernel, self.groups))
+        if len(found) == 1:
+            return found
+        return tuple(h for h in found if h.width % h.groups == 0 and h.width // h.groups <= self.per_group
+                     and h.width // math.gcd(h.groups, in_channels) <= self.per_group_first)
+
+
+def _size_of(choice):
+    """Order of choices from small to large: width, expansion, kernel, then fewer groups, then attention."""
+    return choice.width, getattr(choice, "expansion", 1), choice.kernel, -choice.groups, getattr(choice, "attention", 0)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The architectures a search may choose from: all blocks of a stage share their choice (Sec. A.2)."""
+    backbone: str
+    stem: tuple
+    depth: tuple                # for each stage: its depths
+    rows: tuple                 # for each stage: a Row for each branch
+    head: Row
+    image_size: tuple = (256, 192)   # height, width the budgets are counted at
+    fusions: tuple = (None,)
+
+    @staticmethod
+    def of(arch, image_size=(256, 192)):
+        """The space that holds one architecture: over it, a PoseNet is a finished network."""
+        rows = tuple(tuple(Row(*((c,) for c in b)) for b in s.branches) for s in arch.stages)
+        return Space(arch.backbone, (arch.stem,), tuple((s.depth,) for s in arch.stages), rows,
+                     Row(*((c,) for c in arch.head)), image_size, (arch.fusion,))
+
+    def _build(self, choose):
+        """An Arch from `choose(list of choices) -> choice`, asked once for every decision."""
+        stages = tuple(Stage(choose(depth), tuple(choose(row.branches(self.backbone)) for row in rows))
+                       for depth, rows in zip(self.depth, self.rows))
+        head = choose(self.head.heads(stages[-1].branches[0].width))
+        return Arch(self.backbone, choose(self.stem), stages, head, choose(self.fusions))
+
+    def smallest(self):
+        """The least of everything: depth, width, expansion, kernel, most groups, no attention."""
+        return self._build(lambda c: min(c, key=_size_of) if isinstance(c[0], (Branch, Head)) else
+                           c[0] if c is self.fusions else min(c))
+
+    def largest(self):
+        """The most of everything; every other network of the space is a slice of this one."""
+        return self._build(lambda c: max(c, key=_size_of) if isinstance(c[0], (Branch, Head)) else
+                           c[0] if c is self.fusions else max(c))
+
+    def sample(self, rng):
+        """A random Arch, from a `random.Random`."""
+        return self._build(rng.choice)
+
+    def __contains__(self, arch):
+        return (arch.backbone == self.backbone and arch.stem in self.stem and arch.fusion in self.fusions
+                and all(s.depth in depth and len(s.branches) == len(rows)
+                        and all(b in row.branches(self.backbone) for b, row in zip(s.branches, rows))
+                        for s, depth, rows in zip(arch.stages, self.depth, self.rows))
+                and arch.head in self.head.heads(arch.stages[-1].branches[0].width))
+
+    def size(self):
+        """How many architectures there are (a Python int: it does not fit a float)."""
+        count = len(self.stem) * len(self.fusions)
+        for depth, rows in zip(self.depth[:-1], self.rows[:-1]):
+            count *= len(depth) * math.prod(len(row.branches(self.backbone)) for row in rows)
+        others = math.prod(len(row.branches(self.backbone)) for row in self.rows[-1][1:])  # the head sees branch 1 alone
+        ends = sum(len(self.head.heads(b.width)) for b in self.rows[-1][0].branches(self.backbone))
+        return count * len(self.depth[-1]) * others * ends
+
+    def within(self, arch, fusions=None):
+        """The space of everything not larger than `arch`: how a found S-ViPNAS becomes the T super-network (Sec. 3.4.2).
+
+        The paper does not say how small its T networks may get; ours: depth down to 1, searched widths down to half in
+        the table's steps, kernels down to the table's least, no fewer groups than keep a group's channels, attention
+        only where `arch` has it. With a fusion after any stage by any operation, or the `fusions` given.
+        """
+        if arch.backbone != self.backbone:
+            raise ValueError(f"a {arch.backbone} architecture does not lie in the space {self.backbone}")
+        rows = tuple(tuple(self._inside(row, b, hidden_width(self.backbone, b)) for row, b in zip(rows, s.branches))
+                     for rows, s in zip(self.rows, arch.stages))
+        first = common_groups(arch.head.groups, arch.stages[-1].branches[0].width, arch.head.width)
+        head = replace(self._inside(self.head, Branch(*arch.head), arch.head.width), per_group_first=arch.head.width // first)
+        every = tuple(Fusion(s, o) for s in range(1, len(rows) + 1) for o in OPERATIONS)
+        return replace(self, stem=_down(self.stem, arch.stem), rows=rows, head=head, fusions=fusions or every,
+                       depth=tuple(tuple(range(1, s.depth + 1)) for s in arch.stages))
+
+    @staticmethod
+    def _inside(row, branch, hidden):
+        return Row(_down(row.width, branch.width), tuple(range(min(row.kernel[0], branch.kernel), branch.kernel + 1, 2)),
+                   tuple(sorted({*row.groups, branch.groups})), (False, True) if branch.attention else (False,),
+                   tuple(e for e in row.expansion if e < branch.expansion) + (branch.expansion,), hidden // branch.groups)
+
+
+def _down(table, width):
+    """Widths from half of `width` up to it, in the steps of the table; a width the table does not search stays."""
+    if len(table) == 1:
+        return (width,)
+    return tuple(sorted(range(width, (width + 1) // 2 - 1, table[0] - table[1])))
+
+
+def steps(low, high, step=16):
+    """low, low + step, ..., high."""
+    return tuple(range(low, high + 1, step))
+
+
+BOTH = (False, True)
+SPACES = {
+    # Table A2. Steps (Sec. A.2): depth 1, width 16, kernel 2, groups 16
+    "resnet50": Space(
+        "resnet50", stem=steps(32, 64), depth=(steps(3, 4, 1), steps(4, 6, 1), steps(6, 8, 1), steps(3, 4, 1)),
+        rows=((Row(steps(64, 80), (3, 5), steps(16, 64), BOTH),),
+              (Row(steps(128, 160), (3, 5), steps(16, 64), BOTH),),
+              (Row(steps(256, 320), (3, 5), steps(16, 64), BOTH),),
+              (Row(steps(512, 640), (3, 5), steps(16, 64), BOTH),)),
+        head=Row(steps(64, 256), (4,), steps(16, 64))),
+    # Table A1. Groups: every number of the printed range that divides the block's hidden width
+    "mobilenetv3": Space(
+        "mobilenetv3", stem=(16,), depth=((1,),) + (steps(2, 4, 1),) * 5,
+        rows=((Row((16,), (3,), steps(2, 16, 1), BOTH),),
+              (Row((24,), (3, 5, 7), steps(9, 144, 1), BOTH, steps(3, 6, 1)),),
+              (Row((40,), (3, 5, 7), steps(15, 240, 1), BOTH, steps(3, 6, 1)),),
+              (Row((80,), (3, 5, 7), steps(30, 480, 1), BOTH, steps(3, 6, 1)),),
+              (Row((112,), (3, 5, 7), steps(42, 672, 1), BOTH, steps(3, 6, 1)),),
+              (Row((160,), (3, 5, 7), steps(60, 960, 1), BOTH, steps(3, 6, 1)),)),
+        head=Row((256,), (4,), steps(32, 256, 1))),
+    # ours: MobileNet-V3 shaped, small enough to train on two CPU cores in minutes
+    "tiny": Space(
+        "tiny", stem=(16,), depth=((1,), steps(1, 3, 1), steps(1, 3, 1), steps(1, 3, 1)),
+        rows=((Row((16,), (3,), (8, 16)),),
+              (Row(steps(16, 32), (3, 5), steps(48, 96), BOTH, (3,)),),
+              (Row(steps(32, 64), (3, 5), steps(64, 192), BOTH, (2, 3)),),
+              (Row(steps(48, 96), (3, 5), steps(96, 288), BOTH, (2, 3)),)),
+        head=Row(steps(32, 64), (2, 4), (8, 16, 32)), image_size=(128, 96)),
+}
+
+
+# ---------------------------------------------------------------------------------------------- the network's parts
+ACTIVATIONS = {RELU: F.relu, HSWISH: F.hardswish}
+
+
+class Stem(nn.Module):
+    """A stride-2 convolution, batch norm, activation, and for ResNet a stride-2 max pool."""
+
+    def __init__(self, backbone, width):
+        super().__init__()
+        self.plan = BACKBONES[backbone]
+        self.conv = ElasticConv2d(3, width, self.plan.stem_kernel, stride=2)
+        self.norm = ElasticBatchNorm2d(width)
+
+    def forward(self, x, width=None):  # (B, 3, H, W) -> (B, width, H/2, W/2), or H/4, W/4 with the pool
+        x = ACTIVATIONS[self.plan.stem_activation](self.norm(self.conv(x, width)))
+        return F.max_pool2d(x, 3, 2, 1) if self.plan.stem_pool else x
+
+
+class Bottleneck(nn.Module):
+    """ResNet's block: 1x1, K x K (grouped, with the stride), 1x1; GC attention; the skip added; ReLU.
+
+    The skip is a strided 1x1 convolution where the shape changes. In a super-network that depends on the widths chosen,
+    so a first block owns one (`projects`) and the shapes decide whether it is used.
+    """
+
+    def __init__(self, in_channels, branch, stride, activation, projects):
+        super().__init__()
+        width, hidden = branch.width, branch.width // branch.expansion
+        self.branch, self.stride, self.activation = branch, stride, ACTIVATIONS[activation]
+        self.conv1, self.norm1 = ElasticConv2d(in_channels, hidden), ElasticBatchNorm2d(hidden)
+        self.conv2 = ElasticConv2d(hidden, hidden, branch.kernel, stride, branch.groups)
+        self.norm2 = ElasticBatchNorm2d(hidden)
+        self.conv3, self.norm3 = ElasticConv2d(hidden, width), ElasticBatchNorm2d(width)
+        self.attention = GlobalContext(width) if branch.attention else None
+        if projects or stride > 1 or in_channels != width:
+            self.project, self.project_norm = ElasticConv2d(in_channels, width, 1, stride), ElasticBatchNorm2d(width)
+
+    def forward(self, x, branch=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
+        branch = branch or self.branch
+        hidden = branch.width // branch.expansion
+        y = self.activation(self.norm1(self.conv1(x, hidden)))
+        y = self.activation(self.norm2(self.conv2(y, hidden, branch.kernel, branch.groups)))
+        y = self.norm3(self.conv3(y, branch.width))
+        if branch.attention:
+            y = self.attention(y)
+        if self.stride > 1 or x.shape[1] != branch.width:
+            x = self.project_norm(self.project(x, branch.width))
+        return self.activation(x + y)
+
+
+class MobileBlock(nn.Module):
+    """MobileNet-V3's block: 1x1 expansion (absent at ratio 1), K x K (grouped, with the stride), SE, 1x1 projection.
+
+    No activation at the end; a skip where the shape stays.
+    """
+
+    def __init__(self, in_channels, branch, stride, activation, projects):
+        super().__init__()
+        width, hidden = branch.width, branch.width * branch.expansion
+        self.branch, self.stride, self.activation = branch, stride, ACTIVATIONS[activation]
+        if hidden != in_channels or branch.expansion > 1:
+            self.conv1, self.norm1 = ElasticConv2d(in_channels, hidden), ElasticBatchNorm2d(hidden)
+        self.conv2 = ElasticConv2d(hidden, hidden, branch.kernel, stride, branch.groups)
+        self.norm2 = ElasticBatchNorm2d(hidden)
+        self.attention = SqueezeExcite(hidden) if branch.attention else None
+        self.conv3, self.norm3 = ElasticConv2d(hidden, width), ElasticBatchNorm2d(width)
+
+    def forward(self, x, branch=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
+        branch = branch or self.branch
+        hidden = branch.width * branch.expansion
+        y = x
+        if hidden != x.shape[1] or branch.expansion > 1:
+            y = self.activation(self.norm1(self.conv1(x, hidden)))
+        y = self.activation(self.norm2(self.conv2(y, hidden, branch.kernel, branch.groups)))
+        if branch.attention:
+            y = self.attention(y)
+        y = self.norm3(self.conv3(y, branch.width))
+        return x + y if self.stride == 1 and x.shape[1] == branch.width else y
+
+
+class PoseHead(nn.Module):
+    """Deconvolutions (batch norm, ReLU) up to 1/4 of the image, then a 1x1 convolution to K heatmaps."""
+
+    def __init__(self, in_channels, head, count, joints):
+        super().__init__()
+        self.head = head
+        ins = [in_channels] + [head.width] * (count - 1)
+        self.deconvs = nn.ModuleList(ElasticConvTranspose2d(i, head.width, head.kernel, head.groups) for i in ins)
+        self.norms = nn.ModuleList(ElasticBatchNorm2d(head.width) for _ in ins)
+        self.final = ElasticConv2d(head.width, joints, bias=True)
+        fill(self.final.weight, 0.001)  # the paper's sigma: heatmaps start near zero, where they mostly are
+
+    def forward(self, x, head=None):  # (B, I, h, w) -> (B, K, H/4, W/4)
+        head = head or self.head
+        for deconv, norm in zip(self.deconvs, self.norms):
+            x = F.relu(norm(deconv(x, head.width, head.kernel, head.groups)))
+        return self.final(x)
+
+
+# Each of the following lists parts of a network as (class, arguments, (channels, reduction) of each input). PoseNet builds
+# from these lists and `cost` counts them: there is no second description of a network anywhere.
+def stem_parts(backbone, width):
+    return [(Stem, (backbone, width), ((3, 1),))]
+
+
+def stage_parts(backbone, index, in_channels, stage, elastic=False):
+    """The blocks of stage `index` (from 0), one list for each branch."""
+    plan = BACKBONES[backbone]
+    block = Bottleneck if plan.block == "bottleneck" else MobileBlock
+    reduction, stride = plan.stem_stride * math.prod(plan.strides[:index]), plan.strides[index]
+    rest = lambda b: (block, (b.width, b, 1, plan.activations[index], False), ((b.width, reduction * stride),))
+    return [[(block, (in_channels, b, stride, plan.activations[index], elastic), ((in_channels, reduction),))]
+            + [rest(b)] * (stage.depth - 1) for b in stage.branches]
+
+
+def fusion_parts(backbone, stage, channels, joints, operations):
+    """The fusion after `stage` (from 1)."""
+    plan = BACKBONES[backbone]
+    reduction = plan.stem_stride * math.prod(plan.strides[:stage])
+    return [(TemporalFusion, (joints, channels, operations), ((channels, reduction), (joints, 4)))]
+
+
+def head_parts(backbone, in_channels, head, joints):
+    stride = BACKBONES[backbone].stride
+    return [(PoseHead, (in_channels, head, int(math.log2(stride // 4)), joints), ((in_channels, stride),))]
+
+
+def _make(part):
+    return part[0](*part[1])
+
+
+class PoseNet(nn.Module):
+    """A pose network: images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4).
+
+    Over a Space it is a super-network and each call names the architecture; over an Arch (the space of just that one) it
+    is a finished network and the call needs none. H and W are multiples of the network's total stride (32; tiny: 16).
+    """
+
+    def __init__(self, space_or_arch, joints=17):
+        super().__init__()
+        space = Space.of(space_or_arch) if isinstance(space_or_arch, Arch) else space_or_arch
+        self.space, self.joints = space, joints
+        largest, elastic = space.largest(), space.size() > 1
+        self.arch = None if elastic else largest
+        self.stem, = map(_make, stem_parts(space.backbone, largest.stem))
+        self.stages, ins = nn.ModuleList(), largest.stem
+        for i, stage in enumerate(largest.stages):
+            parts = stage_parts(space.backbone, i, ins, stage, elastic)
+            self.stages.append(nn.ModuleList(nn.ModuleList(map(_make, branch)) for branch in parts))
+            ins = stage.branches[0].width
+        self.fusions = nn.ModuleDict()
+        for stage in sorted({f.stage for f in space.fusions if f}):
+            operations = tuple(o for o in OPERATIONS if Fusion(stage, o) in space.fusions)
+            channels = largest.stages[stage - 1].branches[0].width
+            self.fusions[str(stage)], = map(_make, fusion_parts(space.backbone, stage, channels, joints, operations))
+        self.head, = map(_make, head_parts(space.backbone, ins, largest.head, joints))
+
+    def forward(self, images, arch=None, heatmaps=None):
+        """heatmaps: (B, joints, H/4, W/4) of the last frame; an architecture with a fusion needs them."""
+        arch = arch or self.arch
+        if arch is None:
+            raise ValueError("a super-network holds many networks: name one, net(images, arch)")
+        if arch.fusion and heatmaps is None:
+            raise ValueError("this architecture fuses the last frame's heatmaps: call net(images, arch, heatmaps)")
+        x = self.stem(images, arch.stem)
+        for i, (blocks, stage) in enumerate(zip(self.stages, arch.stages), 1):
+            if stage.depth > len(blocks[0]):
+                raise ValueError(f"stage {i} has {len(blocks[0])} blocks, not {stage.depth}")
+            for block in blocks[0][:stage.depth]:
+                x = block(x, stage.branches[0])
+            if arch.fusion and arch.fusion.stage == i:
+                x = self.fusions[str(i)](x, heatmaps, arch.fusion.operation)
+        return self.head(x, arch.head)
+
+    def extract(self, arch):
+        """The finished network of `arch`, with copies of its slices: the same outputs as `self(images, arch)`."""
+        net = PoseNet(Space.of(arch, self.space.image_size), self.joints).to(next(self.parameters()).device)
+        return net.inherit(self).train(self.training)
+
+    def inherit(self, larger):
+        """Take over every slice that `larger` holds; parts it lacks (fresh fusions) stay as they are. Returns self."""
+        theirs = dict(larger.named_modules())
+        for name, layer in self.named_modules():
+            if name in theirs and hasattr(layer, "slice"):
+                layer.inherit(theirs[name])
+        return self
+
+
+# ---------------------------------------------------------------------------------------------- what it costs
+class Cost(NamedTuple):
+    """params; macs = true multiply-adds; gflops = the paper's: sum of weights x output positions, over 2^30.
+
+    The two differ by more than the unit: a stride-2 deconvolution is counted at its *output* resolution by the paper,
+    while its true multiply-adds are those of its input resolution, a quarter.
+    """
+    params: int
+    macs: int
+    gflops: float
+
+    def __add__(self, other):
+        return Cost(*(a + b for a, b in zip(self, other)))
+
+
+@lru_cache(maxsize=None)
+def _part_cost(part, image_size):
+    """Cost of one part: build it uninitialised, send an empty batch through, count what every convolution would do."""
+    height, width = image_size
+    macs = outputs = 0
+
+    def count(layer, inputs, output):
+        nonlocal macs, outputs
+        area_in, area_out = math.prod(inputs[0].shape[2:]), math.prod(output.shape[2:])
+        if isinstance(layer, GlobalContext):  # its pooling is a matrix product: a multiply-add for every feature
+            macs += output.shape[1] * area_out
+        else:
+            macs += layer.weight.numel() * (area_in if isinstance(layer, ElasticConvTranspose2d) else area_out)
+            outputs += layer.weight.numel() * area_out
+
+    with torch.device("meta"):
+        module = _make(part)
+    module.to_empty(device="cpu").eval()
+    for layer in module.modules():
+        if isinstance(layer, (ElasticConv2d, ElasticConvTranspose2d, GlobalContext)):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        module(*(torch.empty(0, channels, height // r, width // r) for channels, r in part[2]))
+    return Cost(sum(p.numel() for p in module.parameters()), macs, outputs / 2 ** 30)
+
+
+@lru_cache(maxsize=None)
+def _stage_cost(backbone, index, in_channels, stage, image_size):
+    return sum((_part_cost(p, image_size) for branch in stage_parts(backbone, index, in_channels, stage) for p in branch),
+               Cost(0, 0, 0.))
+
+
+@lru_cache(maxsize=None)
+def _rest_cost(backbone, stem, ins, head, fusion, fused, image_size, joints):
+    parts = stem_parts(backbone, stem) + head_parts(backbone, ins, head, joints)
+    if fusion:
+        parts += fusion_parts(backbone, fusion.stage, fused, joints, (fusion.operation,))
+    return sum((_part_cost(p, image_size) for p in parts), Cost(0, 0, 0.))
+
+
+def cost(arch, image_size=(256, 192), joints=17):
+    """Cost of an architecture at an image size (height, width), counted from the network's own parts.
+
+    The stages' costs are independent given the widths at their borders, so each is counted once and then looked up.
+    """
+    ins = [arch.stem] + [s.branches[0].width for s in arch.stages]
+    fused = arch.fusion and ins[arch.fusion.stage]
+    total = _rest_cost(arch.backbone, arch.stem, ins[-1], arch.head, arch.fusion, fused, tuple(image_size), joints)
+    for i, stage in enumerate(arch.stages):
+        total += _stage_cost(arch.backbone, i, ins[i], stage, tuple(image_size))
+    return total
+
+
+# ---------------------------------------------------------------------------------------------- files
+class CheckpointError(Exception):
+    """A file that cannot be used, in one sentence for the person who named it."""
+
+
+def save(contents, path):
+    """torch.save to a temporary name, then rename: a reader never meets half a file."""
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(contents, f"{path}.tmp")
+        os.replace(f"{path}.tmp", path)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} cannot be written ({error}); an older file of that name is untouched") from None
+
+
+def load(path, kind):
+    """The dict saved under `path`, of `kind` "supernet" or "finished". Nothing in the file is executed."""
+    if not pathlib.Path(path).is_file():
+        raise CheckpointError(f"there is no file {path}; train first, or name another checkpoint")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is cut short, or pickled by another program
+        raise CheckpointError(f"{path} is truncated or not a checkpoint of this program ({type(error).__name__}); make it anew") from None
+    found = contents.get("kind") if isinstance(contents, dict) else None
+    if found != kind:
+        raise CheckpointError(f"{path} holds {'a ' + found if found else 'something else'}, but a {kind} checkpoint is needed here")
+    return contents
+
+
+def save_finished(path, nets, about):
+    """Write finished networks, the key frame's first. `about` (a dict from `data.about`) says how to feed them."""
+    networks = [{"arch": net.arch.to_json(), "state": net.state_dict()} for net in nets]
+    save({"kind": "finished", "networks": networks, "about": about}, path)
+
+
+def restore(net, state, path):
+    """Load `state` into `net`, or say which tensors do not fit."""
+    own = net.state_dict()
+    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state if k not in own]
+    if wrong:
+        raise CheckpointError(f"{path} is of another network: {', '.join(wrong[:3])} do not fit")
+    net.load_state_dict(state)
+    return net
+
+
+def load_finished(path):
+    """([PoseNet, ...], about) as `save_finished` wrote them, in eval mode."""
+    contents = load(path, "finished")
+    try:
+        about = contents["about"]
+        nets = [restore(PoseNet(Arch.from_json(n["arch"]), len(about["joints"])), n["state"], path).eval()
+                for n in contents["networks"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} lacks a part of a finished network ({error}); make it anew") from None
+    return nets, about
+
+
+# ---------------------------------------------------------------------------------------------- heatmaps to keypoints
+def decode(heatmaps):
+    """Heatmaps (..., K, h, w) -> keypoints (..., K, 3): x, y in image pixels (of the network's input) and score.
+
+    The peak cell, moved by up to half a cell to the top of the parabola through the *logarithms* of the peak and its
+    neighbours; for a Gaussian that is its exact centre. (The usual quarter-cell offset scored about 2 AP less on drawn
+    people.) A heatmap is 1/4 of the image, and the centre of cell i lies at pixel 4i + 1.5.
+    """
+    h, w = heatmaps.shape[-2:]
+    flat = heatmaps.flatten(-2)
+    score, peak = flat.max(-1)
+    row, column = peak // w, peak % w
+    log = flat.clamp_min(1e-6).log()
+
+    def value(r, c):
+        return log.gather(-1, (r.clamp(0, h - 1) * w + c.clamp(0, w - 1))[..., None])[..., 0]
+
+    def offset(before, after):
+        curve = 2 * value(row, column) - before - after
+        return torch.where(curve > 1e-6, (after - before) / (2 * curve.clamp_min(1e-6)), torch.zeros_like(curve)).clamp(-.5, .5)
+
+    dx = offset(value(row, column - 1), value(row, column + 1)) * ((column > 0) & (column < w - 1))
+    dy = offset(value(row - 1, column), value(row + 1, column)) * ((row > 0) & (row < h - 1))
+    return torch.stack([4 * (column + dx) + 1.5, 4 * (row + dy) + 1.5, score], -1)
+
+
+# ---------------------------------------------------------------------------------------------- the video estimator
+class VideoPose:
+    """The finished estimator (Fig. 2): the S network on key frames, its T networks on the frames between.
+
+        stream = VideoPose.load("runs/t/vipnas_t.pt").stream(box=(x, y, w, h))
+        for frame in frames:
+            keypoints = stream.step(frame)     # (K, 3): x, y in pixels of the frame, and score
+    """
+
+    def __init__(self, nets, about):
+        self.nets, self.about = nets, about
+
+    @classmethod
+    def load(cls, path):
+        """From a finished checkpoint: an S-ViPNAS (then every frame is a key frame) or a T-ViPNAS."""
+        return cls(*load_finished(path))
+
+    def stream(self, box=None):
+        """A new stream. `box`: x, y, w, h of the person in the first frame; without one, the person fills the frame."""
+        return Stream(self, box)
+
+
+class Stream:
+    """One person followed through a video. Key frames are every T + 1; all frames of a period share one window."""
+
+    def __init__(self, pose, box):
+        self.pose, self.box, self.count, self.heatmaps, self.window = pose, box, 0, None, None
+
+    def step(self, frame):
+        """frame: Pillow image or uint8 array (H, W, 3) -> keypoints (K, 3): x, y in its pixels, score."""
+        image = frame.convert("RGB") if isinstance(frame, Image.Image) else Image.fromarray(np.asarray(frame)).convert("RGB")
+        t = self.count % len(self.pose.nets)  # 0: key frame
+        if t == 0:
+            self.window = self._window(image)
+        left, top, right, bottom = self.window
+        height, width = self.pose.about["size"]
+        small = image.crop(self.window).resize((width, height), Image.BILINEAR)  # black outside of the frame
+        x = torch.from_numpy(np.asarray(small, np.float32) / 255)
+        x = ((x - torch.tensor(self.pose.about["mean"])) / torch.tensor(self.pose.about["std"])).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            self.heatmaps = self.pose.nets[t](x, heatmaps=self.heatmaps)
+        keypoints = decode(self.heatmaps)[0].double().numpy()  # pixel centres of the crop, to those of the frame
+        keypoints[:, 0] = left + (keypoints[:, 0] + .5) * (right - left) / width - .5
+        keypoints[:, 1] = top + (keypoints[:, 1] + .5) * (bottom - top) / height - .5
+        self.count += 1
+        if self.count % len(self.pose.nets) == 0:
+            self.box = self._follow(keypoints)
+        return keypoints
+
+    def _window(self, image):
+        """The box, enlarged to the network's aspect and padded as in training -> whole pixels left, top, right, bottom."""
+        x, y, w, h = self.box or (0, 0, *image.size)
+        height, width = self.pose.about["size"]
+        scale = self.pose.about["padding"] * max(w / width, h / height)
+        cx, cy = x + w / 2, y + h / 2
+        return (round(cx - scale * width / 2), round(cy - scale * height / 2),
+                round(cx + scale * width / 2), round(cy + scale * height / 2))
+
+    def _follow(self, keypoints):
+        """The next key frame's box: around the joints seen, a tenth larger on each side (ours); else the last one."""
+        seen = keypoints[keypoints[:, 2] > .2]
+        if len(seen) < 4:
+            return self.box
+        low, high = seen[:, :2].min(0), seen[:, :2].max(0)
+        margin = .1 * (high - low).max()
+        return (*(low - margin), *(high - low + 2 * margin))
+
+
+def read_video(path):
+    """Frames of a folder of images (in the order of their names) or of an animated image, as RGB Pillow images."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise CheckpointError(f"there is no video {path}; name a folder of frames or an animated GIF")
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")) if path.is_dir() else [path]
+    if not files:
+        raise CheckpointError(f"the folder {path} holds no images; put the video's frames there as JPEG or PNG")
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                for i in range(getattr(image, "n_frames", 1)):
+                    image.seek(i)
+                    yield image.convert("RGB")
+        except (OSError, SyntaxError) as error:
+            raise CheckpointError(f"{file} is not an image that can be read ({error}); replace it or take it out") from None
+
+
+def overlay(frame, keypoints, limbs, threshold=.2):
+    """A copy of the frame with the pose drawn on it."""
+    frame, width = frame.copy(), max(2, max(frame.size) // 300)
+    pen, points = ImageDraw.Draw(frame), [tuple(map(float, p[:2])) for p in keypoints]
+    for a, b in limbs:
+        if min(keypoints[a][2], keypoints[b][2]) > threshold:
+            pen.line([points[a], points[b]], fill=(60, 230, 90), width=width)
+    for (x, y), (_, _, score) in zip(points, keypoints):
+        pen.ellipse([x - width, y - width, x + width, y + width], fill=(255, 60, 60) if score > threshold else (130, 130, 130))
+    return frame
+
+
+def run_video(video, checkpoint, box, out):
+    """Poses of one person through a video, as overlays and poses.json under the folder `out`."""
+    pose, out = VideoPose.load(checkpoint), pathlib.Path(out)
+    stream, poses = pose.stream(box), []
+    out.mkdir(parents=True, exist_ok=True)
+    for i, frame in enumerate(read_video(video)):
+        keypoints = stream.step(frame)
+        kind = "key" if i % len(pose.nets) == 0 else "propagated"
+        poses.append({"frame": i, "kind": kind, "window": stream.window, "keypoints": np.round(keypoints, 3).tolist()})
+        overlay(frame, keypoints, pose.about["limbs"]).save(out / f"{i:06d}.png")
+        print(f"frame {i}: {kind:10} mean score {keypoints[:, 2].mean():.2f}")
+    (out / "poses.json.tmp").write_text(json.dumps({"joints": pose.about["joints"], "poses": poses}, indent=1))
+    os.replace(out / "poses.json.tmp", out / "poses.json")
+    print(f"wrote {len(poses)} overlays and poses.json to {out}")
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+def read_arch(text):
+    """An Arch from a JSON file."""
+    try:
+        return Arch.from_json(pathlib.Path(text).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"no architecture can be read from {text} ({error}); give a JSON file as Arch.to_json writes it") from None
+
+
+def show(arch, image_size):
+    """What an architecture is made of, and what each part costs."""
+    print(f"{arch}\n\nat {image_size[0]}x{image_size[1]}      parameters   multiply-adds    GFLOPs (as the paper counts)")
+    ins = [arch.stem] + [s.branches[0].width for s in arch.stages]
+    rest = _rest_cost(arch.backbone, arch.stem, ins[-1], arch.head, arch.fusion, arch.fusion and ins[arch.fusion.stage], image_size, 17)
+    rows = [("stem, head, fusion", rest)] + [(f"stage {i + 1}", _stage_cost(arch.backbone, i, ins[i], s, image_size))
+                                             for i, s in enumerate(arch.stages)] + [("all", cost(arch, image_size))]
+    for name, c in rows:
+        print(f"{name:18} {c.params:11,} {c.macs:15,}    {c.gflops:.4f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--arch", help="JSON file of an architecture to show")
+    parser.add_argument("--video", help="folder of frames, or an animated GIF")
+    parser.add_argument("--checkpoint", help="finished networks: vipnas_s.pt or vipnas_t.pt")
+    parser.add_argument("--box", help="x,y,w,h of the person in the first frame (default: the whole frame)")
+    parser.add_argument("--out", help="folder for the overlays and poses.json")
+    options = parser.parse_args()
+    try:
+        if options.video:
+            if not (options.checkpoint and options.out):
+                raise CheckpointError("--video needs --checkpoint FILE and --out DIR too")
+            try:
+                box = tuple(float(v) for v in options.box.split(",")) if options.box else None
+            except ValueError:
+                box = ()
+            if box is not None and (len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0):
+                raise CheckpointError(f"--box is x,y,w,h with w and h above zero, not {options.box}")
+            run_video(options.video, options.checkpoint, box, options.out)
+        elif options.arch:
+            arch = read_arch(options.arch)
+            show(arch, SPACES[arch.backbone].image_size)
+        else:
+            print("space          architectures    smallest: parameters, GFLOPs      largest: parameters, GFLOPs")
+            for name, space in SPACES.items():
+                ends = [cost(a, space.image_size) for a in (space.smallest(), space.largest())]
+                print(f"{name:12} {space.size():15.1e}    " + "   ".join(f"{c.params:16,} {c.gflops:10.4f}" for c in ends))
+    except (CheckpointError, ValueError, OSError) as error:
+        sys.exit(f"vipnas: {error}")
+
+
+if __name__ == "__main__":
+    main()
