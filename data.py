@@ -79,6 +79,7 @@ POSETRACK = _skeleton("posetrack", ("nose", "head_bottom", "head_top", "left_ear
 # -------------------------------------------------------------------------------------- windows, crops and matrices
 
 BOX_TO_AREA = 0.53      # a person's share of the box, where no outline was drawn (the usual figure of tools for COCO)
+PADDING = 1.25          # of a person's box, as SBL and HRNet take it
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)      # of ImageNet, RGB in 0 .. 1
 
 
@@ -89,10 +90,10 @@ def normalise(images):
     return (images.float() - mean) / std
 
 
-def window(box, size=(256, 192), padding=1.25):
+def window(box, size=(256, 192), padding=PADDING):
     """The person's box (x, y, w, h) enlarged about its centre to the shape of `size` (H, W), then by `padding`.
 
-    Raises DataError for a box without area. 1.25 is the usual margin around a COCO box (SBL, HRNet).
+    Raises DataError for a box without area.
     """
     x, y, w, h = (float(v) for v in box)
     if not (w > 0 and h > 0 and math.isfinite(x + y + w + h)):
@@ -177,28 +178,10 @@ def targets(joints, size, sigma=None):
     return (weights[..., None] * row)[..., :, None] * column[..., None, :], weights
 
 
-def decode(heatmaps):
-    """Heatmaps (..., K, h, w) -> joints (..., K, 3): x and y in crop pixels, and the height of the peak as score.
-
-    A Gaussian's logarithm is a parabola: the one through the largest cell and its two neighbours gives the place
-    between the cells, at most half a cell away. On a border, or where nothing is above 0, the cell itself is returned.
-    """
-    heatmaps = heatmaps.float()
-    h, w = heatmaps.shape[-2:]
-    score, cell = heatmaps.flatten(-2).max(-1)                                                  # (..., K)
-    x, y = cell % w, cell // w
-
-    def between(along, stride, length):
-        flat = heatmaps.flatten(-2)
-        step = stride * ((along > 0) & (along < length - 1)).long()      # 0 on a border: both "neighbours" are the peak
-        before, peak, after = (flat.gather(-1, (cell + k * step)[..., None])[..., 0] for k in (-1, 0, 1))
-        floor = (peak / 100).clamp(min=1e-9)
-        before, peak, after = (v.maximum(floor).log() for v in (before, peak, after))
-        bend = 2 * peak - before - after
-        return torch.where(bend > 1e-6, (after - before) / (2 * bend).clamp(min=1e-6), 0).clamp(-.5, .5)
-
-    x, y = x + between(x, 1, w), y + between(y, w, h)
-    return torch.stack([4 * x + 1.5, 4 * y + 1.5, score], -1)                                   # (..., K, 3)
+def about(skeleton, size):
+    """What a finished network must know to be fed and read: plain values that are saved beside its weights."""
+    return {"size": list(size), "padding": PADDING, "mean": list(MEAN), "std": list(STD),
+            "joints": list(skeleton.joints), "flip": list(skeleton.flip), "limbs": [list(limb) for limb in skeleton.limbs]}
 
 
 def flip_heatmaps(heatmaps, skeleton):
@@ -285,7 +268,7 @@ MOTION = 0.33      # how fast people move; 1 leaves so little of the last frame 
 
 # Joint angles in degrees: axis, sign, mean, spread among people, swing in time, lowest, highest.
 TRUNK = {
-    "tilt": (Z, 1, 0, 6.9, 2, -30, 30),         # the camera is held askew
+    "tilt": (Z, 1, 0, 5, 2, -30, 30)  ,         # the camera is held askew
     "yaw": (Y, 1, 0, 30, 10, -400, 400),        # which way the person faces
     "lean": (X, 1, 5, 8, 5, -12, 35),
     "twist": (Y, 1, 0, 10, 8, -35, 35),         # shoulders against hips
@@ -294,14 +277,14 @@ TRUNK = {
     "nod": (X, 1, 5, 10, 7, -25, 35),
 }
 SIDE = {                                        # of the left side; about Y and Z the right side turns the other way
-    "abduct": (Z, 1, 18, 24, 20, 3, 130),       # arm away from the body
-    "raise": (X, -1, 15, 30, 30, -40, 140),     # arm to the front
-    "roll": (Y, -1, 20, 25, 20, -50, 80),       # upper arm about itself
-    "elbow": (X, -1, 35, 30, 35, 3, 140),
-    "spread": (Z, 1, 6, 6, 6, -4, 35),          # leg away from the other
-    "hip": (X, -1, 10, 18, 24, -25, 85),
-    "knee": (X, 1, 20, 18, 28, 3, 110),
-    "ankle": (X, 1, 0, 8, 8, -20, 30),
+    "abduct": (Z, 1, 18, 17, 14, 3, 130),       # arm away from the body
+    "raise": (X, -1, 15, 22, 21, -40, 140),     # arm to the front
+    "roll": (Y, -1, 20, 18, 14, -50, 80),       # upper arm about itself
+    "elbow": (X, -1, 35, 22, 25, 3, 140),
+    "spread": (Z, 1, 6, 5, 4, -4, 35),          # leg away from the other
+    "hip": (X, -1, 8, 13, 17, -25, 85),
+    "knee": (X, 1, 16, 13, 20, 3, 110),
+    "ankle": (X, 1, 0, 6, 6, -20, 30),
 }
 ANGLES = {**TRUNK, **{f"left {k}": v for k, v in SIDE.items()},
           **{f"right {k}": (v[0], v[1] if v[0] == X else -v[1], *v[2:]) for k, v in SIDE.items()}}
@@ -497,8 +480,8 @@ class _Thing:
         w, h = canvas
         self.kind = rng.choice(("disc", "box", "stick", "bent stick"))                  # the last two look like limbs
         solid = self.kind in ("disc", "box")
-        self.size = (h * rng.uniform(.05, .14), h * rng.uniform(.05, .14)) if solid else (
-            h * rng.uniform(.12, .4), h * rng.uniform(.012, .05))
+        self.size = (h * rng.uniform(.04, .1), h * rng.uniform(.04, .1)) if solid else (
+            h * rng.uniform(.1, .3), h * rng.uniform(.012, .035))
         self.angle, self.colours = rng.uniform(0, 2 * math.pi), (_colour(rng), _colour(rng))
         if not solid and rng.random() < .4:
             self.colours = (rng.choice(SKINS), self.colours[1])
@@ -530,20 +513,20 @@ class _Scene:
         self.size, self.canvas = size, (size[1] * SUPERSAMPLE, size[0] * SUPERSAMPLE)
         w, h = self.canvas
         # person 0 is the one to find: alone, or with another behind or in front
-        self.order = rng.choices(((0,), (1, 0), (0, 1)), (.4, .42, .18))[0]
+        self.order = rng.choices(((0,), (1, 0), (0, 1)), (.5, .4, .1))[0]
         self.people = [_Person(rng) for _ in self.order]
         self.zoom, self.shift = math.exp(rng.gauss(0, .08)), (w * rng.gauss(0, .03), h * rng.gauss(0, .03))
         self.beside = rng.choice((-1, 1)) * w * rng.uniform(.35, .6), h * rng.uniform(-.1, .1), rng.uniform(.75, 1.25)
         self.passing = [_Thing(rng, self.canvas, moving=True) for _ in range(2) if rng.random() < .9]
         self.dark = (rng.randrange(4), rng.randrange(1, 4)) if rng.random() < .5 else (0, 0)    # first frame, how many
-        self.gain, self.noise, self.blurred = rng.uniform(.12, .45), rng.uniform(4, 16), rng.random() < .5
+        self.gain, self.noise, self.blurred = rng.uniform(.12, .45), rng.uniform(4, 14), rng.random() < .5
 
         self.margin = round(.06 * h)
         wide, high = w + 2 * self.margin, h + 2 * self.margin
         blobs = Image.frombytes("RGB", (4, 5), rng.randbytes(60)).resize((wide, high), Image.Resampling.BICUBIC)
         self.background = Image.blend(blobs, Image.new("RGB", (wide, high), _colour(rng, .05)), rng.uniform(0, .75))
         draw = ImageDraw.Draw(self.background)
-        for _ in range(rng.randrange(3, 9)):
+        for _ in range(rng.randrange(1, 5)):
             _Thing(rng, self.canvas).draw(draw, 0, (self.margin, self.margin))
 
     def figures(self, times):

@@ -418,7 +418,7 @@ def plot(points, best, title, path, mark="found"):
     """Picture of candidates: points (N, 2) of GFLOPs and AP, the index of the best one marked."""
     points = np.asarray(points, float)
     low, high = points.min(0), points.max(0)
-    margin = np.maximum((high - low) * .08, (low * .01 + 1e-4, .5))
+    margin = np.maximum((high - low) * .08, (low[0] * .01 + 1e-4, .5))
     low, high = low - margin, high + margin
     image = Image.new("RGB", (720, 480), "white")
     pen, font, small = ImageDraw.Draw(image), ImageFont.load_default(15), ImageFont.load_default(12)

@@ -59,7 +59,7 @@ BACKBONES = {
     "resnet50": Backbone("bottleneck", (1, 2, 2, 2), (RELU,) * 4, 7, RELU, True),
     "mobilenetv3": Backbone("mobile", (1, 2, 2, 2, 1, 2), (RELU,) * 3 + (HSWISH,) * 3, 3, HSWISH, False),
     # ours, for two CPU cores: MobileNet-V3's blocks; h-swish only where the features are small
-    "tiny": Backbone("mobile", (2, 2, 2, 1), (RELU, RELU, HSWISH, HSWISH), 3, RELU, False),
+    "tiny": Backbone("mobile", (2, 2, 2, 1), (RELU,) * 2 + (HSWISH,) * 2, 3, RELU, False),
 }
 
 
@@ -301,12 +301,12 @@ SPACES = {
         head=Row((256,), (4,), steps(32, 256, 1))),
     # ours: MobileNet-V3 shaped, small enough to train on two CPU cores in minutes
     "tiny": Space(
-        "tiny", stem=(16,), depth=((1,), steps(1, 3, 1), steps(1, 3, 1), steps(1, 3, 1)),
-        rows=((Row((16,), (3,), (8, 16)),),
-              (Row(steps(16, 32), (3, 5), steps(48, 96), BOTH, (3,)),),
-              (Row(steps(32, 64), (3, 5), steps(64, 192), BOTH, (2, 3)),),
-              (Row(steps(48, 96), (3, 5), steps(96, 288), BOTH, (2, 3)),)),
-        head=Row(steps(32, 64), (2, 4), (8, 16, 32)), image_size=(128, 96)),
+        "tiny", stem=(16,), depth=(steps(1, 2, 1), steps(1, 2, 1), steps(1, 3, 1), steps(1, 2, 1)),
+        rows=((Row((24,), (3,), (24, 48), (False,), (1, 2), per_group=1),),
+              (Row(steps(32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), per_group=1),),
+              (Row(steps(48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), per_group=2),),
+              (Row((64,), (3, 5), (128, 192), BOTH, (2, 3), per_group=1),)),
+        head=Row((48,), (4,), (8,)), image_size=(128, 96)),
 }
 
 
