@@ -15,14 +15,15 @@ import pathlib
 import random
 import sys
 import time
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from data import COCO, DataError, invert, transform
-from elastic import ElasticBatchNorm2d
-from vipnas import CheckpointError, cost, decode
+from data import COCO, DataError, invert, open_clips, transform
+import vipnas
+from vipnas import Arch, CheckpointError, PoseNet, cost, decode
 
 # ---------------------------------------------------------------------------------------------- average precision
 OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)                                      # (T,)
@@ -270,7 +271,7 @@ def recalibrate(nets, sight):
 
     In the super-network one set of statistics served networks of all sizes and fits none of them.
     """
-    norms = [m for net in nets for m in net.train().modules() if isinstance(m, ElasticBatchNorm2d)]
+    norms = [m for net in nets for m in net.train().modules() if hasattr(m, "running_mean")]
     with torch.no_grad():
         for i, (images, heatmaps, _) in enumerate(sight):
             for norm in norms:
@@ -414,6 +415,50 @@ def write_json(contents, path):
     os.replace(f"{path}.tmp", path)
 
 
+class Found(NamedTuple):
+    """What a search leaves: finished networks of the best candidate, and what it was chosen from."""
+    nets: list
+    archs: tuple
+    candidates: list
+    table: list
+    calibration: Sight
+
+
+def search_s(net, budget, count, seed, train, val, out, first=0, name="search"):
+    """The S search (Sec. 3.4.1): `count` architectures under `budget` GFLOPs, judged on the frames of `val` from `first` on.
+
+    Leaves the table `name`.json and, for the search proper, search.png in the folder `out`.
+    """
+    device = next(net.parameters()).device
+    candidates = [(a,) * (val.frames - first) for a in sample(net.space, budget, count, random.Random(f"{seed} {name}"))]
+    calibration, sight = Sight(train.head(256), first, device), Sight(val, first, device)
+    about = {"stage": "s", "budget": budget, "seed": seed, "candidates_wanted": count}
+    archs, table = search(net, candidates, calibration, sight, out / f"{name}.json", about)
+    plot([(row["gflops"] / len(archs), row["ap"]) for row in table], _best(table),
+         f"S candidates under {budget:g} GFLOPs, AP on val", out / f"{name}.png")
+    return Found(finish(net, archs, calibration), archs, candidates, table, calibration)
+
+
+def search_t(net, key_net, average, count, seed, train, val, out):
+    """The T search (Sec. 3.4.3): allocations over the non-key frames of `val`, of `average` GFLOPs with the key frame.
+
+    Key-frame heatmaps are computed once for all candidates. Leaves search.json and search.png in the folder `out`.
+    """
+    device, frames, key = next(net.parameters()).device, val.frames - 1, cost(key_net.arch, net.space.image_size).gflops
+    candidates = allocate(net.space, frames, rest(average, key, frames), count, random.Random(f"{seed} allocate"))
+    calibration, sight = Sight(train.head(128), 1, device, key_net), Sight(val, 1, device, key_net)
+    about = {"stage": "t", "average": average, "frames": frames, "seed": seed, "candidates_wanted": count, "key": key_net.arch.to_json()}
+    archs, table = search(net, candidates, calibration, sight, out / "search.json", about)
+    plot([((row["gflops"] + key) / (frames + 1), row["ap"]) for row in table], _best(table),
+         f"allocations over {frames} non-key frames, AP on val", out / "search.png")
+    return Found(finish(net, archs, calibration), archs, candidates, table, calibration)
+
+
+def rest(average, key, frames):
+    """What eq. (3) leaves for all non-key frames, from the average over them and the key frame (Table 1's figure)."""
+    return (frames + 1) * average - key
+
+
 def plot(points, best, title, path, mark="found"):
     """Picture of candidates: points (N, 2) of GFLOPs and AP, the index of the best one marked."""
     points = np.asarray(points, float)
@@ -442,3 +487,62 @@ def plot(points, best, title, path, mark="found"):
     pen.text((8, 28), "AP", "black", font)
     image.save(f"{path}.tmp", "PNG")
     os.replace(f"{path}.tmp", path)
+
+
+# ---------------------------------------------------------------------------------------------- search again
+def main():
+    """Search a trained super-network again, for another budget or number of frames, without training (Table 4)."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--checkpoint", required=True, help="supernet.pt of a stage s or t")
+    parser.add_argument("--gflops", type=float, required=True, help="budget: of S, or the average over key and non-key frames")
+    parser.add_argument("--frames", type=int, default=3, help="stage t: T, the number of non-key frames")
+    parser.add_argument("--candidates", type=int, default=48, help="how many to look at")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", help="folder for the result (default: search_GFLOPS_T beside the checkpoint)")
+    options = parser.parse_args()
+    try:
+        if options.candidates < 1 or options.frames < 1:
+            raise CheckpointError("--candidates and --frames must be at least 1")
+        net, key_net, saved = load_supernet(options.checkpoint)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        net.to(device, memory_format=torch.channels_last)
+        run, frames = saved["options"], options.frames + 1 if key_net else 1
+        out = pathlib.Path(options.out or pathlib.Path(options.checkpoint).with_name(f"search_{options.gflops:g}_{frames - 1}"))
+        if key_net:
+            key_net.to(device)
+            allocate(net.space, options.frames, rest(options.gflops, cost(key_net.arch, net.space.image_size).gflops, options.frames),
+                     1, random.Random(0))  # an impossible budget is said before anything is rendered
+        train, val = (open_clips(run["data"], run["root"], split, frames, net.space.image_size, min(400, run["clips"] or 10 ** 9))
+                      for split in ("train", "val"))
+        out.mkdir(parents=True, exist_ok=True)
+        if key_net:
+            found = search_t(net, key_net, options.gflops, options.candidates, options.seed, train, val, out)
+        else:
+            found = search_s(net, options.gflops, options.candidates, options.seed, train, val, out)
+        nets, name = ([key_net, *found.nets], "vipnas_t.pt") if key_net else (found.nets, "vipnas_s.pt")
+        vipnas.save_finished(out / name, nets, saved["about"])
+        print("\n".join(str(n.arch) for n in nets))
+        print(f"val AP {max(row['ap'] for row in found.table):.1f}; wrote {name}, search.json and search.png to {out}")
+    except (CheckpointError, DataError, ValueError, OSError) as error:
+        sys.exit(f"search: {error}")
+
+
+def load_supernet(path):
+    """(super-network, its key-frame network or None, everything saved) from the supernet.pt of a run."""
+    saved = vipnas.load(path, "supernet")
+    try:
+        space, joints = vipnas.SPACES[saved["space"]], len(saved["about"]["joints"])
+        space, key_net = dataclasses.replace(space, image_size=tuple(saved["about"]["size"])), None
+        if "key" in saved:
+            mother = Arch.from_json(saved["arch"])
+            key_net = vipnas.restore(PoseNet(mother, joints), saved["key"], path).eval()
+            space = space.within(mother)
+        elif saved["arch"]:
+            raise CheckpointError(f"{path} was trained as one architecture alone; there is nothing to search in it")
+        return vipnas.restore(PoseNet(space, joints), saved["nets"][0], path), key_net, saved
+    except (KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{path} lacks a part of a super-network's checkpoint ({error}); make it anew") from None
+
+
+if __name__ == "__main__":
+    main()

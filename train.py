@@ -35,6 +35,7 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import data
@@ -66,12 +67,13 @@ class Options:
     frames: int = option("T, non-key frames after a key frame", 3)
     clips: int = option("use so many training clips")
     steps: int = option("training steps (default: the recipe's)")
+    finish: int = option("stage t: steps that the found networks then train on by themselves, outside the super-network")
     batch: int = option("clips a step")
     lr: float = option("highest learning rate")
     rotation: float = option("augmentation: largest rotation in degrees")
     candidates: int = option("architectures (or allocations) the search looks at")
     gflops: float = option("budget, the paper's GFLOPs: of the S network, or the average over key and non-key frames")
-    compare: int = option("stage t: 1 also trains the single-frame rival of the same average GFLOPs; 0 does not", 1)
+    compare: int = option("stage t: 1 also trains a single-frame rival of the same average GFLOPs, 0 does not (default: 1 for drawn people)")
     seed: int = option("all randomness follows from it", 0)
     resume: bool = option("go on with the run in the run folder, exactly", False)
 
@@ -85,6 +87,7 @@ class Recipe(NamedTuple):
     candidates: int = 500
     epochs: Optional[int] = None
     steps: Optional[int] = None
+    finish: int = 0
     milestones: tuple = ()   # epochs
 
 
@@ -92,8 +95,8 @@ RECIPES = {
     ("coco", "s"): Recipe(64, 1e-3, 40, epochs=250, milestones=(200, 230)),        # Sec. 4.2
     ("posetrack", "s"): Recipe(64, 1e-4, 40, epochs=20, milestones=(10, 15)),      # Sec. 4.2: fine-tuning
     ("posetrack", "t"): Recipe(16, 1e-3, 40, epochs=60),                           # Sec. 4.2
-    ("synthetic", "s"): Recipe(32, 2e-2, 10, clips=16000, candidates=48, steps=1000),   # ours: minutes on two cores
-    ("synthetic", "t"): Recipe(16, 5e-3, 10, clips=5000, candidates=48, steps=400),
+    ("synthetic", "s"): Recipe(32, 2e-2, 10, clips=16000, candidates=48, steps=1200),   # ours: minutes on two cores
+    ("synthetic", "t"): Recipe(16, 5e-3, 10, clips=5000, candidates=48, steps=600, finish=300),
 }
 BUDGETS = {"tiny": (.0180, .0140), "resnet50": (1.44, .82), "mobilenetv3": (.69, .37)}  # GFLOPs of S, average of T (Table 1)
 JUDGED = 400  # drawn people that the search (val) and the report (test) look at
@@ -122,11 +125,13 @@ def read_options(argv):
     if options.arch and (options.gflops or options.candidates):
         raise UsageError("--arch trains one architecture, so there is nothing to search: leave out --gflops and --candidates")
     recipe = RECIPES[options.data, options.stage]
-    for name in ("batch", "lr", "rotation", "clips", "candidates", "steps"):
+    for name in ("batch", "lr", "rotation", "clips", "candidates", "steps", "finish"):
         if getattr(options, name) is None:
             setattr(options, name, getattr(recipe, name))
-        elif not getattr(options, name) > 0 and name != "rotation":
+        elif not (getattr(options, name) > 0 or name in ("rotation", "finish") and getattr(options, name) == 0):
             raise UsageError(f"--{name} must be above zero")
+    if options.compare is None:
+        options.compare = int(options.data == "synthetic")
     if options.frames < 1:
         raise UsageError("--frames, the number of non-key frames, must be at least 1")
     options.out = options.out or f"runs/{options.stage}"
@@ -134,15 +139,11 @@ def read_options(argv):
 
 
 def open_clips(options, split, frames, size):
-    """The clips of a split: `frames` frames each, cropped to `size`. Synthetic "test" exists beside "val"."""
-    if options.data == "synthetic":
-        return data.SyntheticClips(split, options.clips if split == "train" else min(JUDGED, 4 * options.clips), frames, size)
-    split = "val" if split == "test" else split  # the real test sets have no public annotations
-    clips = (data.CocoPeople(options.root, split, size) if options.data == "coco"
-             else data.PoseTrackClips(options.root, split, frames, size))
-    if clips.skipped:
-        print(f"{clips.name}: left out " + ", ".join(f"{n} {why}" for why, n in clips.skipped.items()))
-    return clips.head(options.clips) if options.clips and split == "train" else clips
+    """The clips of a split; of drawn people, val and test have at most JUDGED."""
+    count = options.clips
+    if options.data == "synthetic" and split != "train":
+        count = min(JUDGED, 4 * count)
+    return data.open_clips(options.data, options.root, split, frames, size, count if split == "train" or options.data == "synthetic" else None)
 
 
 # ---------------------------------------------------------------------------------------------- the training loop
@@ -159,6 +160,11 @@ class Feed(Dataset):
                   for e in range(places[0] // count, places[-1] // count + 1)}
         indices = [orders[p // count][p % count] for p in places]
         return self.clips.batch(indices, random.Random(f"{options.seed} augment {step}"), options.rotation)
+
+
+def steps_of(options, clips):
+    """Training steps: as told, or the recipe's epochs over the clips."""
+    return options.steps or math.ceil(RECIPES[options.data, options.stage].epochs * len(clips) / options.batch)
 
 
 def learning_rate(step, steps, options):
@@ -244,14 +250,14 @@ def _parameters(nets):
     return [p for net in dict.fromkeys(nets) for p in net.parameters()]
 
 
-def fit(nets, chains_of, clips, options, path, first=0, key_net=None, judge=None, about=None):
+def fit(nets, chains_of, clips, options, steps, path, first=0, key_net=None, judge=None, about=None):
     """Train `nets` (one for each frame; the same super-network several times, or finished ones) and keep them in `path`.
 
-    chains_of(rng) -> the step's chains, biggest first; judge() -> AP for the progress line. Saved about twice a minute,
-    and continued from there if the file is of this run; the result does not depend on interruptions.
+    chains_of(rng) -> the step's chains, biggest first; first: the first frame to predict; judge() -> AP for the progress
+    line; about: what else to save. Saved about twice a minute, and continued from there by --resume: the result does not
+    depend on interruptions.
     """
     device = next(nets[0].parameters()).device
-    steps = options.steps or math.ceil(RECIPES[options.data, options.stage].epochs * len(clips) / options.batch)
     own = list(dict.fromkeys(nets))  # each network once
     optimizer = torch.optim.Adam(_parameters(nets), fused=device.type == "cuda")
     start = load_training(own, optimizer, path) if options.resume else 0
@@ -283,7 +289,6 @@ def fit(nets, chains_of, clips, options, path, first=0, key_net=None, judge=None
                 saved = keep(step + 1) or time.time()
     except KeyboardInterrupt:
         raise UsageError(f"stopped; {path} holds everything up to its last save: go on with --resume") from None
-    return own
 
 
 def load_training(nets, optimizer, path):
@@ -318,135 +323,127 @@ def stage_s(options, device):
     arch = vipnas.read_arch(options.arch) if options.arch else None
     space = Space.of(arch, vipnas.SPACES[arch.backbone].image_size) if arch else vipnas.SPACES[options.space]
     budget = options.gflops or BUDGETS[space.backbone][0]
-    names = {"space": options.space, "arch": arch and arch.to_json()}
-    candidates = None if arch else [(a,) for a in search.sample(space, budget, options.candidates, rng_of(options, "search"))]
+    if not arch:
+        search.sample(space, budget, 1, random.Random(0))  # an impossible budget is said before anything is trained
     torch.manual_seed(options.seed)
     net = PoseNet(space).to(device, memory_format=torch.channels_last)
     if options.init:
         inherit_from(net, options.init)
     out = pathlib.Path(options.out)
-    start_folder(options)
-    train, val = open_clips(options, "train", 1, space.image_size), open_clips(options, "val", 1, space.image_size)
-    calibration, sight = search.Sight(train.head(256), 0, device), search.Sight(val, 0, device)
-
-    fit([net], lambda rng: [(space.largest(),)] if arch else sandwich(space, 1, rng), train, options, out / "supernet.pt",
-        judge=judge_largest([net], calibration, sight), about={"stage": "s", **names})
+    train, val, test = (open_clips(options, split, 1, space.image_size) for split in ("train", "val", "test"))
     about = data.about(train.skeleton, space.image_size)
-    test = search.Sight(open_clips(options, "test", 1, space.image_size), 0, device)
+    start_folder(options)
+
+    biggest = (space.largest(),)
+    calibration = search.Sight(train.head(256), 0, device)
+    fit([net], lambda rng: [biggest] if arch else sandwich(space, 1, rng), train, options, steps_of(options, train),
+        out / "supernet.pt", 0, None, judge_chain([net], biggest, calibration, search.Sight(val, 0, device)),
+        {"stage": "s", "space": space.backbone, "arch": arch and arch.to_json(), "about": about})
     if arch:
-        found = (arch,)
+        found = search.Found(search.finish(net, biggest, calibration), biggest, [], [], calibration)
     else:
-        found, table = search.search(net, candidates, calibration, sight, out / "search.json",
-                                     {"stage": "s", "space": options.space, "budget": budget, "seed": options.seed})
-        picture(table, f"S candidates of {options.space} under {budget:g} GFLOPs, AP on val", out / "search.png", 1)
-    nets = search.finish(net, found, calibration)
-    vipnas.save_finished(out / "vipnas_s.pt", nets, about)
-    keypoints = search.predict(nets, test)
-    points = search.score(keypoints, test.clips, 0)
-    c = cost(found[0], space.image_size)
-    print(f"\nS-ViPNAS: {found[0]}\n{c.params:,} parameters, {c.gflops:.4f} GFLOPs ({c.macs / 1e6:.1f} M multiply-adds)")
+        found = search.search_s(net, budget, options.candidates, options.seed, train, val, out)
+    vipnas.save_finished(out / "vipnas_s.pt", found.nets, about)
+
+    sight = search.Sight(test, 0, device)
+    keypoints = search.predict(found.nets, sight)
+    points, c = search.score(keypoints, test, 0), cost(found.archs[0], space.image_size)
+    print(f"\nS-ViPNAS: {found.archs[0]}\n{c.params:,} parameters, {c.gflops:.4f} GFLOPs ({c.macs / 1e6:.1f} M multiply-adds)")
     print(f"test AP {100 * np.nanmean(points):.1f} +- {standard_error(points):.1f} ({len(points)} people)")
-    log(options, event="found", arch=json.loads(found[0].to_json()), gflops=c.gflops, test_ap=100 * np.nanmean(points))
-    if not arch:
-        rivals(net, candidates, table, found, calibration, test, options)
+    log(options, event="found", arch=found.archs[0].to_json(), gflops=c.gflops, test_ap=100 * np.nanmean(points))
+    if len(found.table) > 1:
+        rivals(net, found, sight, options)
     if options.data == "coco":
-        official = search.coco_ap(test.clips.annotations, search.coco_results(keypoints, test.clips))
+        official = search.coco_ap(test.annotations, search.coco_results(keypoints, test))
         print("COCO val2017, given boxes: " + "  ".join(f"{k} {v:.3f}" for k, v in official.items()))
-    draw_people(test.clips, keypoints, 0, out / "poses.png")
-    print(f"wrote {out}/vipnas_s.pt, search.png and poses.png" if not arch else f"wrote {out}/vipnas_s.pt and poses.png")
+    draw_people(test, keypoints, 0, out / "poses.png")
+    print(f"wrote vipnas_s.pt{'' if arch else ', search.png'} and poses.png to {out}")
 
 
-def rivals(net, candidates, table, found, calibration, test, options, count=9):
+def rivals(net, found, sight, options, count=9):
     """The found network against the median of the sampled candidates that cost about as much, all on the test split."""
-    gflops = [row["gflops"] for row in table]
-    own = gflops[candidates.index(found)]
-    near = sorted((i for i in range(len(table)) if candidates[i] != found), key=lambda i: abs(gflops[i] - own))[:count]
-    if near:
-        scores = [100 * np.nanmean(search.score(search.predict(search.finish(net, candidates[i], calibration), test),
-                                                test.clips, test.first)) for i in near]
-        costs = sorted(gflops[i] for i in near)
-        print(f"the {len(near)} candidates of nearest cost ({costs[0]:.4f} to {costs[-1]:.4f} GFLOPs): median test AP {np.median(scores):.1f}")
-        log(options, event="rivals", median_test_ap=np.median(scores))
+    gflops = [row["gflops"] for row in found.table]
+    own = found.candidates.index(found.archs)
+    near = sorted((i for i in range(len(gflops)) if i != own), key=lambda i: abs(gflops[i] - gflops[own]))[:count]
+    scores = [100 * np.nanmean(search.score(search.predict(search.finish(net, found.candidates[i], found.calibration), sight),
+                                            sight.clips, sight.first)) for i in near]
+    costs = sorted(gflops[i] for i in near)
+    print(f"the {len(near)} candidates of nearest cost ({costs[0]:.4f} to {costs[-1]:.4f} GFLOPs): median test AP {np.median(scores):.1f}")
+    log(options, event="rivals", median_test_ap=np.median(scores))
 
 
 # ---------------------------------------------------------------------------------------------- stage t
 def stage_t(options, device):
     """T super-network inside the S network, multi-frame propagation, allocation search, T-ViPNAS (Secs 3.4.2, 3.4.3)."""
-    key_nets, about = vipnas.load_finished(options.s)
-    key_net = key_nets[0].to(device, memory_format=torch.channels_last).eval()
+    (key_net, *_), about = vipnas.load_finished(options.s)
+    key_net = key_net.to(device, memory_format=torch.channels_last)
     mother, frames, size = key_net.arch, options.frames, tuple(about["size"])
     space = dataclasses.replace(vipnas.SPACES[mother.backbone], image_size=size).within(mother)
-    average = options.gflops or BUDGETS[mother.backbone][1]
-    total = (frames + 1) * average - cost(mother, size).gflops  # what eq. (3) leaves for the non-key frames
-    candidates = search.allocate(space, frames, total, options.candidates, rng_of(options, "allocate"))
+    average, key_cost = options.gflops or BUDGETS[mother.backbone][1], cost(mother, size).gflops
+    search.allocate(space, frames, search.rest(average, key_cost, frames), 1, random.Random(0))  # impossible? say it now
     torch.manual_seed(options.seed)
     net = PoseNet(space).inherit(key_net).to(device, memory_format=torch.channels_last)
     out = pathlib.Path(options.out)
-    start_folder(options)
-    train, val = open_clips(options, "train", frames + 1, size), open_clips(options, "val", frames + 1, size)
-    if train.skeleton.joints != tuple(about["joints"]):
+    train, val, test = (open_clips(options, split, frames + 1, size) for split in ("train", "val", "test"))
+    if list(train.skeleton.joints) != about["joints"]:
         raise UsageError(f"{options.s} predicts other joints than {train.name} has: fine-tune it on that data first "
-                         "(--stage s --arch ... --init ...)")
-    calibration = search.Sight(train.head(128), 1, device, key_net)
-    sight = search.Sight(val, 1, device, key_net)
+                         "(--stage s --arch FILE --init CKPT)")
+    start_folder(options)
 
-    fit([net] * frames, lambda rng: sandwich(space, frames, rng), train, options, out / "supernet.pt", 1, key_net,
-        judge_largest([net] * frames, calibration, sight), {"stage": "t", "mother": mother.to_json(), "about": about})
-    found, table = search.search(net, candidates, calibration, sight, out / "search.json",
-                                 {"stage": "t", "budget": total, "frames": frames, "seed": options.seed, "mother": mother.to_json()})
-    for row in table:
-        row["average"] = (row["gflops"] + cost(mother, size).gflops) / (frames + 1)
-    picture(table, f"allocations over {frames} non-key frames, AP on val", out / "search.png", frames, "average")
-    nets = search.finish(net, found, calibration)
-    vipnas.save_finished(out / "vipnas_t.pt", [key_net, *nets], about)
-    average = (sum(cost(a, size).gflops for a in (mother, *found))) / (frames + 1)
-    print(f"\nT-ViPNAS, {average:.4f} GFLOPs on average\n  key frame  {mother}")
-    for t, a in enumerate(found, 1):
-        print(f"  t = {t}      {a}  ({cost(a, size).gflops:.4f})")
-    log(options, event="found", archs=[json.loads(a.to_json()) for a in found], average_gflops=average)
+    judge = judge_chain([net] * frames, (space.largest(),) * frames, search.Sight(train.head(128), 1, device, key_net),
+                        search.Sight(val, 1, device, key_net))
+    fit([net] * frames, lambda rng: sandwich(space, frames, rng), train, options, steps_of(options, train), out / "supernet.pt",
+        1, key_net, judge,
+        {"stage": "t", "space": mother.backbone, "arch": mother.to_json(), "key": key_net.state_dict(), "about": about})
+    found = search.search_t(net, key_net, average, options.candidates, options.seed, train, val, out)
+    if options.finish:
+        fit(found.nets, lambda rng: [None], train, options, options.finish, out / "finish.pt", 1, key_net)
+        search.recalibrate(found.nets, found.calibration)
+    vipnas.save_finished(out / "vipnas_t.pt", [key_net, *found.nets], about)
+    average = (key_cost + sum(cost(a, size).gflops for a in found.archs)) / (frames + 1)
+    print(f"\nT-ViPNAS, {average:.4f} GFLOPs on average\n  key frame  {mother}  ({key_cost:.4f})")
+    for t, arch in enumerate(found.archs, 1):
+        print(f"  t = {t}      {arch}  ({cost(arch, size).gflops:.4f})")
+    log(options, event="found", archs=[a.to_json() for a in found.archs], average_gflops=average)
 
-    test = search.Sight(open_clips(options, "test", frames + 1, size), 1, device, key_net)
-    keypoints = search.predict(nets, test)
-    key = predict_key(key_net, test)
-    results = {"T-ViPNAS": search.score(keypoints, test.clips, 1),
-               "the key frame's pose, copied": search.score(np.repeat(key, frames, 1), test.clips, 1)}
+    sight = search.Sight(test, 1, device, key_net)
+    keypoints, key = search.predict(found.nets, sight), predict_key(sight)
+    results = {"T-ViPNAS": search.score(keypoints, test, 1)}
     if options.compare:
-        rival = single_frame_rival(options, mother, average, train, test, sight, out, device)
-        results = {"T-ViPNAS": results.pop("T-ViPNAS"), **rival, **results}
+        results.update(single_frame_rival(options, average, train, val, test, out, device))
+    results["the key frame's pose, copied"] = search.score(np.repeat(key, frames, 1), test, 1)
     print_comparison(results, options)
-    draw_people(test.clips, np.concatenate([key, keypoints], 1), None, out / "poses.gif")
-    print(f"wrote {out}/vipnas_t.pt, search.png and poses.gif")
+    draw_people(test, np.concatenate([key, keypoints], 1), None, out / "poses.gif")
+    print(f"wrote vipnas_t.pt, search.png and poses.gif to {out}")
 
 
-def predict_key(key_net, sight):
+def predict_key(sight):
     """The key-frame network's keypoints (N, 1, K, 3), from the heatmaps that the sight already holds."""
     crops = torch.cat([vipnas.decode(h.float()) for h in sight.heatmaps]).cpu().numpy()  # (N, K, 3)
     matrices = np.concatenate([m for _, _, m in sight])
     return data.transform(crops, data.invert(matrices))[:, None]
 
 
-def single_frame_rival(options, mother, average, train, test, sight, out, device):
+def single_frame_rival(options, average, train, val, test, out, device):
     """The best single-frame network of the same average GFLOPs, applied to every frame (Table 3).
 
     Found by the same search in the S super-network, then trained as T was: from the same weights, on the same clips in
-    the same order, for as many steps and at the same rate, alone and without heatmaps. Returns {name: scores (N, T)}.
+    the same order, for as many steps (those of --finish too) and at the same rate, alone and without heatmaps. Returns {name: scores (N, T)}.
     """
     path = pathlib.Path(options.s).with_name("supernet.pt")
     if not path.is_file():
-        print(f"no comparison with single frames: there is no {path} to find the rival in")
+        print(f"no comparison with a single-frame network: there is no {path} to find it in")
         return {}
-    saved = vipnas.load(path, "supernet")
-    space = dataclasses.replace(vipnas.SPACES[saved["space"]], image_size=sight.clips.size)
-    net = vipnas.restore(PoseNet(space, len(train.skeleton.joints)), saved["nets"][0], path).to(device)
-    candidates = [(a,) for a in search.sample(space, average, options.candidates, rng_of(options, "rival"))]
-    frame = search.Sight(sight.clips, 1, device)
-    calibration = search.Sight(train.head(256), 1, device)
-    (arch,), _ = search.search(net, candidates, calibration, frame, out / "rival.json", {"stage": "s", "budget": average, "seed": options.seed})
+    net, _, _ = search.load_supernet(path)
+    found = search.search_s(net.to(device, memory_format=torch.channels_last), average, options.candidates, options.seed, train, val,
+                            out, 1, "rival")
+    arch = found.archs[0]
     rival = net.extract(arch).to(memory_format=torch.channels_last)
-    fit([rival] * options.frames, lambda rng: [(arch,) * options.frames], train, options, out / "rival.pt", 1)
-    nets = search.finish(rival, (arch,) * options.frames, search.Sight(train.head(128), 1, device))
-    points = search.score(search.predict(nets, search.Sight(test.clips, 1, device)), test.clips, 1)
-    return {f"single frame, {cost(arch, space.image_size).gflops:.4f} GFLOPs": points}
+    fit([rival] * options.frames, lambda rng: [found.archs], train, options, steps_of(options, train) + options.finish,
+        out / "rival.pt", 1)
+    nets = search.finish(rival, found.archs, search.Sight(train.head(128), 1, device))
+    points = search.score(search.predict(nets, search.Sight(test, 1, device)), test, 1)
+    return {f"single frame, {cost(arch, test.size).gflops:.4f} GFLOPs": points}
 
 
 def print_comparison(results, options):
@@ -463,11 +460,6 @@ def print_comparison(results, options):
 
 
 # ---------------------------------------------------------------------------------------------- small things
-def rng_of(options, what):
-    """A generator for one purpose."""
-    return random.Random(f"{options.seed} {what}")
-
-
 def standard_error(points):
     """Of the mean AP, from one score a person or clip."""
     points = np.asarray(points).ravel()
@@ -475,10 +467,9 @@ def standard_error(points):
     return 100 * points.std() / math.sqrt(max(1, len(points)))
 
 
-def judge_largest(nets, calibration, sight):
-    """A function that gives the AP of the biggest chain, re-calibrated, for the progress line."""
+def judge_chain(nets, archs, calibration, sight):
+    """A function that gives the AP of one chain, re-calibrated, for the progress line."""
     def judge():
-        archs = (nets[0].space.largest(),) * len(nets)
         points = search.score(search.predict(search.finish(nets[0], archs, calibration), sight), sight.clips, sight.first)
         return 100 * float(np.nanmean(points))
     return judge
@@ -510,16 +501,17 @@ def start_folder(options):
     print("run: " + "  ".join(f"{k} {v}" for k, v in now.items() if v not in (None, False)))
 
 
-def picture(table, title, path, frames, key="gflops"):
-    """AP over GFLOPs of a search."""
-    best = max(range(len(table)), key=lambda i: table[i]["ap"])
-    search.plot([(row[key], row["ap"]) for row in table], best, title, path)
-
-
 def draw_people(clips, keypoints, t, path, count=12):
-    """Predictions on unseen people: a sheet of frame `t`, or an animation of all frames."""
+    """Predictions on unseen people, in their windows at twice the size: a sheet of frame `t`, or (None) all frames moving."""
+    size = tuple(2 * n for n in clips.size)
+
+    def pose(i, t):
+        matrix = data.affine(clips.boxes[i], size)
+        image = Image.fromarray(data.crop(clips.frame(i, t), matrix, size).permute(1, 2, 0).numpy())
+        return data.draw_pose(image, data.transform(keypoints[i, t], matrix), clips.skeleton)
+
     def sheet(t):
-        poses = [data.draw_pose(clips.frame(i, t), keypoints[i, t], clips.skeleton) for i in range(min(count, len(clips)))]
+        poses = [pose(i, t) for i in range(min(count, len(clips)))]
         return data.sheet([poses[i:i + 6] for i in range(0, len(poses), 6)])
     data.save_image(sheet(t) if t is not None else [sheet(t) for t in range(keypoints.shape[1])], path)
 
