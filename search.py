@@ -320,11 +320,9 @@ def sample(space, budget, count, rng):
     Raises ValueError, naming the smallest cost, if nothing fits.
     """
     fits = lambda arch: cost(arch, space.image_size).gflops <= budget
-    smallest = min((dataclasses.replace(space.smallest(), fusion=f) for f in space.fusions),
-                   key=lambda arch: cost(arch, space.image_size).gflops)
-    if not fits(smallest):
-        raise ValueError(f"a budget of {budget:g} GFLOPs is below the smallest architecture of this space, "
-                         f"{cost(smallest, space.image_size).gflops:.4g}; give more")
+    smallest, least = cheapest(space)
+    if least > budget:
+        raise ValueError(f"a budget of {budget:g} GFLOPs is below the smallest architecture of this space, {least:.4g}; give more")
     found = {}
     for _ in range(20 * count):
         arch = next((a for a in (space.sample(rng) for _ in range(100)) if fits(a)), None) or _shrink(space, smallest, fits, rng)
@@ -332,6 +330,12 @@ def sample(space, budget, count, rng):
         if len(found) == count:
             break
     return list(found)
+
+
+def cheapest(space):
+    """(the smallest architecture with the cheapest fusion, its GFLOPs)."""
+    archs = [dataclasses.replace(space.smallest(), fusion=f) for f in space.fusions]
+    return min(((a, cost(a, space.image_size).gflops) for a in archs), key=lambda pair: pair[1])
 
 
 def _shrink(space, smallest, fits, rng):
@@ -352,8 +356,7 @@ def allocate(space, frames, budget, count, rng):
     Each frame draws its own spatial architecture, fusion stage and operation. Raises ValueError if nothing fits.
     """
     gflops = lambda archs: sum(cost(a, space.image_size).gflops for a in archs)
-    least = sample(space, float("inf"), 1, random.Random(0)) and min(
-        cost(dataclasses.replace(space.smallest(), fusion=f), space.image_size).gflops for f in space.fusions)
+    least = cheapest(space)[1]
     if frames * least > budget:
         raise ValueError(f"{frames} non-key frames cost at least {frames * least:.4g} GFLOPs together, more than the "
                          f"{budget:.4g} that the budget leaves them; give more")
@@ -363,7 +366,7 @@ def allocate(space, frames, budget, count, rng):
         if not archs:  # a tight budget: one frame after the other, in random order, from what the others can spare
             archs = []
             for left in reversed(range(frames)):
-                archs += sample(space, budget - gflops(archs) - left * least, 1, rng)
+                archs += sample(space, max(least, budget - gflops(archs) - left * least), 1, rng)
             archs = tuple(rng.sample(archs, frames))
         found.append(archs)
     return found
@@ -383,6 +386,7 @@ def search(net, candidates, calibration, sight, path, about, say=print):
     path: search.json, written after every tenth candidate; `about`: what identifies this search. A table of the same
     search found there is continued, not repeated.
     """
+    about = {**about, "weights": sum(p.double().sum().item() for p in net.parameters())}
     table, start = _read_table(path, about), time.time()
     for i, archs in enumerate(candidates[len(table):], len(table)):
         points = score(predict(finish(net, archs, calibration), sight), sight.clips, sight.first)

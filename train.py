@@ -31,6 +31,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -140,10 +141,8 @@ def read_options(argv):
 
 def open_clips(options, split, frames, size):
     """The clips of a split; of drawn people, val and test have at most JUDGED."""
-    count = options.clips
-    if options.data == "synthetic" and split != "train":
-        count = min(JUDGED, 4 * count)
-    return data.open_clips(options.data, options.root, split, frames, size, count if split == "train" or options.data == "synthetic" else None)
+    judged = min(JUDGED, 4 * options.clips) if options.data == "synthetic" else None
+    return data.open_clips(options.data, options.root, split, frames, size, options.clips if split == "train" else judged)
 
 
 # ---------------------------------------------------------------------------------------------- the training loop
@@ -156,10 +155,13 @@ class Feed(Dataset):
     def __getitem__(self, step):
         count, options = len(self.clips), self.options
         places = range(step * options.batch, (step + 1) * options.batch)  # in an endless row of shuffled epochs
-        orders = {e: random.Random(f"{options.seed} epoch {e}").sample(range(count), count)
-                  for e in range(places[0] // count, places[-1] // count + 1)}
-        indices = [orders[p // count][p % count] for p in places]
+        indices = [_order(options.seed, p // count, count)[p % count] for p in places]
         return self.clips.batch(indices, random.Random(f"{options.seed} augment {step}"), options.rotation)
+
+
+@lru_cache(maxsize=4)
+def _order(seed, epoch, count):
+    return random.Random(f"{seed} epoch {epoch}").sample(range(count), count)
 
 
 def steps_of(options, clips):
@@ -266,29 +268,26 @@ def fit(nets, chains_of, clips, options, steps, path, first=0, key_net=None, jud
         vipnas.save({"kind": "supernet", "step": step, "nets": [net.state_dict() for net in own],
                      "optimizer": optimizer.state_dict(), "options": dataclasses.asdict(options), **(about or {})}, path)
 
-    workers = 0 if isinstance(clips, data.SyntheticClips) or len(clips) < 64 else os.cpu_count()
+    workers = 0 if isinstance(clips, data.SyntheticClips) else os.cpu_count()  # drawn people are in memory already
     batches = DataLoader(Feed(clips, options), sampler=range(start, steps), batch_size=None, num_workers=workers,
                          pin_memory=device.type == "cuda")
     autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
     team, begun, saved = Team([net.train() for net in nets], options.batch, device), time.time(), time.time()
-    try:
-        for step, batch in enumerate(batches, start):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, options)
-            batch = search.to_device(batch, device)
-            with autocast:
-                with torch.no_grad():
-                    heatmaps = key_net(batch.images[:, 0]) if key_net else None
-                chains = chains_of(random.Random(f"{options.seed} arch {step}"))
-                losses = team.step(chains, batch, first, heatmaps)
-            optimizer.step()
-            optimizer.zero_grad()
-            if (step + 1) % max(1, steps // 10) == 0 or step + 1 == steps:
-                report(path, step + 1, steps, losses, judge, (time.time() - begun) / (step + 1 - start), options)
-            if step + 1 == steps or time.time() - saved > 30:
-                saved = keep(step + 1) or time.time()
-    except KeyboardInterrupt:
-        raise UsageError(f"stopped; {path} holds everything up to its last save: go on with --resume") from None
+    for step, batch in enumerate(batches, start):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, options)
+        batch = search.to_device(batch, device)
+        with autocast:
+            with torch.no_grad():
+                heatmaps = key_net(batch.images[:, 0]) if key_net else None
+            chains = chains_of(random.Random(f"{options.seed} arch {step}"))
+            losses = team.step(chains, batch, first, heatmaps)
+        optimizer.step()
+        optimizer.zero_grad()
+        if (step + 1) % max(1, steps // 10) == 0 or step + 1 == steps:
+            report(path, step + 1, steps, losses, judge, (time.time() - begun) / (step + 1 - start), options)
+        if step + 1 == steps or time.time() - saved > 30:
+            saved = keep(step + 1) or time.time()
 
 
 def load_training(nets, optimizer, path):
@@ -525,7 +524,10 @@ def main(argv=None):
         {"s": stage_s, "t": stage_t}[options.stage](options, device)
         print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
     except (UsageError, vipnas.CheckpointError, data.DataError, ValueError, OSError) as error:
-        sys.exit(f"train: {error}")
+        # what a loader process raised carries its traceback before the sentence
+        sys.exit("train: " + (str(error).splitlines() or [repr(error)])[-1].removeprefix("data.DataError: "))
+    except KeyboardInterrupt:
+        sys.exit("train: stopped; what was saved (twice a minute) is kept, and --resume goes on from there")
 
 
 if __name__ == "__main__":
