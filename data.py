@@ -776,8 +776,8 @@ class PoseTrackClips(_FileClips):
         self.skipped, self.annotations, clips = Counter(), {"images": [], "annotations": []}, []
         for path in paths:
             data = _read_annotations(path, hint)
-            for key, entries in self.annotations.items():
-                entries += data[key]
+            for key in ("images", "annotations"):
+                self.annotations[key] += data[key]
             self.annotations.setdefault("categories", data.get("categories", []))
             tracks = {}
             with _reading(path):
