@@ -3,7 +3,6 @@
 DIR holds a few real files (`coco`, `posetrack18`, `video`); without it the tests that need them are skipped.
 """
 import json
-import math
 import os
 import pathlib
 import random
@@ -485,6 +484,7 @@ def test_resume_is_exact(runs, tmp_path, monkeypatch):
     train.main(arguments + ["--resume"])
     ours, theirs = (vipnas.load(f / "s" / "supernet.pt", "supernet") for f in (tmp_path, runs))
     assert all(torch.equal(v, theirs["nets"][0][k]) for k, v in ours["nets"][0].items())
+    assert (tmp_path / "s" / "search.json").read_text() == (runs / "s" / "search.json").read_text()
     with pytest.raises(SystemExit, match="--lr was"):
         train.main(arguments + ["--resume", "--lr", "1"])
 
