@@ -259,7 +259,7 @@ class Clips(Dataset):
 
 NECK, PELVIS, SKULL, LEFT_HAND, RIGHT_HAND, LEFT_TOE, RIGHT_TOE, CROWN, FACE, MOUTH, COLLAR, STERNUM = range(17, 29)
 X, Y, Z = range(3)
-MOTION = 0.25      # how fast people move; 1 leaves so little of the last frame that memory does not help
+MOTION = 0.2      # how fast people move; 1 leaves so little of the last frame that memory does not help
 
 # Joint angles in degrees: axis, sign, mean, spread among people, swing in time, lowest, highest.
 TRUNK = {
@@ -507,13 +507,13 @@ class _Scene:
         self.size, self.canvas = size, (size[1] * SUPERSAMPLE, size[0] * SUPERSAMPLE)
         w, h = self.canvas
         # person 0 is the one to find: alone, or with another behind or in front
-        self.order = rng.choices(((0,), (1, 0), (0, 1)), (.5, .4, .1))[0]
+        self.order = rng.choices(((0,), (1, 0), (0, 1)), (.6, .33, .07))[0]
         self.people = [_Person(rng) for _ in self.order]
         self.zoom, self.shift = math.exp(rng.gauss(0, .08)), (w * rng.gauss(0, .03), h * rng.gauss(0, .03))
         self.beside = rng.choice((-1, 1)) * w * rng.uniform(.35, .6), h * rng.uniform(-.1, .1), rng.uniform(.75, 1.25)
         self.passing = [_Thing(rng, self.canvas, moving=True) for _ in range(2) if rng.random() < .9]
         self.dark = (rng.randrange(4), rng.randrange(1, 4)) if rng.random() < .8 else (0, 0)    # first frame, how many
-        self.gain, self.noise, self.blurred = rng.uniform(.05, .3), rng.uniform(4, 14), rng.random() < .5
+        self.gain, self.noise, self.blurred = rng.uniform(.03, .18), rng.uniform(3, 12), rng.random() < .5
 
         self.margin = round(.06 * h)
         wide, high = w + 2 * self.margin, h + 2 * self.margin
@@ -822,7 +822,7 @@ def draw_pose(image, joints, skeleton=COCO, threshold=.2):
     joints: (K, 3) x, y in its pixels, and visibility or score, which must be above `threshold` to be drawn.
     """
     image = image.convert("RGB")
-    draw, joints = ImageDraw.Draw(image), [[float(v) for v in joint] for joint in joints]
+    draw, joints = ImageDraw.Draw(image), [[float(x) + .5, float(y) + .5, float(v)] for x, y, v in joints]  # Pillow counts from corners
     seen = [joint[2] > threshold and math.isfinite(joint[0] + joint[1]) for joint in joints]
     width = max(1, round(max(image.size) / 150))
     colours = [LEFT if "left" in name else RIGHT if "right" in name else MIDDLE for name in skeleton.joints]
