@@ -61,9 +61,9 @@ class Options:
     data: str = option("synthetic, coco or posetrack", "synthetic")
     root: str = option("folder of the real data set, as it is unpacked")
     out: str = option("run folder (default runs/s or runs/t)")
-    s: str = option("stage t: the finished key-frame network", "runs/s/vipnas_s.pt")
-    arch: str = option("stage s: train this one architecture (a JSON file) alone, without sandwich and search")
-    init: str = option("stage s: start from the weights of this finished network")
+    s: str = option("stage t: the finished key-frame network, ours or a published S-ViPNAS checkpoint", "runs/s/vipnas_s.pt")
+    arch: str = option(f"stage s: train one architecture alone, without search: a JSON file or {', '.join(vipnas.ARCHS)}")
+    init: str = option("stage s: start from the weights of this finished network, ours or a published S-ViPNAS checkpoint")
     frames: int = option("T, non-key frames after a key frame", 3)
     clips: int = option("use so many training clips")
     steps: int = option("training steps (default: the recipe's)")
@@ -98,7 +98,8 @@ RECIPES = {
     ("synthetic", "s"): Recipe(32, 2e-2, 10, clips=16000, candidates=48, steps=1200),   # ours: minutes on two cores
     ("synthetic", "t"): Recipe(16, 5e-3, 10, clips=5000, candidates=48, steps=600, finish=300),
 }
-BUDGETS = {"tiny": (.0180, .0140), "resnet50": (1.44, .82), "mobilenetv3": (.69, .37)}  # GFLOPs of S, average of T (Table 1)
+# GFLOPs of S and average of T: Table 1; HRNet's S from Table 2, its T ours, the same share as ResNet's
+BUDGETS = {"tiny": (.0180, .0140), "resnet50": (1.44, .82), "mobilenetv3": (.69, .37), "hrnet_w32": (5.64, 3.2)}
 JUDGED = 400  # drawn people that the search (val) and the report (test) look at
 
 
@@ -321,9 +322,9 @@ def log(options, **entry):
 def stage_s(options, device):
     """Super-network, search under a budget, S-ViPNAS (Sec. 3.4.1); or one given architecture alone."""
     arch = vipnas.read_arch(options.arch) if options.arch else None
-    space = Space.of(arch, vipnas.SPACES[arch.backbone].image_size) if arch else vipnas.SPACES[options.space]
-    budget = options.gflops or BUDGETS[space.backbone][0]
+    space = Space.of(arch) if arch else vipnas.SPACES[options.space]
     if not arch:
+        budget = options.gflops or BUDGETS[options.space][0]
         search.sample(space, budget, 1, random.Random(0))  # an impossible budget is said before anything is trained
     torch.manual_seed(options.seed)
     net = PoseNet(space).to(device, memory_format=torch.channels_last)
@@ -375,9 +376,11 @@ def rivals(net, found, sight, options, count=9):
 # ---------------------------------------------------------------------------------------------- stage t
 def stage_t(options, device):
     """T super-network inside the S network, multi-frame propagation, allocation search, T-ViPNAS (Secs 3.4.2, 3.4.3)."""
-    (key_net, *_), about = vipnas.load_finished(options.s)
+    key_net, about = load_network(options.s)
     key_net = key_net.to(device, memory_format=torch.channels_last)
     mother, frames, size = key_net.arch, options.frames, tuple(about["size"])
+    if mother.backbone not in vipnas.SPACES:
+        raise UsageError(f"{options.s} is a {mother.backbone}, which no search space has; stage t needs one of {', '.join(vipnas.SPACES)}")
     space = dataclasses.replace(vipnas.SPACES[mother.backbone], image_size=size).within(mother)
     average, key_cost = options.gflops or BUDGETS[mother.backbone][1], cost(mother, size).gflops
     search.allocate(space, frames, search.rest(average, key_cost, frames), 1, random.Random(0))  # impossible? say it now
@@ -475,11 +478,19 @@ def judge_chain(nets, archs, calibration, sight):
     return judge
 
 
+def load_network(path):
+    """(key-frame network, about) from a finished checkpoint of ours or a published one (which knows COCO's joints at 256x192)."""
+    if vipnas.is_mmpose(path):
+        return vipnas.load_mmpose(path), data.about(data.COCO, (256, 192))
+    nets, about = vipnas.load_finished(path)
+    return nets[0], about
+
+
 def inherit_from(net, path):
     """Start a network from a finished one's weights, which must hold all of its slices."""
-    nets, _ = vipnas.load_finished(path)
+    larger, _ = load_network(path)
     try:
-        net.inherit(nets[0].to(next(net.parameters()).device))
+        net.inherit(larger.to(next(net.parameters()).device))
     except ValueError as error:
         raise UsageError(f"--init {path}: its network is smaller than the one to train ({error})") from None
 

@@ -16,7 +16,11 @@ import json
 import math
 import os
 import pathlib
+import pickle
+import re
 import sys
+import zipfile
+from collections import OrderedDict
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -786,6 +790,100 @@ def load(path, kind):
     if found != kind:
         raise CheckpointError(f"{path} holds {'a ' + found if found else 'something else'}, but a {kind} checkpoint is needed here")
     return contents
+
+
+class _Inert:
+    """Stands in for whatever a foreign file names besides tensors: can be made, called, filled and given a state; does nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def _nothing(self, *args, **kwargs):
+        return self
+
+    __call__ = __setstate__ = __setitem__ = append = extend = add = update = _nothing
+
+
+class _TensorsOnly:
+    """What `torch.load` asks of a pickle module; torch itself resolves the storages. No name leads to code but these three."""
+    NAMES = {("collections", "OrderedDict"): OrderedDict, ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+             ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter}
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module, name):
+            return _TensorsOnly.NAMES.get((module, name), _Inert)
+
+    @staticmethod
+    def load(file, **options):
+        return _TensorsOnly.Unpickler(file, **options).load()
+
+
+def _read_foreign(path):
+    """The dict in a file of another program: its tensors and plain values. Nothing in the file is executed.
+
+    torch's own `weights_only` refuses a file that carries any other object, and the published ones do (logs, numbers of
+    numpy); here such objects become inert.
+    """
+    if not pathlib.Path(path).is_file():
+        raise CheckpointError(f"there is no file {path}; name another checkpoint")
+    try:
+        if zipfile.is_zipfile(path) and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
+            raise ValueError("it holds a program, TorchScript")
+        contents = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TensorsOnly)
+    except Exception as error:  # torch raises many kinds for a file that is cut short or is something else
+        raise CheckpointError(f"{path} is truncated or not a checkpoint ({type(error).__name__}); get it anew") from None
+    return contents if isinstance(contents, dict) else {}
+
+
+def is_mmpose(path):
+    """Whether a file holds tensors as mmpose's checkpoints do, under `state_dict`."""
+    return "state_dict" in _read_foreign(path)
+
+
+# mmpose's words for the layers of ours (`_mmpose_name` has already put in the numbers of its blocks and deconvolutions)
+MMPOSE = {
+    "resnet50": {"stem.conv": "backbone.conv1", "stem.norm": "backbone.bn1", ".norm": ".bn", ".attention.bn": ".attention.channel_add_conv.1",
+                 ".attention.mask": ".attention.conv_mask", ".attention.reduce": ".attention.channel_add_conv.0",
+                 ".attention.expand": ".attention.channel_add_conv.3", ".project_norm": ".downsample.1", ".project": ".downsample.0"},
+    "mobilenetv3": {"stem.conv": "backbone.conv0.conv", "stem.norm": "backbone.conv0.bn", ".conv1": ".expand_conv.conv",
+                    ".norm1": ".expand_conv.bn", ".conv2": ".depthwise_conv.conv", ".norm2": ".depthwise_conv.bn",
+                    ".conv3": ".linear_conv.conv", ".norm3": ".linear_conv.bn", ".conv0": ".conv1",
+                    ".attention.reduce": ".se.conv1.conv", ".attention.expand": ".se.conv2.conv"}}
+
+
+def _mmpose_name(arch, name):
+    """mmpose's name of our tensor `name` (of its newer generation: the older one says keypoint_head for head)."""
+    def block(match):  # ResNet's blocks are numbered stage by stage, MobileNet's throughout
+        stage, k = int(match[1]), int(match[2])
+        return f"layer{stage + 1}.{k}" if arch.backbone == "resnet50" else f"layer{1 + sum(s.depth for s in arch.stages[:stage]) + k}"
+    name = re.sub(r"^stages\.(\d)\.0\.(\d)", lambda m: "backbone." + block(m), name)
+    for ours, theirs in MMPOSE[arch.backbone].items():
+        name = name.replace(ours, theirs)
+    # the head counts its ReLUs: deconvolution 0, norm 1, ReLU 2, deconvolution 3, ...
+    name = re.sub(r"^head\.(deconvs|norms|bns)\.(\d)", lambda m: f"head.deconv_layers.{3 * int(m[2]) + (m[1] != 'deconvs')}", name)
+    return name.replace("head.final", "head.final_layer")
+
+
+def load_mmpose(path):
+    """A published S-ViPNAS checkpoint as a finished PoseNet in eval mode, with the same outputs.
+
+    Which of the two networks it is, the tensors say. Raises CheckpointError for a file of any other network.
+    """
+    contents = _read_foreign(path)
+    state = contents.get("state_dict", contents)
+    state = {re.sub("^keypoint_head[.]", "head.", k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    attempts = []
+    for arch in (ARCHS["s_vipnas_resnet50"], ARCHS["s_vipnas_mobilenetv3"]):
+        net = PoseNet(arch).eval()
+        own = {name: (_mmpose_name(arch, name), tensor) for name, tensor in net.state_dict().items()}
+        wrong = [theirs for theirs, tensor in own.values() if theirs not in state or state[theirs].numel() != tensor.numel()
+                 or state[theirs].squeeze().shape != tensor.squeeze().shape]
+        if not wrong:
+            net.load_state_dict({name: state[theirs].view_as(tensor) for name, (theirs, tensor) in own.items()})
+            return net
+        attempts.append(wrong)
+    wrong = min(attempts, key=len)
+    raise CheckpointError(f"{path} is neither of the two published S-ViPNAS networks: {', '.join(wrong[:3])} are missing or do not fit")
 
 
 def save_finished(path, nets, about):
