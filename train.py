@@ -480,7 +480,7 @@ def judge_chain(nets, archs, calibration, sight):
 
 def load_network(path):
     """(key-frame network, about) from a finished checkpoint of ours or a published one (which knows COCO's joints at 256x192)."""
-    if vipnas.is_mmpose(path):
+    if "state_dict" in vipnas.read(path):
         return vipnas.load_mmpose(path), data.about(data.COCO, (256, 192))
     nets, about = vipnas.load_finished(path)
     return nets[0], about

@@ -778,22 +778,8 @@ def save(contents, path):
         raise CheckpointError(f"{path} cannot be written ({error}); an older file of that name is untouched") from None
 
 
-def load(path, kind):
-    """The dict saved under `path`, of `kind` "supernet" or "finished". Nothing in the file is executed."""
-    if not pathlib.Path(path).is_file():
-        raise CheckpointError(f"there is no file {path}; train first, or name another checkpoint")
-    try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is cut short, or pickled by another program
-        raise CheckpointError(f"{path} is truncated or not a checkpoint of this program ({type(error).__name__}); make it anew") from None
-    found = contents.get("kind") if isinstance(contents, dict) else None
-    if found != kind:
-        raise CheckpointError(f"{path} holds {'a ' + found if found else 'something else'}, but a {kind} checkpoint is needed here")
-    return contents
-
-
 class _Inert:
-    """Stands in for whatever a foreign file names besides tensors: can be made, called, filled and given a state; does nothing."""
+    """Stands in for whatever a file names besides tensors: can be made, called, filled and given a state; does nothing."""
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)
@@ -805,39 +791,70 @@ class _Inert:
 
 
 class _TensorsOnly:
-    """What `torch.load` asks of a pickle module; torch itself resolves the storages. No name leads to code but these three."""
-    NAMES = {("collections", "OrderedDict"): OrderedDict, ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-             ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter}
+    """What `torch.load` asks of a pickle module. No name in a file leads to code, but for these two; torch finds storages itself."""
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module, name):
-            return _TensorsOnly.NAMES.get((module, name), _Inert)
+            return {"collections.OrderedDict": OrderedDict, "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+                    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter}.get(f"{module}.{name}", _Inert)
 
     @staticmethod
     def load(file, **options):
         return _TensorsOnly.Unpickler(file, **options).load()
 
 
-def _read_foreign(path):
-    """The dict in a file of another program: its tensors and plain values. Nothing in the file is executed.
+def read(path):
+    """The dict in a checkpoint, ours or another program's: its tensors and plain values. Nothing in the file is executed.
 
-    torch's own `weights_only` refuses a file that carries any other object, and the published ones do (logs, numbers of
-    numpy); here such objects become inert.
+    torch's `weights_only` refuses a file that holds any other object, as published ones do (logs, numpy's numbers, settings);
+    here such objects become inert.
     """
     if not pathlib.Path(path).is_file():
-        raise CheckpointError(f"there is no file {path}; name another checkpoint")
+        raise CheckpointError(f"there is no file {path}; train first, or name another checkpoint")
     try:
-        if zipfile.is_zipfile(path) and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
-            raise ValueError("it holds a program, TorchScript")
+        if zipfile.is_zipfile(path) and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
+            raise ValueError("TorchScript is a program")
         contents = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TensorsOnly)
     except Exception as error:  # torch raises many kinds for a file that is cut short or is something else
-        raise CheckpointError(f"{path} is truncated or not a checkpoint ({type(error).__name__}); get it anew") from None
+        raise CheckpointError(f"{path} is truncated or not a checkpoint ({type(error).__name__}); make it anew") from None
     return contents if isinstance(contents, dict) else {}
 
 
-def is_mmpose(path):
-    """Whether a file holds tensors as mmpose's checkpoints do, under `state_dict`."""
-    return "state_dict" in _read_foreign(path)
+def load(path, kind):
+    """The dict saved under `path`, of `kind` "supernet" or "finished"."""
+    contents = read(path)
+    found = contents.get("kind")
+    if found != kind:
+        raise CheckpointError(f"{path} holds {f'a {found}' if found else 'something else'}, but a {kind} checkpoint is needed here")
+    return contents
+
+
+def save_finished(path, nets, about):
+    """Write finished networks, the key frame's first. `about` (a dict from `data.about`) says how to feed them."""
+    networks = [{"arch": net.arch.to_json(), "state": net.state_dict()} for net in nets]
+    save({"kind": "finished", "networks": networks, "about": about}, path)
+
+
+def restore(net, state, path):
+    """Load `state` into `net`, or say which tensors do not fit."""
+    own = net.state_dict()
+    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state if k not in own]
+    if wrong:
+        raise CheckpointError(f"{path} is of another network: {', '.join(wrong[:3])} do not fit")
+    net.load_state_dict(state)
+    return net
+
+
+def load_finished(path):
+    """([PoseNet, ...], about) as `save_finished` wrote them, in eval mode."""
+    contents = load(path, "finished")
+    try:
+        about = contents["about"]
+        nets = [restore(PoseNet(Arch.from_json(n["arch"]), len(about["joints"])), n["state"], path).eval()
+                for n in contents["networks"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} lacks a part of a finished network ({error}); make it anew") from None
+    return nets, about
 
 
 # mmpose's words for the layers of ours (`_mmpose_name` has already put in the numbers of its blocks and deconvolutions)
@@ -869,49 +886,20 @@ def load_mmpose(path):
 
     Which of the two networks it is, the tensors say. Raises CheckpointError for a file of any other network.
     """
-    contents = _read_foreign(path)
-    state = contents.get("state_dict", contents)
-    state = {re.sub("^keypoint_head[.]", "head.", k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
-    attempts = []
+    found, attempts = read(path), []
+    found = found["state_dict"] if isinstance(found.get("state_dict"), dict) else found
+    found = {re.sub("^keypoint_head[.]", "head.", str(k)): v for k, v in found.items() if isinstance(v, torch.Tensor)}
     for arch in (ARCHS["s_vipnas_resnet50"], ARCHS["s_vipnas_mobilenetv3"]):
         net = PoseNet(arch).eval()
-        own = {name: (_mmpose_name(arch, name), tensor) for name, tensor in net.state_dict().items()}
-        wrong = [theirs for theirs, tensor in own.values() if theirs not in state or state[theirs].numel() != tensor.numel()
-                 or state[theirs].squeeze().shape != tensor.squeeze().shape]
+        state = {name: (_mmpose_name(arch, name), tensor) for name, tensor in net.state_dict().items()}
+        wrong = [name for name, tensor in state.values()  # a layer norm's has two more dimensions of size 1 there
+                 if name not in found or found[name].squeeze().shape != tensor.squeeze().shape]
         if not wrong:
-            net.load_state_dict({name: state[theirs].view_as(tensor) for name, (theirs, tensor) in own.items()})
+            net.load_state_dict({ours: found[name].view_as(tensor) for ours, (name, tensor) in state.items()})
             return net
         attempts.append(wrong)
-    wrong = min(attempts, key=len)
-    raise CheckpointError(f"{path} is neither of the two published S-ViPNAS networks: {', '.join(wrong[:3])} are missing or do not fit")
-
-
-def save_finished(path, nets, about):
-    """Write finished networks, the key frame's first. `about` (a dict from `data.about`) says how to feed them."""
-    networks = [{"arch": net.arch.to_json(), "state": net.state_dict()} for net in nets]
-    save({"kind": "finished", "networks": networks, "about": about}, path)
-
-
-def restore(net, state, path):
-    """Load `state` into `net`, or say which tensors do not fit."""
-    own = net.state_dict()
-    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state if k not in own]
-    if wrong:
-        raise CheckpointError(f"{path} is of another network: {', '.join(wrong[:3])} do not fit")
-    net.load_state_dict(state)
-    return net
-
-
-def load_finished(path):
-    """([PoseNet, ...], about) as `save_finished` wrote them, in eval mode."""
-    contents = load(path, "finished")
-    try:
-        about = contents["about"]
-        nets = [restore(PoseNet(Arch.from_json(n["arch"]), len(about["joints"])), n["state"], path).eval()
-                for n in contents["networks"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} lacks a part of a finished network ({error}); make it anew") from None
-    return nets, about
+    wrong = ", ".join(min(attempts, key=len)[:3])
+    raise CheckpointError(f"{path} is neither of the two published S-ViPNAS networks: {wrong} are missing in it or do not fit")
 
 
 # ---------------------------------------------------------------------------------------------- heatmaps to keypoints
