@@ -1,13 +1,14 @@
 """The search spaces, what an architecture is, the pose networks over them, what they cost, and the video estimator.
 
     Arch       one network, written down: a value that is passed, never a state that is set
-    Space      the networks that may be chosen (Tables A1, A2), and `within`: those inside a found one (Sec. 3.4.2)
+    Space      the networks that may be chosen (Tables A1-A3), and `within`: those inside a found one (Sec. 3.4.2)
     PoseNet    the network itself. Over a space with many architectures it is a super-network, over one a finished network
     cost       parameters, multiply-adds and the paper's GFLOPs, counted from the network's own parts
     VideoPose  a key-frame network and its T non-key networks, run on a video (Fig. 2)
 
-    python vipnas.py                                 # the spaces, from their smallest to their largest network
-    python vipnas.py --arch FILE                     # one architecture: what it is made of and what it costs
+    python vipnas.py                                 # all architectures beside the paper's numbers, and the spaces
+    python vipnas.py --arch NAME_OR_FILE --picture a.png         # one architecture: its parts, their cost, a diagram (Fig. 5)
+    python vipnas.py --checkpoint runs/t/vipnas_t.pt --picture t.png      # the same for all frames of a finished estimator
     python vipnas.py --video DIR --checkpoint runs/t/vipnas_t.pt --box x,y,w,h --out DIR
 """
 import argparse
@@ -29,7 +30,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, GlobalContext, SqueezeExcite, common_groups, fill
@@ -788,6 +789,7 @@ class _Inert:
         return self
 
     __call__ = __setstate__ = __setitem__ = append = extend = add = update = _nothing
+    dump_patches = False  # asked by torch of the classes of whole modules in old files
 
 
 class _TensorsOnly:
@@ -1063,9 +1065,70 @@ def show(arch, image_size):
         print(f"{name:18} {c.params:11,} {c.macs:15,}    {c.gflops:.4f}")
 
 
+# what Tables 1 and 2 print, and why ours is not quite that
+PRINTED = {
+    "s_vipnas_resnet50": "  7.3M  1.44   the released weights are a network close to the tables' (Table 2 prints 13.5M)",
+    "s_vipnas_mobilenetv3": "  5.4M  0.69   the released head is not in Table A1: a network close to the tables' (Table 2: 2.8M)",
+    "sbl_resnet18": " 15.3M  5.79   cut off, not rounded",
+    "sbl_resnet50": " 34.0M  8.99   equal (Table 2 repeats the 8.90 of [56])",
+    "hrnet_w32": " 28.5M  7.10   the table repeats the figure of [49]"}
+
+
+def show_all():
+    """Every architecture beside the paper's numbers, and every space from its smallest to its largest network."""
+    print("architecture           parameters   multiply-adds    GFLOPs   the paper: parameters, GFLOPs")
+    for name, arch in ARCHS.items():
+        c = cost(arch)
+        print(f"{name:20} {c.params:12,} {c.macs:15,} {c.gflops:9.4f}   {PRINTED[name]}")
+    print("\nspace          architectures    smallest: parameters, GFLOPs      largest: parameters, GFLOPs")
+    for name, space in SPACES.items():
+        ends = [cost(a, space.image_size) for a in (space.smallest(), space.largest())]
+        print(f"{name:12} {space.size():15.1e}    " + "   ".join(f"{c.params:16,} {c.gflops:10.4f}" for c in ends))
+
+
+def _boxes(arch):
+    """The boxes of a frame's row, each a list of lines: {depth, width, kernel, groups}, a line for each branch."""
+    attention = {GlobalContext: " +GC", SqueezeExcite: " +SE"}[BACKBONES[arch.backbone].attention]
+    stages = [[f"stage {i}"] + [f"{{{s.depth}, {b.width}, {b.kernel}, {b.groups}}}" + f" e{b.expansion}" * (b.expansion > 1) + attention * b.attention
+                                for b in s.branches] for i, s in enumerate(arch.stages, 1)]
+    head = ["deconvolutions", f"{{{arch.head.width}, {arch.head.kernel}, {arch.head.groups}}}"] if arch.head else ["1x1 convolution"]
+    return [["stem", str(arch.stem)], *stages, head, ["heatmaps"]]
+
+
+def picture(archs, path):
+    """Draw the architectures of successive frames (of one backbone) as Fig. 5 does, one row a frame, into a PNG file.
+
+    Orange boxes have attention. In red: the last frame's heatmaps, where they come in, and how (+ Add, x Mul, C Cat).
+    """
+    rows, font = [_boxes(arch) for arch in archs], ImageFont.load_default(13)
+    wide = 16 + max(font.getlength(line) for row in rows for box in row for line in box)
+    high = 14 + 17 * max(len(box) for row in rows for box in row)
+    left, right, down = 100, wide + 36, high + 50  # of the first box; from box to box; from row to row
+    image = Image.new("RGB", (int(left + right * len(rows[0])), int(down * len(rows) + 20)), "white")
+    pen = ImageDraw.Draw(image)
+    for r, (arch, row) in enumerate(zip(archs, rows)):
+        top = 50 + r * down
+        middle = top + high / 2
+        pen.text((10, middle), f"frame t + {r}" if arch.fusion and r else "a later frame" if arch.fusion else "key frame", "black", font, anchor="lm")
+        for c, box in enumerate(row):
+            x, attention = left + c * right, any("+" in line for line in box)
+            if c:
+                pen.line([(x - 36, middle), (x, middle)], "black", 2)
+            pen.rectangle([x, top, x + wide, top + high], (255, 214, 160) if attention else (222, 232, 246), "black")
+            pen.multiline_text((x + wide / 2, middle), "\n".join(box), "black", font, anchor="mm", align="center")
+        if arch.fusion:
+            x, source = left + (arch.fusion.stage + 1) * right - 18, left + (len(row) - .5) * right - 18  # after the stage; heatmaps
+            pen.line([(source, top - 50), (source, top - 25), (x, top - 25), (x, middle)], (200, 30, 30), 2)
+            pen.ellipse([x - 11, middle - 11, x + 11, middle + 11], "white", (200, 30, 30), 2)
+            pen.text((x, middle), {"add": "+", "mul": "x", "cat": "C"}[arch.fusion.operation], (200, 30, 30), font, anchor="mm")
+    image.save(f"{path}.tmp", "PNG")
+    os.replace(f"{path}.tmp", path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--arch", help="JSON file of an architecture to show")
+    parser.add_argument("--arch", help=f"an architecture to show: a JSON file, or {', '.join(ARCHS)}")
+    parser.add_argument("--picture", help="PNG file to draw --arch or the networks of --checkpoint into, as Fig. 5 does")
     parser.add_argument("--video", help="folder of frames, or an animated GIF")
     parser.add_argument("--checkpoint", help="finished networks: vipnas_s.pt or vipnas_t.pt")
     parser.add_argument("--box", help="x,y,w,h of the person in the first frame (default: the whole frame)")
@@ -1082,14 +1145,17 @@ def main():
             if box is not None and (len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0):
                 raise CheckpointError(f"--box is x,y,w,h with w and h above zero, not {options.box}")
             run_video(options.video, options.checkpoint, box, options.out)
-        elif options.arch:
-            arch = read_arch(options.arch)
-            show(arch, BACKBONES[arch.backbone].image_size)
+        elif options.arch or options.checkpoint:
+            archs = [read_arch(options.arch)] if options.arch else [net.arch for net in load_finished(options.checkpoint)[0]]
+            for arch in archs:
+                show(arch, BACKBONES[arch.backbone].image_size)
+            if options.picture:
+                picture(archs, options.picture)
+                print(f"wrote {options.picture}")
+        elif options.picture:
+            raise CheckpointError("--picture needs --arch or --checkpoint: what shall it show?")
         else:
-            print("space          architectures    smallest: parameters, GFLOPs      largest: parameters, GFLOPs")
-            for name, space in SPACES.items():
-                ends = [cost(a, space.image_size) for a in (space.smallest(), space.largest())]
-                print(f"{name:12} {space.size():15.1e}    " + "   ".join(f"{c.params:16,} {c.gflops:10.4f}" for c in ends))
+            show_all()
     except (CheckpointError, ValueError, OSError) as error:
         sys.exit(f"vipnas: {error}")
 
