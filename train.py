@@ -17,6 +17,7 @@ fixed S network's heatmaps start it, each frame's own prediction goes to the nex
     python train.py --stage s --arch FILE --data posetrack --root DIR --init CKPT          # one architecture alone
     python train.py --stage t --s CKPT --data posetrack --root DIR --frames 3
     python train.py --stage s --clips 16 --steps 2 --candidates 4                          # everything can be small
+    python train.py --benchmark resnet50                                                   # what weight sharing costs
 """
 import argparse
 import contextlib
@@ -76,6 +77,7 @@ class Options:
     compare: int = option("stage t: 1 also trains a single-frame rival of the same average GFLOPs, 0 does not (default: 1 for drawn people)")
     seed: int = option("all randomness follows from it", 0)
     resume: bool = option("go on with the run in the run folder, exactly", False)
+    benchmark: str = option("nothing but the time of one sandwich step of this space beside that of the same networks alone")
 
 
 class Recipe(NamedTuple):
@@ -111,6 +113,9 @@ def read_options(argv):
         default = f" (default {field.default})" if field.default not in (None, False) else ""
         parser.add_argument(f"--{field.name}", help=field.metadata["help"] + default, **kind)
     options = Options(**vars(parser.parse_args(argv)))
+    options.space = options.benchmark or options.space
+    if options.benchmark:
+        options.stage = "s"
     if options.stage not in ("s", "t"):
         raise UsageError("say which stage to run: --stage s first, then --stage t")
     if options.space not in vipnas.SPACES:
@@ -512,6 +517,32 @@ def start_folder(options):
     print("run: " + "  ".join(f"{k} {v}" for k, v in now.items() if v not in (None, False)))
 
 
+def benchmark(options, device, batch=4, rounds=5):
+    """What weight sharing costs: a sandwich step against steps of the same four finished networks, in turns, in one process."""
+    space = vipnas.SPACES[options.space]
+    (h, w), chains = space.image_size, sandwich(space, 1, random.Random(options.seed))
+    together = PoseNet(space).to(device, memory_format=torch.channels_last).train()
+    apart = [together.extract(arch).to(memory_format=torch.channels_last) for (arch,) in chains]
+    images, targets = torch.randn(batch, 1, 3, h, w), torch.rand(batch, 1, together.joints, h // 4, w // 4)
+    people = search.to_device(data.Batch(images, targets, torch.ones(batch, 1, together.joints), *torch.zeros(2, 1)), device)
+
+    def timer(jobs):
+        steps = [(net, chains, torch.optim.Adam(net.parameters(), 1e-5)) for net, chains in jobs]
+
+        def seconds():
+            begun = time.perf_counter()
+            for net, chains, optimizer in steps:
+                train_step([net], chains, people, 0, None)  # it returns numbers, so a GPU has finished too
+                optimizer.step(), optimizer.zero_grad()
+            return time.perf_counter() - begun
+        return seconds
+    one, four = timer([(together, chains)]), timer([(net, [chain]) for net, chain in zip(apart, chains)])
+    one(), four()  # warm up
+    times = np.median([(one(), four()) for _ in range(rounds)], 0)
+    print(f"{options.space}, {batch} images of {h}x{w}: one sandwich step {times[0]:.2f} s, its four networks trained alone "
+          f"{times[1]:.2f} s, ratio {times[0] / times[1]:.3f}")
+
+
 def draw_people(clips, keypoints, t, path, count=12):
     """Predictions on unseen people, in their windows at twice the size: a sheet of frame `t`, or (None) all frames moving."""
     size = tuple(2 * n for n in clips.size)
@@ -533,7 +564,7 @@ def main(argv=None):
         options = read_options(argv)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         begun = time.time()
-        {"s": stage_s, "t": stage_t}[options.stage](options, device)
+        (benchmark if options.benchmark else {"s": stage_s, "t": stage_t}[options.stage])(options, device)
         print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
     except (UsageError, vipnas.CheckpointError, data.DataError, ValueError, OSError) as error:
         sys.exit(f"train: {error}")
