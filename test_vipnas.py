@@ -290,7 +290,7 @@ def test_cost_is_what_the_finished_network_is(name):
     from torch.utils.flop_counter import FlopCounterMode
     space = SPACES[name]
     for space, fused in ((space, False), (space.within(space.sample(random.Random(1))), True)):
-        for seed in range(10):
+        for seed in range(5):
             arch = space.sample(random.Random(seed))
             with torch.device("meta"), FlopCounterMode(display=False) as counter:  # shapes only
                 net = PoseNet(arch).eval()
@@ -334,6 +334,47 @@ def test_a_super_network_needs_an_architecture():
     deep = dataclasses.replace(TINY.largest(), stages=tuple(s._replace(depth=s.depth + 1) for s in TINY.largest().stages))
     with pytest.raises(ValueError, match="blocks"):
         net(torch.zeros(1, 3, 32, 32), deep)
+
+
+class Attack:
+    def __reduce__(self):
+        return os.system, ("touch attacked",)
+
+
+@pytest.mark.parametrize("arch", [RESNET, MOBILE])
+@pytest.mark.parametrize("head, zipped", [("head.", True), ("keypoint_head.", False)])
+def test_published_weights(arch, head, zipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    net = PoseNet(arch)
+    with torch.no_grad():  # random statistics too
+        net(torch.randn(4, 3, 64, 64))
+    names = {k: vipnas._mmpose_name(arch, k) for k in net.state_dict()}
+    state = {names[k].replace("head.", head): v[:, None, None] if "add_conv.1" in names[k] else v for k, v in net.eval().state_dict().items()}
+    if SAMPLES.is_dir():
+        facts = json.loads((SAMPLES.parent / "facts" / f"mmpose_{arch.backbone}.json").read_text())
+        shapes = {k.replace("head.", head): v for k, v in facts.items() if "num_batches" not in k}
+        assert {k: list(v.shape) for k, v in state.items()} == shapes
+    state["backbone.bn1.num_batches_tracked"] = torch.tensor(3)
+    meta = {"attack": Attack(), "loss": np.float64(3), "log": np.arange(3), "class": Attack, "path": pathlib.Path("x")}
+    torch.save({"meta": meta, "state_dict": state}, "a.pth", _use_new_zipfile_serialization=zipped)
+    found, x = vipnas.load_mmpose("a.pth"), torch.randn(1, 3, 64, 64)
+    assert found.arch == arch and torch.equal(found(x), net(x)) and os.listdir() == ["a.pth"]
+    state.pop(f"{head}final_layer.bias")
+    torch.save({"state_dict": state}, "a.pth")
+    with pytest.raises(vipnas.CheckpointError, match="published S-ViPNAS networks: head.final_layer.bias are missing"):
+        vipnas.load_mmpose("a.pth")
+
+
+def test_pictures_of_architectures(tmp_path):
+    command = [sys.executable, HERE / "vipnas.py"]
+    table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert all(name in table for name in [*ARCHS, *SPACES]) and "28,536,113" in table
+    vipnas.save_finished(tmp_path / "t.pt", [PoseNet(HRNET), PoseNet(SPACES["hrnet_w32"].within(HRNET).smallest())], {"joints": [0] * 17})
+    for source in (["--arch", "s_vipnas_resnet50"], ["--checkpoint", tmp_path / "t.pt"]):
+        subprocess.run(command + source + ["--picture", tmp_path / "a.png"], check=True, capture_output=True)
+    pixels = np.asarray(Image.open(tmp_path / "a.png"))
+    assert (pixels == (200, 30, 30)).all(-1).any()  # the fusion, in red
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -730,6 +771,19 @@ def test_the_papers_spaces_go_all_the_way(space, tmp_path):
     train.main(["--stage", "s", "--space", space, "--clips", "2", "--steps", "1", "--batch", "2", "--candidates", "2", "--out", f"{tmp_path}/s"])
     nets, about = vipnas.load_finished(tmp_path / "s" / "vipnas_s.pt")
     assert nets[0].arch in SPACES[space] and about["size"] == [256, 192]
+
+
+@pytest.mark.parametrize("name", ["s_vipnas_resnet50", "s_vipnas_mobilenetv3", "hrnet_w32"])
+def test_stage_t_within_the_papers_networks(name, tmp_path):
+    net = PoseNet(ARCHS[name])
+    if name == "hrnet_w32":
+        vipnas.save_finished(tmp_path / "s.pth", [net], data.about(data.COCO, (256, 192)))
+    else:
+        torch.save({"state_dict": {vipnas._mmpose_name(net.arch, k): v for k, v in net.state_dict().items()}}, tmp_path / "s.pth")
+    train.main(["--stage", "t", "--s", f"{tmp_path}/s.pth", "--frames", "1", "--clips", "1", "--steps", "1", "--batch", "1", "--finish", "1",
+                "--candidates", "1", "--gflops", "9", "--compare", "0", "--out", f"{tmp_path}/t"])
+    nets, _ = vipnas.load_finished(tmp_path / "t" / "vipnas_t.pt")
+    assert nets[0].arch == ARCHS[name] and nets[1].arch in SPACES[net.arch.backbone].within(net.arch)
 
 
 def test_one_architecture_alone(runs, tmp_path):
