@@ -720,22 +720,22 @@ def _sum(costs):
 
 
 @lru_cache(maxsize=None)
-def _branch_cost(backbone, index, b, in_channels, branch, depth, image_size):
-    transition, blocks = branch_parts(backbone, index, b, in_channels, branch, depth)
+def _branch_cost(image_size, *which):
+    transition, blocks = branch_parts(*which)
     return _sum(_part_cost(p, image_size) for p in transition + blocks)
 
 
 @lru_cache(maxsize=None)
-def _exchange_cost(backbone, index, widths, depth, image_size):
-    return _sum(_part_cost(p, image_size) for p in exchange_parts(backbone, index, widths, depth))
+def _exchange_cost(image_size, *which):
+    return _sum(_part_cost(p, image_size) for p in exchange_parts(*which))
 
 
 @lru_cache(maxsize=2 ** 17)
 def _stage_cost(backbone, index, ins, stage, image_size):
     """ins: widths of the branches of the stage before."""
-    costs = [_branch_cost(backbone, index, b, in_channels, branch, stage.depth, image_size)
+    costs = [_branch_cost(image_size, backbone, index, b, in_channels, branch, stage.depth)
              for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:]))]
-    return _sum(costs + [_exchange_cost(backbone, index, tuple(b.width for b in stage.branches), stage.depth, image_size)])
+    return _sum(costs + [_exchange_cost(image_size, backbone, index, tuple(b.width for b in stage.branches), stage.depth)])
 
 
 @lru_cache(maxsize=None)
