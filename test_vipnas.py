@@ -24,7 +24,7 @@ import train
 import vipnas
 from elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, GlobalContext, SqueezeExcite
 from fusion import OPERATIONS, TemporalFusion
-from vipnas import SPACES, Arch, Branch, Fusion, Head, PoseNet, Space, Stage, cost
+from vipnas import ARCHS, SPACES, Arch, Fusion, PoseNet, Space, Stage, cost, serial
 
 SAMPLES = pathlib.Path(os.environ.get("VIPNAS_SAMPLES", "/nonexistent"))
 needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="VIPNAS_SAMPLES names no folder")
@@ -39,17 +39,7 @@ def same_random_numbers():
     torch.manual_seed(0)
 
 
-def serial(backbone, stem, rows, head):
-    """An Arch from rows of (depth, width, kernel, groups, attention, expansion)."""
-    return Arch(backbone, stem, tuple(Stage(d, (Branch(*branch),)) for d, *branch in rows), Head(*head))
-
-
-# the two networks the authors released
-RESNET = serial("resnet50", 48, [(4, 80, 3, 16, True, 1), (6, 160, 5, 16, False, 1), (7, 304, 5, 16, True, 1),
-                                 (3, 608, 5, 16, True, 1)], (144, 4, 16))
-MOBILE = serial("mobilenetv3", 16, [(1, 16, 3, 8, True, 1), (4, 24, 7, 120, True, 5), (4, 40, 7, 20, False, 4),
-                                    (4, 80, 5, 100, True, 5), (4, 112, 7, 280, True, 5), (4, 160, 5, 240, True, 6)],
-                (160, 4, 160))
+RESNET, MOBILE, HRNET = (ARCHS[name] for name in ("s_vipnas_resnet50", "s_vipnas_mobilenetv3", "hrnet_w32"))
 
 
 def close(a, b, tolerance=1e-5):
@@ -158,7 +148,8 @@ def test_a_fused_network_starts_as_the_unfused_one_and_learns_from_the_heatmaps(
 @pytest.mark.parametrize("old, new, message", [
     ('"stem": 48, ', "", "not an architecture"), ("resnet50", "vgg", "no backbone"), ("resnet50", "mobilenetv3", "stages"),
     ("null", '{"stage": 9, "operation": "add"}', "fusion"), ('"kernel": 3', '"kernel": 2', "kernels"),
-    ('"stem": 48', '"stem": -1', "whole numbers"), ('"depth": 4', '"depth": "4"', "whole numbers")])
+    ('"stem": 48', '"stem": -1', "whole numbers"), ('"depth": 4', '"depth": "4"', "whole numbers"),
+    ('"head": {"width": 144, "kernel": 4, "groups": 16}', '"head": null', "deconvolutions"), ('"expansion": 1', '"expansion": 3', "expansion")])
 def test_a_wrong_architecture_is_one_sentence(old, new, message):
     with pytest.raises(ValueError, match=message):
         Arch.from_json(RESNET.to_json().replace(old, new))
@@ -189,16 +180,28 @@ def test_samples_are_members_between_the_ends_and_go_through_json(name):
     assert space.largest() not in inner and all(a.fusion for a in archs)
 
 
-@pytest.mark.parametrize("arch, published, key, average", [
-    (RESNET, (7286772, 1.4644, 1.4298), 1.43, .82), (MOBILE, (5895725, 0.7342, 0.6909), .69, .37)])
-def test_the_released_networks_cost_what_was_published_and_hold_smaller_ones(arch, published, key, average):
-    c = cost(arch)
-    assert (c.params, round(c.macs / 1e9, 4), round(c.gflops, 4)) == published
-    assert (arch in SPACES[arch.backbone]) == (arch == RESNET)  # the other one's head is not in Table A1
+@pytest.mark.parametrize("name, params, macs, gflops", [
+    ("s_vipnas_resnet50", 7286772, 1.4644, 1.4298), ("s_vipnas_mobilenetv3", 5895725, .7342, .6909),
+    ("sbl_resnet18", 15376721, 2.8972, 5.792), ("sbl_resnet50", 33999697, 5.4264, 8.991), ("hrnet_w32", 28536113, 7.6450, 7.120)])
+def test_cost_of_the_papers_networks(name, params, macs, gflops):
+    c, digits = cost(ARCHS[name]), 4 if gflops < 2 else 3
+    assert (c.params, round(c.macs / 1e9, 4), round(c.gflops, digits)) == (params, macs, gflops)
+    assert c.params == sum(p.numel() for p in PoseNet(ARCHS[name]).parameters())
+
+
+def test_which_of_them_the_tables_hold():
+    largest = SPACES["hrnet_w32"].largest()
+    plain = tuple(Stage(s.depth, tuple(b._replace(attention=False) for b in s.branches)) for s in largest.stages)
+    assert replace(largest, stages=plain) == HRNET and HRNET in SPACES["hrnet_w32"]
+    assert RESNET in SPACES["resnet50"] and MOBILE not in SPACES["mobilenetv3"]  # its head is not in Table A1
+
+
+@pytest.mark.parametrize("arch, key, average", [(RESNET, 1.43, .82), (MOBILE, .69, .37), (HRNET, 7.12, 4.1)])
+def test_the_space_within_an_architecture(arch, key, average):
     space = SPACES[arch.backbone].within(arch)
     costs = sorted(cost(space.sample(random.Random(i))).gflops for i in range(300))
     assert replace(space.largest(), fusion=None) == arch
-    assert costs[15] < search.rest(average, key, 3) / 3 < costs[-3]  # the paper's averages (Table 1), not at the edge
+    assert costs[15] < search.rest(average, key, 3) / 3 < costs[-3]  # the averages (Table 1; HRNet's is ours), not at the edge
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -216,6 +219,47 @@ def test_extract_gives_the_same_outputs_at_the_counted_cost(name):
         close(out, net(x, arch, heatmaps))
         assert 2 * len(x) * c.macs == counter.get_total_flops() and c.params == sum(p.numel() for p in finished.parameters())
         close(finished.train()(x, heatmaps=heatmaps), net.train()(x, arch, heatmaps), 1e-4)
+
+
+class Attack:
+    def __reduce__(self):
+        return os.system, ("touch attacked",)
+
+
+@pytest.mark.parametrize("arch", [RESNET, MOBILE])
+@pytest.mark.parametrize("head, zipped", [("head.", True), ("keypoint_head.", False)])
+def test_published_weights(arch, head, zipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    net = PoseNet(arch)
+    with torch.no_grad():  # random statistics too
+        net(torch.randn(4, 3, 64, 64))
+    names = {k: vipnas._mmpose_name(arch, k) for k in net.state_dict()}
+    state = {names[k].replace("head.", head): v[:, None, None] if "add_conv.1" in names[k] else v for k, v in net.eval().state_dict().items()}
+    if SAMPLES.is_dir():
+        facts = json.loads((SAMPLES.parent / "facts" / f"mmpose_{arch.backbone}.json").read_text())
+        shapes = {k.replace("head.", head): v for k, v in facts.items() if "num_batches" not in k}
+        assert {k: list(v.shape) for k, v in state.items()} == shapes
+    state["backbone.bn1.num_batches_tracked"] = torch.tensor(3)
+    meta = {"attack": Attack(), "loss": np.float64(3), "log": np.arange(3), "class": Attack, "path": pathlib.Path("x")}
+    torch.save({"meta": meta, "state_dict": state}, "a.pth", _use_new_zipfile_serialization=zipped)
+    found, x = vipnas.load_mmpose("a.pth"), torch.randn(1, 3, 64, 64)
+    assert found.arch == arch and torch.equal(found(x), net(x)) and os.listdir() == ["a.pth"]
+    state.pop(f"{head}final_layer.bias")
+    torch.save({"state_dict": state}, "a.pth")
+    with pytest.raises(vipnas.CheckpointError, match="published S-ViPNAS networks: head.final_layer.bias are missing"):
+        vipnas.load_mmpose("a.pth")
+
+
+def test_pictures_of_architectures(tmp_path):
+    command = [sys.executable, HERE / "vipnas.py"]
+    table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert all(name in table for name in [*ARCHS, *SPACES]) and "28,536,113" in table
+    vipnas.save_finished(tmp_path / "t.pt", [PoseNet(HRNET), PoseNet(SPACES["hrnet_w32"].within(HRNET).smallest())], {"joints": [0] * 17})
+    for source in (["--arch", "s_vipnas_resnet50"], ["--checkpoint", tmp_path / "t.pt"]):
+        subprocess.run(command + source + ["--picture", tmp_path / "a.png"], check=True, capture_output=True)
+    pixels = np.asarray(Image.open(tmp_path / "a.png"))
+    assert (pixels == (200, 30, 30)).all(-1).any()  # the fusion, in red
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -494,6 +538,19 @@ def test_the_papers_spaces_go_all_the_way(space, tmp_path):
     train.main(f"{ONE} --clips 2 --space {space} --candidates 2 --out {tmp_path}/s".split())
     (net,), about = vipnas.load_finished(tmp_path / "s" / "vipnas_s.pt")
     assert net.arch in SPACES[space] and about["size"] == [256, 192]
+
+
+@pytest.mark.parametrize("name", ["s_vipnas_resnet50", "s_vipnas_mobilenetv3", "hrnet_w32"])
+def test_stage_t_within_the_papers_networks(name, tmp_path):
+    net = PoseNet(ARCHS[name])
+    if name == "hrnet_w32":
+        vipnas.save_finished(tmp_path / "s.pth", [net], data.about(data.COCO, (256, 192)))
+    else:
+        torch.save({"state_dict": {vipnas._mmpose_name(net.arch, k): v for k, v in net.state_dict().items()}}, tmp_path / "s.pth")
+    train.main(["--stage", "t", "--s", f"{tmp_path}/s.pth", "--frames", "1", "--clips", "1", "--steps", "1", "--batch", "1", "--finish", "1",
+                "--candidates", "1", "--gflops", "9", "--compare", "0", "--out", f"{tmp_path}/t"])
+    nets, _ = vipnas.load_finished(tmp_path / "t" / "vipnas_t.pt")
+    assert nets[0].arch == ARCHS[name] and nets[1].arch in SPACES[net.arch.backbone].within(net.arch)
 
 
 def test_one_architecture_alone_and_a_second_run_moves_the_first_aside(tmp_path, capsys):

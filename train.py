@@ -17,6 +17,7 @@ fixed S network's heatmaps start it, each frame's own prediction goes to the nex
     python train.py --stage s --arch FILE --data posetrack --root DIR --init CKPT          # one architecture alone
     python train.py --stage t --s CKPT --data posetrack --root DIR --frames 3
     python train.py --stage s --clips 16 --steps 2 --candidates 4                          # everything can be small
+    python train.py --benchmark resnet50                                                   # what weight sharing costs
 """
 import argparse
 import contextlib
@@ -62,9 +63,9 @@ class Options:
     data: str = option("synthetic, coco or posetrack", "synthetic")
     root: str = option("folder of the real data set, as it is unpacked")
     out: str = option("run folder (default runs/s or runs/t)")
-    s: str = option("stage t: the finished key-frame network", "runs/s/vipnas_s.pt")
-    arch: str = option("stage s: train this one architecture (a JSON file) alone, without sandwich and search")
-    init: str = option("stage s: start from the weights of this finished network")
+    s: str = option("stage t: the finished key-frame network, ours or a published S-ViPNAS checkpoint", "runs/s/vipnas_s.pt")
+    arch: str = option(f"stage s: train one architecture alone, without search: a JSON file or {', '.join(vipnas.ARCHS)}")
+    init: str = option("stage s: start from the weights of this finished network, ours or a published S-ViPNAS checkpoint")
     frames: int = option("T, non-key frames after a key frame", 3)
     clips: int = option("use so many training clips")
     steps: int = option("training steps (default: the recipe's)")
@@ -77,6 +78,7 @@ class Options:
     compare: int = option("stage t: 1 also trains a single-frame rival of the same average GFLOPs, 0 does not (default: 1 for drawn people)")
     seed: int = option("all randomness follows from it", 0)
     resume: bool = option("go on with the run in the run folder, exactly", False)
+    benchmark: str = option("nothing but the time of one sandwich step of this space beside that of the same networks alone")
 
 
 class Recipe(NamedTuple):
@@ -99,7 +101,8 @@ RECIPES = {
     ("synthetic", "s"): Recipe(32, 2e-2, 10, clips=16000, candidates=48, steps=1200),   # ours: minutes on two cores
     ("synthetic", "t"): Recipe(16, 1e-2, 10, clips=5000, candidates=48, steps=500, finish=500),
 }
-BUDGETS = {"tiny": (.0180, .0150), "resnet50": (1.44, .82), "mobilenetv3": (.69, .37)}  # GFLOPs of S, average of T (Table 1)
+# GFLOPs of S and average of T: Table 1; HRNet's S from Table 2, its T ours, the same share as ResNet's
+BUDGETS = {"tiny": (.0180, .0150), "resnet50": (1.44, .82), "mobilenetv3": (.69, .37), "hrnet_w32": (5.64, 3.2)}
 JUDGED = 400  # drawn people that the search (val) and the report (test) look at
 
 
@@ -111,6 +114,9 @@ def read_options(argv):
         default = f" (default {field.default})" if field.default not in (None, False) else ""
         parser.add_argument(f"--{field.name}", help=field.metadata["help"] + default, **kind)
     options = Options(**vars(parser.parse_args(argv)))
+    options.space = options.benchmark or options.space
+    if options.benchmark:
+        options.stage = "s"
     if options.stage not in ("s", "t"):
         raise UsageError("say which stage to run: --stage s first, then --stage t")
     if options.space not in vipnas.SPACES:
@@ -320,9 +326,9 @@ def log(options, **entry):
 def stage_s(options, device):
     """Super-network, search under a budget, S-ViPNAS (Sec. 3.4.1); or one given architecture alone."""
     arch = vipnas.read_arch(options.arch) if options.arch else None
-    space = Space.of(arch, vipnas.SPACES[arch.backbone].image_size) if arch else vipnas.SPACES[options.space]
-    budget = options.gflops or BUDGETS[space.backbone][0]
+    space = Space.of(arch) if arch else vipnas.SPACES[options.space]
     if not arch:
+        budget = options.gflops or BUDGETS[options.space][0]
         search.sample(space, budget, 1, random.Random(0))  # an impossible budget is said before anything is trained
     torch.manual_seed(options.seed)
     net = PoseNet(space).to(device, memory_format=torch.channels_last)
@@ -374,9 +380,11 @@ def rivals(net, found, sight, options, count=9):
 # ---------------------------------------------------------------------------------------------- stage t
 def stage_t(options, device):
     """T super-network inside the S network, multi-frame propagation, allocation search, T-ViPNAS (Secs 3.4.2, 3.4.3)."""
-    (key_net, *_), about = vipnas.load_finished(options.s)
+    key_net, about = load_network(options.s)
     key_net = key_net.to(device, memory_format=torch.channels_last)
     mother, frames, size = key_net.arch, options.frames, tuple(about["size"])
+    if mother.backbone not in vipnas.SPACES:
+        raise UsageError(f"{options.s} is a {mother.backbone}, which no search space has; stage t needs one of {', '.join(vipnas.SPACES)}")
     space = dataclasses.replace(vipnas.SPACES[mother.backbone], image_size=size).within(mother)
     average, key_cost = options.gflops or BUDGETS[mother.backbone][1], cost(mother, size).gflops
     search.allocate(space, frames, search.rest(average, key_cost, frames), 1, random.Random(0))  # impossible? say it now
@@ -475,11 +483,19 @@ def judge_chain(nets, archs, calibration, sight):
     return judge
 
 
+def load_network(path):
+    """(key-frame network, about) from a finished checkpoint of ours or a published one (which knows COCO's joints at 256x192)."""
+    if "state_dict" in vipnas.read(path):
+        return vipnas.load_mmpose(path), data.about(data.COCO, (256, 192))
+    nets, about = vipnas.load_finished(path)
+    return nets[0], about
+
+
 def inherit_from(net, path):
     """Start a network from a finished one's weights, which must hold all of its slices."""
-    nets, _ = vipnas.load_finished(path)
+    larger, _ = load_network(path)
     try:
-        net.inherit(nets[0].to(next(net.parameters()).device))
+        net.inherit(larger.to(next(net.parameters()).device))
     except ValueError as error:
         raise UsageError(f"--init {path}: its network is smaller than the one to train ({error})") from None
 
@@ -499,6 +515,32 @@ def start_folder(options):
         print(f"moved the run that was in {out} to {aside}")
     out.mkdir(parents=True, exist_ok=True)
     print("run: " + "  ".join(f"{k} {v}" for k, v in now.items() if v not in (None, False)))
+
+
+def benchmark(options, device, batch=4, rounds=5):
+    """What weight sharing costs: a sandwich step against steps of the same four finished networks, in turns, in one process."""
+    space = vipnas.SPACES[options.space]
+    (h, w), chains = space.image_size, sandwich(space, 1, random.Random(options.seed))
+    together = PoseNet(space).to(device, memory_format=torch.channels_last).train()
+    apart = [together.extract(arch).to(memory_format=torch.channels_last) for (arch,) in chains]
+    images, targets = torch.randn(batch, 1, 3, h, w), torch.rand(batch, 1, together.joints, h // 4, w // 4)
+    people = search.to_device(data.Batch(images, targets, torch.ones(batch, 1, together.joints), *torch.zeros(2, 1)), device)
+
+    def timer(jobs):
+        steps = [(net, chains, torch.optim.Adam(net.parameters(), 1e-5)) for net, chains in jobs]
+
+        def seconds():
+            begun = time.perf_counter()
+            for net, chains, optimizer in steps:
+                train_step([net], chains, people, 0, None)  # it returns numbers, so a GPU has finished too
+                optimizer.step(), optimizer.zero_grad()
+            return time.perf_counter() - begun
+        return seconds
+    one, four = timer([(together, chains)]), timer([(net, [chain]) for net, chain in zip(apart, chains)])
+    one(), four()  # warm up
+    times = np.median([(one(), four()) for _ in range(rounds)], 0)
+    print(f"{options.space}, {batch} images of {h}x{w}: one sandwich step {times[0]:.2f} s, its four networks trained alone "
+          f"{times[1]:.2f} s, ratio {times[0] / times[1]:.3f}")
 
 
 def draw_people(clips, keypoints, t, path, count=12):
@@ -522,7 +564,7 @@ def main(argv=None):
         options = read_options(argv)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         begun = time.time()
-        {"s": stage_s, "t": stage_t}[options.stage](options, device)
+        (benchmark if options.benchmark else {"s": stage_s, "t": stage_t}[options.stage])(options, device)
         print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
     except (UsageError, vipnas.CheckpointError, data.DataError, ValueError, OSError) as error:
         # what a loader process raised carries its traceback before the sentence

@@ -1,13 +1,14 @@
 """The search spaces, what an architecture is, the pose networks over them, what they cost, and the video estimator.
 
     Arch       one network, written down: a value that is passed, never a state that is set
-    Space      the networks that may be chosen (Tables A1, A2), and `within`: those inside a found one (Sec. 3.4.2)
+    Space      the networks that may be chosen (Tables A1-A3), and `within`: those inside a found one (Sec. 3.4.2)
     PoseNet    the network itself. Over a space with many architectures it is a super-network, over one a finished network
     cost       parameters, multiply-adds and the paper's GFLOPs, counted from the network's own parts
     VideoPose  a key-frame network and its T non-key networks, run on a video (Fig. 2)
 
-    python vipnas.py                                 # the spaces, from their smallest to their largest network
-    python vipnas.py --arch FILE                     # one architecture: what it is made of and what it costs
+    python vipnas.py                                 # all architectures beside the paper's numbers, and the spaces
+    python vipnas.py --arch NAME_OR_FILE --picture a.png         # one architecture: its parts, their cost, a diagram (Fig. 5)
+    python vipnas.py --checkpoint runs/t/vipnas_t.pt --picture t.png      # the same for all frames of a finished estimator
     python vipnas.py --video DIR --checkpoint runs/t/vipnas_t.pt --box x,y,w,h --out DIR
 """
 import argparse
@@ -16,7 +17,11 @@ import json
 import math
 import os
 import pathlib
+import pickle
+import re
 import sys
+import zipfile
+from collections import OrderedDict
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -25,7 +30,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, GlobalContext, SqueezeExcite, common_groups, fill
@@ -35,37 +40,53 @@ from fusion import OPERATIONS, TemporalFusion
 # ---------------------------------------------------------------------------------------------- what stays fixed
 @dataclass(frozen=True)
 class Backbone:
-    """What the search leaves alone: kind of block, strides, activations (one entry a stage), kind of stem."""
-    block: str            # "bottleneck" (ResNet) or "mobile" (MobileNet-V3)
+    """What the search leaves alone: blocks, strides, activations (one entry a stage), kind of stem and of attention."""
+    blocks: tuple         # "bottleneck", "basic" (ResNet) or "mobile" (MobileNet-V3)
     strides: tuple
     activations: tuple
     stem_kernel: int
     stem_activation: str
-    stem_pool: bool       # a 3x3 stride-2 max pool after the stride-2 stem convolution
+    stem_second: str      # after the stride-2 stem convolution: a 3x3 stride-2 "pool" (maximum) or "conv", or nothing
+    attention: type
+    module: int = 0       # HRNet: stage n has n branches, and after so many blocks an exchange unit; 0: one branch
+    image_size: tuple = (256, 192)   # height, width it is meant for
 
     @property
     def stem_stride(self):
-        return 4 if self.stem_pool else 2
+        return 4 if self.stem_second else 2
 
     @property
     def stride(self):
-        """From image to the last stage. The head doubles until it is back at 4."""
+        """From image to the last stage (its branch 1). The head doubles until it is back at 4."""
         return self.stem_stride * math.prod(self.strides)
+
+    def branches(self, index):
+        """Parallel branches of stage `index` (from 0); each works at half the resolution of the one before."""
+        return index + 1 if self.module else 1
+
+    def depth_step(self, index):
+        """Blocks a stage can grow by: HRNet's stages with several branches consist of whole modules."""
+        return self.module if self.branches(index) > 1 else 1
 
 
 RELU, HSWISH = "relu", "hswish"
 BACKBONES = {
     # stage 1 of ResNet works at 1/4 (stride 1), though Table A2 prints 1/8: so do the released weights
-    "resnet50": Backbone("bottleneck", (1, 2, 2, 2), (RELU,) * 4, 7, RELU, True),
-    "mobilenetv3": Backbone("mobile", (1, 2, 2, 2, 1, 2), (RELU,) * 3 + (HSWISH,) * 3, 3, HSWISH, False),
+    "resnet50": Backbone(("bottleneck",) * 4, (1, 2, 2, 2), (RELU,) * 4, 7, RELU, "pool", GlobalContext),
+    "resnet18": Backbone(("basic",) * 4, (1, 2, 2, 2), (RELU,) * 4, 7, RELU, "pool", GlobalContext),
+    "mobilenetv3": Backbone(("mobile",) * 6, (1, 2, 2, 2, 1, 2), (RELU,) * 3 + (HSWISH,) * 3, 3, HSWISH, "", SqueezeExcite),
+    "hrnet_w32": Backbone(("bottleneck",) + ("basic",) * 3, (1,) * 4, (RELU,) * 4, 3, RELU, "conv", SqueezeExcite, module=4),
     # ours, for two CPU cores: MobileNet-V3's blocks; h-swish only where the features are small
-    "tiny": Backbone("mobile", (2, 2, 2, 1), (RELU,) * 2 + (HSWISH,) * 2, 3, RELU, False),
+    "tiny": Backbone(("mobile",) * 4, (2, 2, 2, 1), (RELU,) * 2 + (HSWISH,) * 2, 3, RELU, "", SqueezeExcite, image_size=(128, 96)),
 }
 
 
 # ---------------------------------------------------------------------------------------------- an architecture
 class Branch(NamedTuple):
-    """What the blocks of one stage look like (of one branch of it, where stages have several)."""
+    """What the blocks of one stage look like (of one branch of it, where stages have several).
+
+    width is what comes out; the middle of a mobile block has width x expansion channels, that of a bottleneck width / expansion.
+    """
     width: int
     kernel: int = 3
     groups: int = 1
@@ -101,21 +122,30 @@ class Arch:
     backbone: str
     stem: int
     stages: tuple
-    head: Head
+    head: Optional[Head]    # None where the last stage works at 1/4 already (HRNet)
     fusion: Optional[Fusion] = None
 
     def __post_init__(self):
         if self.backbone not in BACKBONES:
             raise ValueError(f"there is no backbone '{self.backbone}'; choose one of {', '.join(BACKBONES)}")
-        count = len(BACKBONES[self.backbone].strides)
+        plan = BACKBONES[self.backbone]
+        count = len(plan.strides)
         if len(self.stages) != count:
             raise ValueError(f"{self.backbone} has {count} stages, this architecture {len(self.stages)}")
-        numbers = [self.stem, *self.head] + [n for s in self.stages for b in s.branches for n in (s.depth, *b[:3], b.expansion)]
+        if any(len(s.branches) != plan.branches(i) for i, s in enumerate(self.stages)) or (self.head is None) != (plan.stride == 4):
+            raise ValueError(f"{self.backbone} has {', '.join(str(plan.branches(i)) for i in range(count))} branches in its stages, "
+                             f"and {'no ' * (plan.stride == 4)}deconvolutions")
+        numbers = [self.stem, *(self.head or ())] + [n for s in self.stages for b in s.branches for n in (s.depth, *b[:3], b.expansion)]
         if not all(type(n) is int and n > 0 for n in numbers):
             raise ValueError("depth, width, kernel, groups and expansion of an architecture are whole numbers above zero")
         kernels = [b.kernel for s in self.stages for b in s.branches]
-        if any(k % 2 == 0 for k in kernels) or self.head.kernel not in (2, 4):
+        if any(k % 2 == 0 for k in kernels) or self.head and self.head.kernel not in (2, 4):
             raise ValueError("kernels are odd in the stages, and 2 or 4 in the head")
+        for i, (kind, s) in enumerate(zip(plan.blocks, self.stages)):
+            if s.depth % plan.depth_step(i):
+                raise ValueError(f"stage {i + 1} of {self.backbone} consists of modules of {plan.module} blocks, so {s.depth} is no depth of it")
+            if any(kind == "basic" and b.expansion > 1 or kind == "bottleneck" and b.width % b.expansion for b in s.branches):
+                raise ValueError("the expansion of a basic block is 1, that of a bottleneck divides its width")
         if self.fusion and not (self.fusion.stage in range(1, count + 1) and self.fusion.operation in OPERATIONS):
             raise ValueError(f"a fusion names a stage from 1 to {count} and one of {', '.join(OPERATIONS)}, not {self.fusion}")
 
@@ -124,14 +154,14 @@ class Arch:
             return f"{branch.width} k{branch.kernel} g{branch.groups} e{branch.expansion}{' att' * branch.attention}"
         stages = " | ".join(f"{s.depth} x " + " / ".join(map(name, s.branches)) for s in self.stages)
         fusion = f" | {self.fusion.operation} after stage {self.fusion.stage}" if self.fusion else ""
-        return f"{self.backbone}: {self.stem} | {stages} | head {self.head.width} k{self.head.kernel} g{self.head.groups}{fusion}"
+        head = f" | head {self.head.width} k{self.head.kernel} g{self.head.groups}" if self.head else ""
+        return f"{self.backbone}: {self.stem} | {stages}{head}{fusion}"
 
     def to_json(self):
         """One line of JSON that `from_json` reads back to an equal Arch."""
         stages = [{"depth": s.depth, "branches": [b._asdict() for b in s.branches]} for s in self.stages]
-        fusion = self.fusion._asdict() if self.fusion else None
-        return json.dumps({"backbone": self.backbone, "stem": self.stem, "stages": stages,
-                           "head": self.head._asdict(), "fusion": fusion})
+        head, fusion = (x and x._asdict() for x in (self.head, self.fusion))
+        return json.dumps({"backbone": self.backbone, "stem": self.stem, "stages": stages, "head": head, "fusion": fusion})
 
     @staticmethod
     def from_json(text):
@@ -139,17 +169,17 @@ class Arch:
         try:
             d = json.loads(text)
             stages = tuple(Stage(s["depth"], tuple(Branch(**b) for b in s["branches"])) for s in d["stages"])
-            fusion = Fusion(**d["fusion"]) if d.get("fusion") else None
-            return Arch(d["backbone"], d["stem"], stages, Head(**d["head"]), fusion)
+            head, fusion = (kind(**d[key]) if d.get(key) else None for kind, key in ((Head, "head"), (Fusion, "fusion")))
+            return Arch(d["backbone"], d["stem"], stages, head, fusion)
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"this is not an architecture's JSON ({type(error).__name__}: {error})") from None
 
 
 # ---------------------------------------------------------------------------------------------- a search space
 def hidden_width(backbone, branch):
-    """Channels of a block's middle convolution, the one whose kernel and groups are searched."""
-    bottleneck = BACKBONES[backbone].block == "bottleneck"
-    return branch.width // branch.expansion if bottleneck else branch.width * branch.expansion
+    """Channels of a block's middle convolution, the one whose kernel and groups are searched (a basic block's expansion is 1)."""
+    mobile = BACKBONES[backbone].blocks[0] == "mobile"
+    return branch.width * branch.expansion if mobile else branch.width // branch.expansion
 
 
 @dataclass(frozen=True)
@@ -195,22 +225,27 @@ class Space:
     stem: tuple
     depth: tuple                # for each stage: its depths
     rows: tuple                 # for each stage: a Row for each branch
-    head: Row
+    head: Optional[Row]
     image_size: tuple = (256, 192)   # height, width the budgets are counted at
     fusions: tuple = (None,)
 
     @staticmethod
-    def of(arch, image_size=(256, 192)):
+    def of(arch, image_size=None):
         """The space that holds one architecture: over it, a PoseNet is a finished network."""
+        image_size = image_size or BACKBONES[arch.backbone].image_size
         rows = tuple(tuple(Row(*((c,) for c in b)) for b in s.branches) for s in arch.stages)
         return Space(arch.backbone, (arch.stem,), tuple((s.depth,) for s in arch.stages), rows,
-                     Row(*((c,) for c in arch.head)), image_size, (arch.fusion,))
+                     arch.head and Row(*((c,) for c in arch.head)), image_size, (arch.fusion,))
+
+    def _heads(self, stage):
+        """The heads over the last stage, of whose branches they see the first."""
+        return self.head.heads(stage.branches[0].width) if self.head else (None,)
 
     def _build(self, choose):
         """An Arch from `choose(list of choices) -> choice`, asked once for every decision."""
         stages = tuple(Stage(choose(depth), tuple(choose(row.branches(self.backbone)) for row in rows))
                        for depth, rows in zip(self.depth, self.rows))
-        head = choose(self.head.heads(stages[-1].branches[0].width))
+        head = choose(self._heads(stages[-1]))
         return Arch(self.backbone, choose(self.stem), stages, head, choose(self.fusions))
 
     def smallest(self):
@@ -232,7 +267,7 @@ class Space:
                 and all(s.depth in depth and len(s.branches) == len(rows)
                         and all(b in row.branches(self.backbone) for b, row in zip(s.branches, rows))
                         for s, depth, rows in zip(arch.stages, self.depth, self.rows))
-                and arch.head in self.head.heads(arch.stages[-1].branches[0].width))
+                and arch.head in self._heads(arch.stages[-1]))
 
     def size(self):
         """How many architectures there are (a Python int: it does not fit a float)."""
@@ -240,31 +275,33 @@ class Space:
         for depth, rows in zip(self.depth[:-1], self.rows[:-1]):
             count *= len(depth) * math.prod(len(row.branches(self.backbone)) for row in rows)
         others = math.prod(len(row.branches(self.backbone)) for row in self.rows[-1][1:])  # the head sees branch 1 alone
-        ends = sum(len(self.head.heads(b.width)) for b in self.rows[-1][0].branches(self.backbone))
+        ends = sum(len(self._heads(Stage(1, (b,)))) for b in self.rows[-1][0].branches(self.backbone))
         return count * len(self.depth[-1]) * others * ends
 
     def within(self, arch, fusions=None):
         """The space of everything not larger than `arch`: how a found S-ViPNAS becomes the T super-network (Sec. 3.4.2).
 
-        The paper does not say how small its T networks may get; ours: depth down to 1, searched widths down to half in
-        the table's steps, kernels down to the table's least, no fewer groups than keep a group's channels, attention
+        The paper does not say how small its T networks may get; ours: depth down to 1 (block, or module of HRNet), searched
+        widths down to half in the table's steps, kernels down to the table's least, no fewer groups than keep a group's channels, attention
         only where `arch` has it. With a fusion after any stage by any operation, or the `fusions` given.
         """
         if arch.backbone != self.backbone:
             raise ValueError(f"a {arch.backbone} architecture does not lie in the space {self.backbone}")
         rows = tuple(tuple(self._inside(row, b, hidden_width(self.backbone, b)) for row, b in zip(rows, s.branches))
                      for rows, s in zip(self.rows, arch.stages))
-        first = common_groups(arch.head.groups, arch.stages[-1].branches[0].width, arch.head.width)
-        head = replace(self._inside(self.head, Branch(*arch.head), arch.head.width), per_group_first=arch.head.width // first)
-        every = tuple(Fusion(s, o) for s in range(1, len(rows) + 1) for o in OPERATIONS)
+        head, every = None, tuple(Fusion(s, o) for s in range(1, len(rows) + 1) for o in OPERATIONS)
+        if arch.head:
+            first = common_groups(arch.head.groups, arch.stages[-1].branches[0].width, arch.head.width)
+            head = replace(self._inside(self.head, Branch(*arch.head), arch.head.width), per_group_first=arch.head.width // first)
+        step = BACKBONES[self.backbone].depth_step
         return replace(self, stem=_down(self.stem, arch.stem), rows=rows, head=head, fusions=fusions or every,
-                       depth=tuple(tuple(range(1, s.depth + 1)) for s in arch.stages))
+                       depth=tuple(steps(step(i), s.depth, step(i)) for i, s in enumerate(arch.stages)))
 
     @staticmethod
     def _inside(row, branch, hidden):
         return Row(_down(row.width, branch.width), tuple(range(min(row.kernel[0], branch.kernel), branch.kernel + 1, 2)),
                    tuple(sorted({*row.groups, branch.groups})), (False, True) if branch.attention else (False,),
-                   tuple(e for e in row.expansion if e < branch.expansion) + (branch.expansion,), hidden // branch.groups)
+                   tuple(e for e in row.expansion[:-1] if e < branch.expansion) + (branch.expansion,), hidden // branch.groups)
 
 
 def _down(table, width):
@@ -299,6 +336,13 @@ SPACES = {
               (Row((112,), (3, 5, 7), steps(42, 672, 1), BOTH, steps(3, 6, 1)),),
               (Row((160,), (3, 5, 7), steps(60, 960, 1), BOTH, steps(3, 6, 1)),)),
         head=Row((256,), (4,), steps(32, 256, 1))),
+    # Table A3. Width steps: a quarter of each printed maximum (8, 16, 32, 64; ours). The Bottlenecks of stage 1 print their
+    # middle width, 16 to 64; four times that comes out
+    "hrnet_w32": Space(
+        "hrnet_w32", stem=steps(16, 64), depth=(steps(2, 4, 1), (4,), steps(8, 16, 4), steps(8, 12, 4)),
+        rows=((Row(steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),),) + tuple(
+            tuple(Row(steps(w // 4, w, w // 4), (3,), steps(1, w, 1), BOTH) for w in (32, 64, 128, 256)[:count]) for count in (2, 3, 4)),
+        head=None),
     # ours: MobileNet-V3 shaped, small enough to train on two CPU cores in minutes
     "tiny": Space(
         "tiny", stem=(16,), depth=(steps(1, 2, 1), steps(1, 2, 1), steps(1, 3, 1), steps(1, 2, 1)),
@@ -306,7 +350,27 @@ SPACES = {
               (Row(steps(32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), per_group=1),),
               (Row(steps(48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), per_group=2),),
               (Row((64,), (3, 5), (128, 192), BOTH, (2, 3), per_group=1),)),
-        head=Row((48,), (4,), (8,)), image_size=(128, 96)),
+        head=Row((48,), (4,), (8,)), image_size=BACKBONES["tiny"].image_size),
+}
+
+
+def serial(backbone, stem, rows, head, fusion=None):
+    """An Arch with one branch a stage, from rows of (depth, width, kernel, groups, attention, expansion), the last four optional."""
+    return Arch(backbone, stem, tuple(Stage(depth, (Branch(*row),)) for depth, *row in rows), Head(*head), fusion)
+
+
+ARCHS = {
+    # the two networks the authors released
+    "s_vipnas_resnet50": serial("resnet50", 48, [(4, 80, 3, 16, True), (6, 160, 5, 16), (7, 304, 5, 16, True),
+                                                 (3, 608, 5, 16, True)], (144, 4, 16)),
+    "s_vipnas_mobilenetv3": serial("mobilenetv3", 16, [(1, 16, 3, 8, True, 1), (4, 24, 7, 120, True, 5), (4, 40, 7, 20, False, 4),
+                                                       (4, 80, 5, 100, True, 5), (4, 112, 7, 280, True, 5),
+                                                       (4, 160, 5, 240, True, 6)], (160, 4, 160)),
+    # made by hand: Simple Baselines [56] and HRNet [49]
+    "sbl_resnet18": serial("resnet18", 64, [(2, 64), (2, 128), (2, 256), (2, 512)], (256,)),
+    "sbl_resnet50": serial("resnet50", 64, [(d, w, 3, 1, False, 4) for d, w in ((3, 256), (4, 512), (6, 1024), (3, 2048))], (256,)),
+    "hrnet_w32": Arch("hrnet_w32", 64, (Stage(4, (Branch(256, expansion=4),)),) + tuple(
+        Stage(depth, tuple(Branch(32 * 2 ** b) for b in range(count))) for count, depth in ((2, 4), (3, 16), (4, 12))), None),
 }
 
 
@@ -315,49 +379,77 @@ ACTIVATIONS = {RELU: F.relu, HSWISH: F.hardswish}
 
 
 class Stem(nn.Module):
-    """A stride-2 convolution, batch norm, activation, and for ResNet a stride-2 max pool."""
+    """A stride-2 convolution, batch norm, activation; then a stride-2 max pool (ResNet) or all of it again (HRNet)."""
 
     def __init__(self, backbone, width):
         super().__init__()
         self.plan = BACKBONES[backbone]
         self.conv = ElasticConv2d(3, width, self.plan.stem_kernel, stride=2)
         self.norm = ElasticBatchNorm2d(width)
+        if self.plan.stem_second == "conv":
+            self.conv2, self.norm2 = ElasticConv2d(width, width, 3, stride=2), ElasticBatchNorm2d(width)
 
-    def forward(self, x, width=None):  # (B, 3, H, W) -> (B, width, H/2, W/2), or H/4, W/4 with the pool
-        x = ACTIVATIONS[self.plan.stem_activation](self.norm(self.conv(x, width)))
-        return F.max_pool2d(x, 3, 2, 1) if self.plan.stem_pool else x
+    def forward(self, x, width=None):  # (B, 3, H, W) -> (B, width, H/2, W/2), or H/4, W/4 with pool or second convolution
+        activation = ACTIVATIONS[self.plan.stem_activation]
+        x = activation(self.norm(self.conv(x, width)))
+        if self.plan.stem_second == "conv":
+            x = activation(self.norm2(self.conv2(x, width)))
+        return F.max_pool2d(x, 3, 2, 1) if self.plan.stem_second == "pool" else x
 
 
-class Bottleneck(nn.Module):
-    """ResNet's block: 1x1, K x K (grouped, with the stride), 1x1; GC attention; the skip added; ReLU.
+class ResidualBlock(nn.Module):
+    """What ResNet's two kinds of block share: their convolutions (`build`, `convolve`); attention; the skip added; ReLU.
 
     The skip is a strided 1x1 convolution where the shape changes. In a super-network that depends on the widths chosen,
     so a first block owns one (`projects`) and the shapes decide whether it is used.
     """
 
-    def __init__(self, in_channels, branch, stride, activation, projects):
+    def __init__(self, in_channels, branch, stride, activation, attention, projects):
         super().__init__()
-        width, hidden = branch.width, branch.width // branch.expansion
         self.branch, self.stride, self.activation = branch, stride, ACTIVATIONS[activation]
-        self.conv1, self.norm1 = ElasticConv2d(in_channels, hidden), ElasticBatchNorm2d(hidden)
-        self.conv2 = ElasticConv2d(hidden, hidden, branch.kernel, stride, branch.groups)
-        self.norm2 = ElasticBatchNorm2d(hidden)
-        self.conv3, self.norm3 = ElasticConv2d(hidden, width), ElasticBatchNorm2d(width)
-        self.attention = GlobalContext(width) if branch.attention else None
-        if projects or stride > 1 or in_channels != width:
-            self.project, self.project_norm = ElasticConv2d(in_channels, width, 1, stride), ElasticBatchNorm2d(width)
+        self.build(in_channels, branch, stride)
+        self.attention = attention(branch.width) if branch.attention else None
+        if projects or stride > 1 or in_channels != branch.width:
+            self.project, self.project_norm = ElasticConv2d(in_channels, branch.width, 1, stride), ElasticBatchNorm2d(branch.width)
 
     def forward(self, x, branch=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
         branch = branch or self.branch
-        hidden = branch.width // branch.expansion
-        y = self.activation(self.norm1(self.conv1(x, hidden)))
-        y = self.activation(self.norm2(self.conv2(y, hidden, branch.kernel, branch.groups)))
-        y = self.norm3(self.conv3(y, branch.width))
+        y = self.convolve(x, branch)
         if branch.attention:
             y = self.attention(y)
         if self.stride > 1 or x.shape[1] != branch.width:
             x = self.project_norm(self.project(x, branch.width))
         return self.activation(x + y)
+
+
+class Bottleneck(ResidualBlock):
+    """1x1, K x K (grouped, with the stride), 1x1."""
+
+    def build(self, in_channels, branch, stride):
+        width, hidden = branch.width, branch.width // branch.expansion
+        self.conv1, self.norm1 = ElasticConv2d(in_channels, hidden), ElasticBatchNorm2d(hidden)
+        self.conv2 = ElasticConv2d(hidden, hidden, branch.kernel, stride, branch.groups)
+        self.norm2 = ElasticBatchNorm2d(hidden)
+        self.conv3, self.norm3 = ElasticConv2d(hidden, width), ElasticBatchNorm2d(width)
+
+    def convolve(self, x, branch):
+        hidden = branch.width // branch.expansion
+        y = self.activation(self.norm1(self.conv1(x, hidden)))
+        y = self.activation(self.norm2(self.conv2(y, hidden, branch.kernel, branch.groups)))
+        return self.norm3(self.conv3(y, branch.width))
+
+
+class BasicBlock(ResidualBlock):
+    """K x K (with the stride), K x K, both grouped."""
+
+    def build(self, in_channels, branch, stride):
+        width, kernel, groups = branch[:3]
+        self.conv1, self.norm1 = ElasticConv2d(in_channels, width, kernel, stride, groups), ElasticBatchNorm2d(width)
+        self.conv2, self.norm2 = ElasticConv2d(width, width, kernel, 1, groups), ElasticBatchNorm2d(width)
+
+    def convolve(self, x, branch):
+        y = self.activation(self.norm1(self.conv1(x, *branch[:3])))
+        return self.norm2(self.conv2(y, *branch[:3]))
 
 
 class MobileBlock(nn.Module):
@@ -366,7 +458,7 @@ class MobileBlock(nn.Module):
     No activation at the end; a skip where the shape stays.
     """
 
-    def __init__(self, in_channels, branch, stride, activation, projects):
+    def __init__(self, in_channels, branch, stride, activation, attention, projects):
         super().__init__()
         width, hidden = branch.width, branch.width * branch.expansion
         self.branch, self.stride, self.activation = branch, stride, ACTIVATIONS[activation]
@@ -374,7 +466,7 @@ class MobileBlock(nn.Module):
             self.conv1, self.norm1 = ElasticConv2d(in_channels, hidden), ElasticBatchNorm2d(hidden)
         self.conv2 = ElasticConv2d(hidden, hidden, branch.kernel, stride, branch.groups)
         self.norm2 = ElasticBatchNorm2d(hidden)
-        self.attention = SqueezeExcite(hidden) if branch.attention else None
+        self.attention = attention(hidden) if branch.attention else None
         self.conv3, self.norm3 = ElasticConv2d(hidden, width), ElasticBatchNorm2d(width)
 
     def forward(self, x, branch=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
@@ -390,16 +482,62 @@ class MobileBlock(nn.Module):
         return x + y if self.stride == 1 and x.shape[1] == branch.width else y
 
 
+class Rescale(nn.Module):
+    """Convolution and batch norm between branches of HRNet: 3x3 at stride 1 or 2, or 1x1."""
+
+    def __init__(self, in_channels, width, kernel, stride=1):
+        super().__init__()
+        self.stride, self.conv, self.norm = stride, ElasticConv2d(in_channels, width, kernel, stride), ElasticBatchNorm2d(width)
+
+    def forward(self, x, width=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
+        return self.norm(self.conv(x, width))
+
+
+class Transition(Rescale):
+    """Into a branch of the next stage of HRNet. A branch that goes on at its width is left alone."""
+
+    def forward(self, x, width=None):
+        return x if self.stride == 1 and x.shape[1] == width else F.relu(super().forward(x, width))
+
+
+class Exchange(nn.Module):
+    """HRNet's exchange unit [49]: each branch becomes the sum of all branches, brought to its width and size; then ReLU.
+
+    From a coarser branch that is a 1x1 convolution and nearest-neighbour enlargement; from a finer one a stride-2 3x3
+    convolution for every halving, ReLU between them, of which the last changes the width. paths[i][j] leads from j to i.
+    """
+
+    def __init__(self, widths, outputs):
+        super().__init__()
+        path = lambda i, j: ([Rescale(widths[j], widths[i], 1)] if j > i else
+                             [Rescale(widths[j], widths[i if k == i - 1 else j], 3, 2) for k in range(j, i)])
+        self.paths = nn.ModuleList(nn.ModuleList(nn.ModuleList(path(i, j)) for j in range(len(widths))) for i in range(outputs))
+
+    def forward(self, *xs, outputs=None):
+        """Features of all branches -> those of the first `outputs` of them (default: of as many as it was made for)."""
+        fused = []
+        for target, row in zip(xs[:outputs], self.paths):
+            total = target
+            for x, path in zip(xs, row):
+                source = x.shape[1]
+                for k, layer in enumerate(path, 1):
+                    x = layer(x, target.shape[1]) if k == len(path) else F.relu(layer(x, source))
+                if len(path):  # else x is the target itself
+                    total = total + (x if x.shape == target.shape else F.interpolate(x, target.shape[2:]))
+            fused.append(F.relu(total))
+        return fused
+
+
 class PoseHead(nn.Module):
-    """Deconvolutions (batch norm, ReLU) up to 1/4 of the image, then a 1x1 convolution to K heatmaps."""
+    """Deconvolutions (batch norm, ReLU) up to 1/4 of the image, if it is not there yet, then a 1x1 convolution to K heatmaps."""
 
     def __init__(self, in_channels, head, count, joints):
         super().__init__()
         self.head = head
-        ins = [in_channels] + [head.width] * (count - 1)
+        *ins, last = [in_channels] + [head.width for _ in range(count)]
         self.deconvs = nn.ModuleList(ElasticConvTranspose2d(i, head.width, head.kernel, head.groups) for i in ins)
         self.norms = nn.ModuleList(ElasticBatchNorm2d(head.width) for _ in ins)
-        self.final = ElasticConv2d(head.width, joints, bias=True)
+        self.final = ElasticConv2d(last, joints, bias=True)
         fill(self.final.weight, 0.001)  # the paper's sigma: heatmaps start near zero, where they mostly are
 
     def forward(self, x, head=None):  # (B, I, h, w) -> (B, K, H/4, W/4)
@@ -415,14 +553,35 @@ def stem_parts(backbone, width):
     return [(Stem, (backbone, width), ((3, 1),))]
 
 
-def stage_parts(backbone, index, in_channels, stage, elastic=False):
-    """The blocks of stage `index` (from 0), one list for each branch."""
+BLOCKS = {"bottleneck": Bottleneck, "basic": BasicBlock, "mobile": MobileBlock}
+
+
+def branch_parts(backbone, index, b, in_channels, branch, depth, elastic=False):
+    """Branch `b` of stage `index` (both from 0): its transition (a list of one or none), and its blocks.
+
+    in_channels: width of the same branch in the stage before, or of the coarsest one there for a new branch.
+    """
+    plan, stride, transition = BACKBONES[backbone], BACKBONES[backbone].strides[index], []
+    reduction = plan.stem_stride * math.prod(plan.strides[:index]) * 2 ** b
+    if plan.branches(index) > 1:  # parallel branches change width and size in the transition, others in their first block
+        shrink = 2 if b == index else 1
+        reduction //= shrink
+        if elastic or shrink > 1 or in_channels != branch.width:
+            transition = [(Transition, (in_channels, branch.width, 3, shrink), ((in_channels, reduction),))]
+        in_channels, reduction = branch.width, reduction * shrink
+    block, rest = BLOCKS[plan.blocks[index]], (plan.activations[index], plan.attention)
+    first = (block, (in_channels, branch, stride, *rest, elastic), ((in_channels, reduction),))
+    other = (block, (branch.width, branch, 1, *rest, False), ((branch.width, reduction * stride),))
+    return transition, [first] + [other] * (depth - 1)
+
+
+def exchange_parts(backbone, index, widths, depth):
+    """The exchange units of a stage with parallel branches, one after each module. The very last keeps branch 1, for the head."""
     plan = BACKBONES[backbone]
-    block = Bottleneck if plan.block == "bottleneck" else MobileBlock
-    reduction, stride = plan.stem_stride * math.prod(plan.strides[:index]), plan.strides[index]
-    rest = lambda b: (block, (b.width, b, 1, plan.activations[index], False), ((b.width, reduction * stride),))
-    return [[(block, (in_channels, b, stride, plan.activations[index], elastic), ((in_channels, reduction),))]
-            + [rest(b)] * (stage.depth - 1) for b in stage.branches]
+    if len(widths) == 1:
+        return []
+    ends = [len(widths)] * (depth // plan.module - 1) + [1 if index == len(plan.strides) - 1 else len(widths)]
+    return [(Exchange, (widths, outputs), tuple((w, plan.stem_stride * 2 ** b) for b, w in enumerate(widths))) for outputs in ends]
 
 
 def fusion_parts(backbone, stage, channels, joints, operations):
@@ -455,17 +614,22 @@ class PoseNet(nn.Module):
         largest, elastic = space.largest(), space.size() > 1
         self.arch = None if elastic else largest
         self.stem, = map(_make, stem_parts(space.backbone, largest.stem))
-        self.stages, ins = nn.ModuleList(), largest.stem
+        self.stages, self.transitions, self.exchanges, ins = nn.ModuleList(), nn.ModuleDict(), nn.ModuleDict(), (largest.stem,)
         for i, stage in enumerate(largest.stages):
-            parts = stage_parts(space.backbone, i, ins, stage, elastic)
-            self.stages.append(nn.ModuleList(nn.ModuleList(map(_make, branch)) for branch in parts))
-            ins = stage.branches[0].width
+            self.stages.append(nn.ModuleList())
+            for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:])):
+                transition, blocks = branch_parts(space.backbone, i, b, in_channels, branch, stage.depth, elastic)
+                self.stages[i].append(nn.ModuleList(map(_make, blocks)))
+                self.transitions.update({f"{i}_{b}": _make(part) for part in transition})
+            ins = tuple(branch.width for branch in stage.branches)
+            exchanges = exchange_parts(space.backbone, i, ins, stage.depth)
+            self.exchanges.update({f"{i}_{m}": _make(part) for m, part in enumerate(exchanges)})
         self.fusions = nn.ModuleDict()
         for stage in sorted({f.stage for f in space.fusions if f}):
             operations = tuple(o for o in OPERATIONS if Fusion(stage, o) in space.fusions)
             channels = largest.stages[stage - 1].branches[0].width
             self.fusions[str(stage)], = map(_make, fusion_parts(space.backbone, stage, channels, joints, operations))
-        self.head, = map(_make, head_parts(space.backbone, ins, largest.head, joints))
+        self.head, = map(_make, head_parts(space.backbone, ins[0], largest.head, joints))
 
     def forward(self, images, arch=None, heatmaps=None):
         """heatmaps: (B, joints, H/4, W/4) of the last frame; an architecture with a fusion needs them."""
@@ -474,15 +638,30 @@ class PoseNet(nn.Module):
             raise ValueError("a super-network holds many networks: name one, net(images, arch)")
         if arch.fusion and heatmaps is None:
             raise ValueError("this architecture fuses the last frame's heatmaps: call net(images, arch, heatmaps)")
-        x = self.stem(images, arch.stem)
-        for i, (blocks, stage) in enumerate(zip(self.stages, arch.stages), 1):
-            if stage.depth > len(blocks[0]):
-                raise ValueError(f"stage {i} has {len(blocks[0])} blocks, not {stage.depth}")
-            for block in blocks[0][:stage.depth]:
-                x = block(x, stage.branches[0])
-            if arch.fusion and arch.fusion.stage == i:
-                x = self.fusions[str(i)](x, heatmaps, arch.fusion.operation)
-        return self.head(x, arch.head)
+        xs = [self.stem(images, arch.stem)]  # features of every branch
+        for i, stage in enumerate(arch.stages):
+            if stage.depth > len(self.stages[i][0]):
+                raise ValueError(f"stage {i + 1} has {len(self.stages[i][0])} blocks, not {stage.depth}")
+            xs = self._stage(i, stage, xs)
+            if arch.fusion and arch.fusion.stage == i + 1:  # into branch 1, at 1/4
+                xs[0] = self.fusions[str(i + 1)](xs[0], heatmaps, arch.fusion.operation)
+        return self.head(xs[0], arch.head)
+
+    def _stage(self, i, stage, xs):
+        """Stage i (from 0): transitions, then blocks and, where there are several branches, exchanges between them."""
+        xs = xs + xs[-1:] * (len(stage.branches) - len(xs))  # a new branch starts from the coarsest one
+        for b, branch in enumerate(stage.branches):
+            if f"{i}_{b}" in self.transitions:
+                xs[b] = self.transitions[f"{i}_{b}"](xs[b], branch.width)
+        module = BACKBONES[self.space.backbone].module if len(xs) > 1 else stage.depth
+        for start in range(0, stage.depth, module):
+            for b, branch in enumerate(stage.branches):
+                for block in self.stages[i][b][start:start + module]:
+                    xs[b] = block(xs[b], branch)
+            if len(xs) > 1:
+                last = i == len(self.stages) - 1 and start + module == stage.depth
+                xs = self.exchanges[f"{i}_{start // module}"](*xs, outputs=1 if last else None)
+        return xs
 
     def extract(self, arch):
         """The finished network of `arch`, with copies of its slices: the same outputs as `self(images, arch)`."""
@@ -508,9 +687,6 @@ class Cost(NamedTuple):
     params: int
     macs: int
     gflops: float
-
-    def __add__(self, other):
-        return Cost(*(a + b for a, b in zip(self, other)))
 
 
 @lru_cache(maxsize=None)
@@ -539,10 +715,27 @@ def _part_cost(part, image_size):
     return Cost(sum(p.numel() for p in module.parameters()), macs, outputs / 2 ** 30)
 
 
+def _sum(costs):
+    return Cost(*map(sum, zip((0, 0, 0.), *costs)))
+
+
 @lru_cache(maxsize=None)
-def _stage_cost(backbone, index, in_channels, stage, image_size):
-    return sum((_part_cost(p, image_size) for branch in stage_parts(backbone, index, in_channels, stage) for p in branch),
-               Cost(0, 0, 0.))
+def _branch_cost(image_size, *which):
+    transition, blocks = branch_parts(*which)
+    return _sum(_part_cost(p, image_size) for p in transition + blocks)
+
+
+@lru_cache(maxsize=None)
+def _exchange_cost(image_size, *which):
+    return _sum(_part_cost(p, image_size) for p in exchange_parts(*which))
+
+
+@lru_cache(maxsize=2 ** 17)
+def _stage_cost(backbone, index, ins, stage, image_size):
+    """ins: widths of the branches of the stage before."""
+    costs = [_branch_cost(image_size, backbone, index, b, in_channels, branch, stage.depth)
+             for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:]))]
+    return _sum(costs + [_exchange_cost(image_size, backbone, index, tuple(b.width for b in stage.branches), stage.depth)])
 
 
 @lru_cache(maxsize=None)
@@ -550,20 +743,24 @@ def _rest_cost(backbone, stem, ins, head, fusion, fused, image_size, joints):
     parts = stem_parts(backbone, stem) + head_parts(backbone, ins, head, joints)
     if fusion:
         parts += fusion_parts(backbone, fusion.stage, fused, joints, (fusion.operation,))
-    return sum((_part_cost(p, image_size) for p in parts), Cost(0, 0, 0.))
+    return _sum(_part_cost(p, image_size) for p in parts)
+
+
+def _costs(arch, image_size, joints):
+    """Cost of stem, fusion and head together, then of each stage."""
+    widths = [(arch.stem,)] + [tuple(b.width for b in s.branches) for s in arch.stages]
+    fused = arch.fusion and widths[arch.fusion.stage][0]
+    rest = _rest_cost(arch.backbone, arch.stem, widths[-1][0], arch.head, arch.fusion, fused, image_size, joints)
+    return [rest] + [_stage_cost(arch.backbone, i, widths[i], s, image_size) for i, s in enumerate(arch.stages)]
 
 
 def cost(arch, image_size=(256, 192), joints=17):
     """Cost of an architecture at an image size (height, width), counted from the network's own parts.
 
-    The stages' costs are independent given the widths at their borders, so each is counted once and then looked up.
+    The stages' costs are independent given the widths at their borders (and so are the branches' within a stage, but for
+    the exchange units between them), so each is counted once and then looked up.
     """
-    ins = [arch.stem] + [s.branches[0].width for s in arch.stages]
-    fused = arch.fusion and ins[arch.fusion.stage]
-    total = _rest_cost(arch.backbone, arch.stem, ins[-1], arch.head, arch.fusion, fused, tuple(image_size), joints)
-    for i, stage in enumerate(arch.stages):
-        total += _stage_cost(arch.backbone, i, ins[i], stage, tuple(image_size))
-    return total
+    return _sum(_costs(arch, tuple(image_size), joints))
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -582,17 +779,55 @@ def save(contents, path):
         raise CheckpointError(f"{path} cannot be written ({error}); an older file of that name is untouched") from None
 
 
-def load(path, kind):
-    """The dict saved under `path`, of `kind` "supernet" or "finished". Nothing in the file is executed."""
+class _Inert:
+    """Stands in for whatever a file names besides tensors: can be made, called, filled and given a state; does nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def _nothing(self, *args, **kwargs):
+        return self
+
+    __call__ = __setstate__ = __setitem__ = append = extend = add = update = _nothing
+    dump_patches = False  # asked by torch of the classes of whole modules in old files
+
+
+class _TensorsOnly:
+    """What `torch.load` asks of a pickle module. No name in a file leads to code, but for these two; torch finds storages itself."""
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module, name):
+            return {"collections.OrderedDict": OrderedDict, "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+                    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter}.get(f"{module}.{name}", _Inert)
+
+    @staticmethod
+    def load(file, **options):
+        return _TensorsOnly.Unpickler(file, **options).load()
+
+
+def read(path):
+    """The dict in a checkpoint, ours or another program's: its tensors and plain values. Nothing in the file is executed.
+
+    torch's `weights_only` refuses a file that holds any other object, as published ones do (logs, numpy's numbers, settings);
+    here such objects become inert.
+    """
     if not pathlib.Path(path).is_file():
         raise CheckpointError(f"there is no file {path}; train first, or name another checkpoint")
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is cut short, or pickled by another program
-        raise CheckpointError(f"{path} is truncated or not a checkpoint of this program ({type(error).__name__}); make it anew") from None
-    found = contents.get("kind") if isinstance(contents, dict) else None
+        if zipfile.is_zipfile(path) and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
+            raise ValueError("TorchScript is a program")
+        contents = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TensorsOnly)
+    except Exception as error:  # torch raises many kinds for a file that is cut short or is something else
+        raise CheckpointError(f"{path} is truncated or not a checkpoint ({type(error).__name__}); make it anew") from None
+    return contents if isinstance(contents, dict) else {}
+
+
+def load(path, kind):
+    """The dict saved under `path`, of `kind` "supernet" or "finished"."""
+    contents = read(path)
+    found = contents.get("kind")
     if found != kind:
-        raise CheckpointError(f"{path} holds {'a ' + found if found else 'something else'}, but a {kind} checkpoint is needed here")
+        raise CheckpointError(f"{path} holds {f'a {found}' if found else 'something else'}, but a {kind} checkpoint is needed here")
     return contents
 
 
@@ -622,6 +857,51 @@ def load_finished(path):
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} lacks a part of a finished network ({error}); make it anew") from None
     return nets, about
+
+
+# mmpose's words for the layers of ours (`_mmpose_name` has already put in the numbers of its blocks and deconvolutions)
+MMPOSE = {
+    "resnet50": {"stem.conv": "backbone.conv1", "stem.norm": "backbone.bn1", ".norm": ".bn", ".attention.bn": ".attention.channel_add_conv.1",
+                 ".attention.mask": ".attention.conv_mask", ".attention.reduce": ".attention.channel_add_conv.0",
+                 ".attention.expand": ".attention.channel_add_conv.3", ".project_norm": ".downsample.1", ".project": ".downsample.0"},
+    "mobilenetv3": {"stem.conv": "backbone.conv0.conv", "stem.norm": "backbone.conv0.bn", ".conv1": ".expand_conv.conv",
+                    ".norm1": ".expand_conv.bn", ".conv2": ".depthwise_conv.conv", ".norm2": ".depthwise_conv.bn",
+                    ".conv3": ".linear_conv.conv", ".norm3": ".linear_conv.bn", ".conv0": ".conv1",
+                    ".attention.reduce": ".se.conv1.conv", ".attention.expand": ".se.conv2.conv"}}
+
+
+def _mmpose_name(arch, name):
+    """mmpose's name of our tensor `name` (of its newer generation: the older one says keypoint_head for head)."""
+    def block(match):  # ResNet's blocks are numbered stage by stage, MobileNet's throughout
+        stage, k = int(match[1]), int(match[2])
+        return f"layer{stage + 1}.{k}" if arch.backbone == "resnet50" else f"layer{1 + sum(s.depth for s in arch.stages[:stage]) + k}"
+    name = re.sub(r"^stages\.(\d)\.0\.(\d)", lambda m: "backbone." + block(m), name)
+    for ours, theirs in MMPOSE[arch.backbone].items():
+        name = name.replace(ours, theirs)
+    # the head counts its ReLUs: deconvolution 0, norm 1, ReLU 2, deconvolution 3, ...
+    name = re.sub(r"^head\.(deconvs|norms|bns)\.(\d)", lambda m: f"head.deconv_layers.{3 * int(m[2]) + (m[1] != 'deconvs')}", name)
+    return name.replace("head.final", "head.final_layer")
+
+
+def load_mmpose(path):
+    """A published S-ViPNAS checkpoint as a finished PoseNet in eval mode, with the same outputs.
+
+    Which of the two networks it is, the tensors say. Raises CheckpointError for a file of any other network.
+    """
+    found, attempts = read(path), []
+    found = found["state_dict"] if isinstance(found.get("state_dict"), dict) else found
+    found = {re.sub("^keypoint_head[.]", "head.", str(k)): v for k, v in found.items() if isinstance(v, torch.Tensor)}
+    for arch in (ARCHS["s_vipnas_resnet50"], ARCHS["s_vipnas_mobilenetv3"]):
+        net = PoseNet(arch).eval()
+        state = {name: (_mmpose_name(arch, name), tensor) for name, tensor in net.state_dict().items()}
+        wrong = [name for name, tensor in state.values()  # a layer norm's has two more dimensions of size 1 there
+                 if name not in found or found[name].squeeze().shape != tensor.squeeze().shape]
+        if not wrong:
+            net.load_state_dict({ours: found[name].view_as(tensor) for ours, (name, tensor) in state.items()})
+            return net
+        attempts.append(wrong)
+    wrong = ", ".join(min(attempts, key=len)[:3])
+    raise CheckpointError(f"{path} is neither of the two published S-ViPNAS networks: {wrong} are missing in it or do not fit")
 
 
 # ---------------------------------------------------------------------------------------------- heatmaps to keypoints
@@ -766,27 +1046,89 @@ def run_video(video, checkpoint, box, out):
 
 # ---------------------------------------------------------------------------------------------- the command line
 def read_arch(text):
-    """An Arch from a JSON file."""
+    """An Arch by its name in ARCHS, or from a JSON file."""
+    if text in ARCHS:
+        return ARCHS[text]
     try:
         return Arch.from_json(pathlib.Path(text).read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"no architecture can be read from {text} ({error}); give a JSON file as Arch.to_json writes it") from None
+        raise CheckpointError(f"no architecture can be read from {text} ({error}); give a JSON file as Arch.to_json writes it, "
+                              f"or one of {', '.join(ARCHS)}") from None
 
 
 def show(arch, image_size):
     """What an architecture is made of, and what each part costs."""
     print(f"{arch}\n\nat {image_size[0]}x{image_size[1]}      parameters   multiply-adds    GFLOPs (as the paper counts)")
-    ins = [arch.stem] + [s.branches[0].width for s in arch.stages]
-    rest = _rest_cost(arch.backbone, arch.stem, ins[-1], arch.head, arch.fusion, arch.fusion and ins[arch.fusion.stage], image_size, 17)
-    rows = [("stem, head, fusion", rest)] + [(f"stage {i + 1}", _stage_cost(arch.backbone, i, ins[i], s, image_size))
-                                             for i, s in enumerate(arch.stages)] + [("all", cost(arch, image_size))]
+    names = ["stem, head" + ", fusion" * bool(arch.fusion)] + [f"stage {i + 1}" for i in range(len(arch.stages))] + ["all"]
+    rows = zip(names, _costs(arch, image_size, 17) + [cost(arch, image_size)])
     for name, c in rows:
         print(f"{name:18} {c.params:11,} {c.macs:15,}    {c.gflops:.4f}")
 
 
+# what Tables 1 and 2 print, and why ours is not quite that
+PRINTED = {
+    "s_vipnas_resnet50": "  7.3M  1.44   the released weights are a network close to the tables' (Table 2 prints 13.5M)",
+    "s_vipnas_mobilenetv3": "  5.4M  0.69   the released head is not in Table A1: a network close to the tables' (Table 2: 2.8M)",
+    "sbl_resnet18": " 15.3M  5.79   cut off, not rounded",
+    "sbl_resnet50": " 34.0M  8.99   equal (Table 2 repeats the 8.90 of [56])",
+    "hrnet_w32": " 28.5M  7.10   the table repeats the figure of [49]"}
+
+
+def show_all():
+    """Every architecture beside the paper's numbers, and every space from its smallest to its largest network."""
+    print("architecture           parameters   multiply-adds    GFLOPs   the paper: parameters, GFLOPs")
+    for name, arch in ARCHS.items():
+        c = cost(arch)
+        print(f"{name:20} {c.params:12,} {c.macs:15,} {c.gflops:9.4f}   {PRINTED[name]}")
+    print("\nspace          architectures    smallest: parameters, GFLOPs      largest: parameters, GFLOPs")
+    for name, space in SPACES.items():
+        ends = [cost(a, space.image_size) for a in (space.smallest(), space.largest())]
+        print(f"{name:12} {space.size():15.1e}    " + "   ".join(f"{c.params:16,} {c.gflops:10.4f}" for c in ends))
+
+
+def _boxes(arch):
+    """The boxes of a frame's row, each a list of lines: {depth, width, kernel, groups}, a line for each branch."""
+    attention = {GlobalContext: " +GC", SqueezeExcite: " +SE"}[BACKBONES[arch.backbone].attention]
+    stages = [[f"stage {i}"] + [f"{{{s.depth}, {b.width}, {b.kernel}, {b.groups}}}" + f" e{b.expansion}" * (b.expansion > 1) + attention * b.attention
+                                for b in s.branches] for i, s in enumerate(arch.stages, 1)]
+    head = ["deconvolutions", f"{{{arch.head.width}, {arch.head.kernel}, {arch.head.groups}}}"] if arch.head else ["1x1 convolution"]
+    return [["stem", str(arch.stem)], *stages, head, ["heatmaps"]]
+
+
+def picture(archs, path):
+    """Draw the architectures of successive frames (of one backbone) as Fig. 5 does, one row a frame, into a PNG file.
+
+    Orange boxes have attention. In red: the last frame's heatmaps, where they come in, and how (+ Add, x Mul, C Cat).
+    """
+    rows, font = [_boxes(arch) for arch in archs], ImageFont.load_default(13)
+    wide = 16 + max(font.getlength(line) for row in rows for box in row for line in box)
+    high = 14 + 17 * max(len(box) for row in rows for box in row)
+    left, right, down = 100, wide + 36, high + 50  # of the first box; from box to box; from row to row
+    image = Image.new("RGB", (int(left + right * len(rows[0])), int(down * len(rows) + 20)), "white")
+    pen = ImageDraw.Draw(image)
+    for r, (arch, row) in enumerate(zip(archs, rows)):
+        top = 50 + r * down
+        middle = top + high / 2
+        pen.text((10, middle), f"frame t + {r}" if arch.fusion and r else "a later frame" if arch.fusion else "key frame", "black", font, anchor="lm")
+        for c, box in enumerate(row):
+            x, attention = left + c * right, any("+" in line for line in box)
+            if c:
+                pen.line([(x - 36, middle), (x, middle)], "black", 2)
+            pen.rectangle([x, top, x + wide, top + high], (255, 214, 160) if attention else (222, 232, 246), "black")
+            pen.multiline_text((x + wide / 2, middle), "\n".join(box), "black", font, anchor="mm", align="center")
+        if arch.fusion:
+            x, source = left + (arch.fusion.stage + 1) * right - 18, left + (len(row) - .5) * right - 18  # after the stage; heatmaps
+            pen.line([(source, top - 50), (source, top - 25), (x, top - 25), (x, middle)], (200, 30, 30), 2)
+            pen.ellipse([x - 11, middle - 11, x + 11, middle + 11], "white", (200, 30, 30), 2)
+            pen.text((x, middle), {"add": "+", "mul": "x", "cat": "C"}[arch.fusion.operation], (200, 30, 30), font, anchor="mm")
+    image.save(f"{path}.tmp", "PNG")
+    os.replace(f"{path}.tmp", path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--arch", help="JSON file of an architecture to show")
+    parser.add_argument("--arch", help=f"an architecture to show: a JSON file, or {', '.join(ARCHS)}")
+    parser.add_argument("--picture", help="PNG file to draw --arch or the networks of --checkpoint into, as Fig. 5 does")
     parser.add_argument("--video", help="folder of frames, or an animated GIF")
     parser.add_argument("--checkpoint", help="finished networks: vipnas_s.pt or vipnas_t.pt")
     parser.add_argument("--box", help="x,y,w,h of the person in the first frame (default: the whole frame)")
@@ -803,14 +1145,17 @@ def main():
             if box is not None and (len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0):
                 raise CheckpointError(f"--box is x,y,w,h with w and h above zero, not {options.box}")
             run_video(options.video, options.checkpoint, box, options.out)
-        elif options.arch:
-            arch = read_arch(options.arch)
-            show(arch, SPACES[arch.backbone].image_size)
+        elif options.arch or options.checkpoint:
+            archs = [read_arch(options.arch)] if options.arch else [net.arch for net in load_finished(options.checkpoint)[0]]
+            for arch in archs:
+                show(arch, BACKBONES[arch.backbone].image_size)
+            if options.picture:
+                picture(archs, options.picture)
+                print(f"wrote {options.picture}")
+        elif options.picture:
+            raise CheckpointError("--picture needs --arch or --checkpoint: what shall it show?")
         else:
-            print("space          architectures    smallest: parameters, GFLOPs      largest: parameters, GFLOPs")
-            for name, space in SPACES.items():
-                ends = [cost(a, space.image_size) for a in (space.smallest(), space.largest())]
-                print(f"{name:12} {space.size():15.1e}    " + "   ".join(f"{c.params:16,} {c.gflops:10.4f}" for c in ends))
+            show_all()
     except (CheckpointError, ValueError, OSError) as error:
         sys.exit(f"vipnas: {error}")
 
