@@ -201,7 +201,8 @@ class Clips(Dataset):
     boxes: (N, 4) x, y, w, h of the person over all frames, image pixels
     joints: (N, F, K, 3) x, y in image pixels, visibility 0 not annotated, 1 hidden, 2 visible
     areas: (N, F) of the person in square image pixels, for OKS
-    Subclasses add `pixels` and `frame`, and name in `per_clip` what else they keep for each clip.
+    Subclasses add `pixels(indices, matrices)`, the clips' frames warped by (B, 2, 3) matrices as uint8 (B, F, 3, H, W), and
+    `frame(index, t)`, a whole frame as a PIL image; and name in `per_clip` what else they keep for each clip.
     """
     per_clip = ("boxes", "joints", "areas")
 
@@ -243,14 +244,6 @@ class Clips(Dataset):
         joints = torch.from_numpy(np.stack(joints)).float()                                     # (B, F, K, 3)
         images = normalise(self.pixels(indices, matrices))                                      # (B, F, 3, H, W)
         return Batch(images, *targets(joints, self.size), torch.from_numpy(matrices), joints)
-
-    def pixels(self, indices, matrices):
-        """The clips' frames warped by their (B, 2, 3) matrices: uint8 (B, F, 3, H, W)."""
-        raise NotImplementedError
-
-    def frame(self, index, t):
-        """The whole frame t of clip `index` as a PIL image, in the coordinates of `joints`."""
-        raise NotImplementedError
 
 
 # ------------------------------------------------------------------------------------------------ drawn people: body
@@ -596,11 +589,6 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     return images, joints
 
 
-def _render_many(split, indices, frames, size):
-    images, joints = zip(*(render_clip(split, index, frames, size) for index in indices))
-    return np.stack(images), np.stack(joints)
-
-
 class SyntheticClips(Clips):
     """`count` drawn clips of `split` from clip number `first` on, all rendered here and kept as one uint8 array.
 
@@ -613,33 +601,30 @@ class SyntheticClips(Clips):
         if count < 1 or frames < 1:
             raise DataError(f"{count} drawn clips of {frames} frames: both numbers must be at least 1")
         h, w = size
-        self.images = np.empty((count, frames, h, w, 3), np.uint8)
-        joints = np.empty((count, frames, 17, 3))
-        chunks = [range(i, min(i + 16, count)) for i in range(0, count, 16)]
-        for result, chunk in zip(self._render(split, chunks, first, frames, tuple(size), workers), chunks):
-            self.images[chunk.start:chunk.stop], joints[chunk.start:chunk.stop] = result
+        self.images, joints = np.empty((count, frames, h, w, 3), np.uint8), np.empty((count, frames, 17, 3))
+        jobs = [(split, index, frames, tuple(size)) for index in range(first, first + count)]
+        for i, clip in enumerate(self._render(jobs, min(workers or os.cpu_count() or 1, count // 16))):
+            self.images[i], joints[i] = clip
         boxes = np.tile([.1 * w, .1 * h, .8 * w, .8 * h], (count, 1))          # `affine` of it is the identity
         low, high = joints[..., :2].min(2), joints[..., :2].max(2)                              # (N, F, 2)
         areas = BOX_TO_AREA * (1.1 * (high - low)).prod(-1)                    # a body reaches a little beyond its joints
         super().__init__(f"drawn people ({split})", COCO, size, boxes, joints, areas)
 
     @staticmethod
-    def _render(split, chunks, first, frames, size, workers):
-        workers = min(workers or os.cpu_count() or 1, len(chunks))
-        jobs = [(split, [first + i for i in chunk], frames, size) for chunk in chunks]
-        if workers == 1 or len(chunks) < 4 or multiprocessing.parent_process():
-            yield from (_render_many(*job) for job in jobs)
+    def _render(jobs, workers):
+        if workers < 2 or multiprocessing.parent_process():
+            yield from (render_clip(*job) for job in jobs)
             return
         # a forked worker starts at once and needs no `if __name__ == "__main__"`; drawing uses neither torch nor threads
         start = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         with ProcessPoolExecutor(workers, mp_context=start) as pool:
-            yield from pool.map(_render_many, *zip(*jobs))
+            yield from pool.map(render_clip, *zip(*jobs), chunksize=16)
 
     def pixels(self, indices, matrices):
         images = torch.from_numpy(self.images[list(indices)]).permute(0, 1, 4, 2, 3)            # (B, F, 3, H, W)
         if np.allclose(matrices, np.eye(2, 3), atol=1e-6):
             return images
-        (b, f, _, h, w), half = images.shape, np.array([images.shape[-1] / 2, images.shape[-2] / 2])
+        (b, f, _, h, w), half = images.shape, np.array([images.shape[-1], images.shape[-2]]) / 2
         # grid_sample counts from -1 to 1 between the outer edges: theta = to_unit . invert . from_unit
         back = invert(matrices)
         linear = back[..., :2] * half / half[:, None]
@@ -851,18 +836,15 @@ def save_image(image, path):
 
     Raises DataError for an unknown ending or a place that cannot be written.
     """
-    path, frames = Path(path), image if isinstance(image, (list, tuple)) else [image]
+    path, frames = Path(path), image if isinstance(image, list) else [image]
     form = Image.registered_extensions().get(path.suffix.lower())
     if form is None or (len(frames) > 1 and form != "GIF"):
         raise DataError(f"cannot write {path}: the name must end in {'.gif' if len(frames) > 1 else '.png, .jpg or .gif'}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     options = dict(save_all=True, append_images=frames[1:], duration=200, loop=0) if len(frames) > 1 else {}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frames[0].save(temporary, format=form, **options)
-        os.replace(temporary, path)
+        frames[0].save(f"{path}.tmp", format=form, **options)
+        os.replace(f"{path}.tmp", path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"cannot write {path} ({error.strerror or error}): choose another file") from None
 
 

@@ -45,7 +45,18 @@ def fill(weight, sigma):
         nn.init.normal_(weight, std=sigma)
 
 
-class ElasticConv2d(nn.Module):
+class Elastic(nn.Module):
+    """A layer with a `slice`; `choice` holds the arguments that give the whole of it."""
+
+    def inherit(self, larger):
+        """Copy into this layer its slice of a `larger` one."""
+        with torch.no_grad():
+            for mine, theirs in zip(self.slice(*self.choice), larger.slice(*self.choice)):
+                if isinstance(mine, torch.Tensor):  # not a missing bias or a group number
+                    mine.copy_(theirs)
+
+
+class ElasticConv2d(Elastic):
     """A convolution that runs at any width, kernel and group number up to its own.
 
     The arguments are the largest choice. `groups` is the smallest group number, because fewer groups mean larger
@@ -55,7 +66,8 @@ class ElasticConv2d(nn.Module):
     def __init__(self, in_channels, out_channels, kernel=1, stride=1, groups=1, bias=False):
         super().__init__()
         groups = common_groups(groups, in_channels, out_channels)
-        self.in_channels, self.width, self.kernel, self.stride, self.groups = in_channels, out_channels, kernel, stride, groups
+        self.choice = in_channels, self.width, self.kernel, self.groups = in_channels, out_channels, kernel, groups
+        self.stride = stride
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         # He initialisation over the fan-out, so that a layer keeps the scale whatever its group number (ours: the
@@ -77,13 +89,8 @@ class ElasticConv2d(nn.Module):
         weight, bias, groups = self.slice(x.shape[1], width or self.width, kernel, groups or self.groups)
         return F.conv2d(x, weight, bias, self.stride, kernel // 2, groups=groups)
 
-    def inherit(self, larger):
-        """Copy into this layer its slice of a `larger` one."""
-        weight, bias, _ = larger.slice(self.in_channels, self.width, self.kernel, self.groups)
-        copy_(self.weight, weight), copy_(self.bias, bias)
 
-
-class ElasticConvTranspose2d(nn.Module):
+class ElasticConvTranspose2d(Elastic):
     """A stride-2 deconvolution, elastic like `ElasticConv2d`, that doubles the size with kernel 2 or 4.
 
     PyTorch stores a deconvolution's filters from the input's side, (in_channels, out_channels / groups, kernel, kernel);
@@ -94,7 +101,7 @@ class ElasticConvTranspose2d(nn.Module):
     def __init__(self, in_channels, out_channels, kernel=4, groups=1):
         super().__init__()
         groups = common_groups(groups, in_channels, out_channels)
-        self.in_channels, self.width, self.kernel, self.groups = in_channels, out_channels, kernel, groups
+        self.choice = in_channels, self.width, self.kernel, self.groups = in_channels, out_channels, kernel, groups
         self.weight = nn.Parameter(torch.empty(in_channels, out_channels // groups, kernel, kernel))
         # each output cell sees kernel^2 / 4 cells of in_channels / groups channels
         fill(self.weight, math.sqrt(2 * groups / (in_channels * kernel * kernel / 4)))
@@ -113,12 +120,8 @@ class ElasticConvTranspose2d(nn.Module):
         weight, groups = self.slice(x.shape[1], width or self.width, kernel, groups or self.groups)
         return F.conv_transpose2d(x, weight, stride=2, padding=(kernel - 2) // 2, groups=groups)
 
-    def inherit(self, larger):
-        """Copy into this layer its slice of a `larger` one."""
-        copy_(self.weight, larger.slice(self.in_channels, self.width, self.kernel, self.groups)[0])
 
-
-class ElasticBatchNorm2d(nn.Module):
+class ElasticBatchNorm2d(Elastic):
     """Batch norm over the first channels. In training it keeps running statistics of those channels.
 
     Networks of all sizes share these statistics, and no two agree on them: a candidate's own are measured anew before
@@ -127,7 +130,7 @@ class ElasticBatchNorm2d(nn.Module):
 
     def __init__(self, channels, momentum=0.1, eps=1e-5):
         super().__init__()
-        self.momentum, self.eps = momentum, eps
+        self.choice, self.momentum, self.eps = (channels,), momentum, eps
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
@@ -140,17 +143,13 @@ class ElasticBatchNorm2d(nn.Module):
         mean, var, weight, bias = self.slice(x.shape[1])
         return F.batch_norm(x, mean, var, weight, bias, self.training, self.momentum, self.eps)
 
-    def inherit(self, larger):
-        """Copy into this layer its slice of a `larger` one."""
-        for mine, theirs in zip(self.slice(len(self.weight)), larger.slice(len(self.weight))):
-            copy_(mine, theirs)
 
-
-class ElasticLayerNorm(nn.Module):
+class ElasticLayerNorm(Elastic):
     """Layer norm over the first channels of (B, C, 1, 1)."""
 
     def __init__(self, channels):
         super().__init__()
+        self.choice = (channels,)
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def slice(self, channels):
@@ -160,11 +159,6 @@ class ElasticLayerNorm(nn.Module):
     def forward(self, x):  # (B, C, 1, 1) -> the same
         weight, bias = self.slice(x.shape[1])
         return F.layer_norm(x.flatten(1), (x.shape[1],), weight, bias)[:, :, None, None]
-
-    def inherit(self, larger):
-        """Copy into this layer its slice of a `larger` one."""
-        for mine, theirs in zip(self.slice(len(self.weight)), larger.slice(len(self.weight))):
-            copy_(mine, theirs)
 
 
 class GlobalContext(nn.Module):
@@ -211,13 +205,6 @@ class SqueezeExcite(nn.Module):
         return x * ((self.expand(gate, channels) + 1) / 2).clamp(0, 1)
 
 
-def copy_(mine, theirs):
-    """Copy one tensor's values into another (nothing to do where a layer has no bias)."""
-    if mine is not None:
-        with torch.no_grad():
-            mine.copy_(theirs)
-
-
 def demonstrate():
     """One convolution of 32 filters; every choice of it against `torch.nn.Conv2d` holding the slice."""
     torch.manual_seed(0)
@@ -227,7 +214,7 @@ def demonstrate():
     for width, kernel, groups in [(32, 7, 2), (32, 3, 2), (16, 5, 2), (16, 5, 8), (24, 3, 24)]:
         weight, _, g = layer.slice(24, width, kernel, groups)
         plain = nn.Conv2d(24, width, kernel, padding=kernel // 2, groups=g, bias=False)
-        copy_(plain.weight, weight)
+        plain.weight.data.copy_(weight)
         out = layer(x, width, kernel, groups)
         difference = (out - plain(x)).abs().max().item()
         print(f"{width:5}  {kernel:6}  {groups:6}   {str(tuple(weight.shape)):18} {str(tuple(out.shape)):20} {difference:.1e}")

@@ -1,6 +1,6 @@
 """How good is a candidate, and which one to keep (Secs 3.4.1, 3.4.3).
 
-1. Scores: the OKS of Sec. 4.1, COCO's and PoseTrack's average precision, counted as the official tools do.
+1. Scores: the OKS of Sec. 4.1, and COCO's average precision, counted as the official tool does.
 2. A candidate is a tuple of architectures, one for each frame it is asked about: one for S, T of them for T-ViPNAS. It is
    cut out of the super-network, its batch norm is re-calibrated, and it is run over clips it was not trained on.
 3. The search samples candidates at random under a budget and keeps the best; no evolution, no predictor.
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from data import COCO, DataError, invert, open_clips, transform
+from data import COCO, DataError, invert, open_clips, save_image, transform
 import vipnas
 from vipnas import Arch, CheckpointError, PoseNet, cost, decode
 
@@ -30,11 +30,6 @@ OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)                                    
 AREAS = np.array([[0, 1e5], [32, 96], [96, 1e5]]) ** 2                            # (A, 2) all, medium, large; pixels^2
 RECALLS = np.linspace(0, 1, 101)                                                  # where COCO reads the curve
 DETECTIONS_PER_IMAGE = 20
-
-# The columns of PoseTrack's table and the joints each one averages. The ears, never annotated, are in none.
-POSETRACK_COLUMNS = {"Head": ("nose", "head_bottom", "head_top")} | {
-    column: (f"left_{part}", f"right_{part}") for column, part in
-    dict(Sho="shoulder", Elb="elbow", Wri="wrist", Hip="hip", Knee="knee", Ank="ankle").items()}
 
 
 def oks(predictions, joints, areas, sigmas=COCO.sigmas):
@@ -152,75 +147,6 @@ def coco_ap(annotations, results, sigmas=COCO.sigmas):
         table |= {name: value[0].mean(), f"{name}50": value[0, 0], f"{name}75": value[0, 5],
                   f"{name}M": value[1].mean(), f"{name}L": value[2].mean()}
     return {name: float(value) for name, value in table.items()}
-
-
-def inside(points, polygon):
-    """Which points (..., 2) lie inside a polygon (V, 2), its border excluded, by the even-odd rule -> (...) bool."""
-    start = polygon - points[..., None, :]                                        # (..., V, 2)
-    stop = np.roll(polygon, -1, 0) - points[..., None, :]                         # (..., V, 2)
-    side = start[..., 0] * stop[..., 1] - start[..., 1] * stop[..., 0]            # (..., V) 0: in line with the edge
-    border = (side == 0) & ((start * stop).sum(-1) <= 0)
-    upward, downward = start[..., 1] <= 0, stop[..., 1] <= 0
-    crossed = (upward != downward) & ((side > 0) == upward)                       # edges that a ray to the right meets
-    return (crossed.sum(-1) % 2 == 1) & ~border.any(-1)
-
-
-def posetrack_frame(joints, poses, heads, regions):
-    """Judge one frame: joints (G, J, 3) of its people, predicted poses (P, J, 3), head sizes (G,), all in pixels, and
-    its ignore regions, a list of polygons (V, 2). Returns right and made (P, J) bool, and labelled (G, J) bool.
-
-    A joint is there, labelled or made, unless its three numbers are 0 or it lies in an ignore region. A pose belongs to
-    the person of whose labelled joints it has most right (PCKh), a person keeps the best of its poses; the earlier one
-    where two are equal. All joints of the other poses are wrong.
-    """
-    labelled, made = ((points != 0).any(-1) & ~np.any([inside(points[..., :2], region) for region in regions], 0)
-                      for points in (joints, poses))                              # (G, J), (P, J)
-    distance = np.linalg.norm(poses[:, None, :, :2] - joints[..., :2], axis=-1)   # (P, G, J)
-    near = (distance <= 0.5 * heads[:, None]) & (heads[:, None] > 0)              # (P, G, J) never of an empty head box
-    close = near & labelled & made[:, None]                                       # (P, G, J)
-    pckh = close.sum(-1) / np.maximum(labelled.sum(-1), 1)                        # (P, G)
-    right = np.zeros_like(made)
-    if len(poses):
-        pckh *= pckh.argmax(1)[:, None] == np.arange(len(joints))                 # only each pose's best person is left
-        people = np.flatnonzero(pckh.max(0))                                      # those with a pose
-        owners = pckh.argmax(0)[people]
-        right[owners] = close[owners, people]
-    return right, made, labelled
-
-
-def posetrack_ap(annotations, results):
-    """PoseTrack's multi-person pose evaluation (poseval), in percent: Head, Sho, Elb, Wri, Hip, Knee, Ank and Total.
-
-    annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results: a list of dicts
-    with image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. A joint is right within half
-    a head size, which is 0.6 times the diagonal of bbox_head. Frames without people are left out. Total is the mean
-    over joints; a joint that nobody has is left out of the means, and a mean of none is nan. Results for frames that
-    are not listed raise ValueError.
-    """
-    names = annotations["categories"][0]["keypoints"]
-    columns = [names.index(joint) for joints in POSETRACK_COLUMNS.values() for joint in joints]  # (J,)
-    judged = [[np.zeros((0, len(columns)), kind) for kind in (float, bool, bool, bool)]]
-    for image, people, found in by_image(annotations, results):
-        if people:
-            joints, poses = (np.array([person["keypoints"] for person in group], float).reshape(-1, len(names), 3)
-                             for group in (people, found))
-            heads = 0.6 * np.linalg.norm([person["bbox_head"][2:] for person in people], axis=1)
-            regions = [np.array(polygon, float).T for polygon in
-                       zip(image.get("ignore_regions_x", ()), image.get("ignore_regions_y", ()))]
-            scores = np.array([result["scores"] for result in found], float).reshape(-1, len(names))[:, columns]
-            judged.append((scores, *posetrack_frame(joints[:, columns], poses[:, columns], heads, regions)))
-    scores, right, made, labelled = (np.concatenate(part) for part in zip(*judged))  # (N, J), labelled (G, J)
-
-    order = scores.argsort(0, kind="stable")[::-1]                                # (N, J) of equals, the last first
-    right, made = (np.take_along_axis(part, order, 0) for part in (right, made))
-    # Recall steps up by one labelled joint at each right one, so the area under the curve is a sum over those.
-    area = (interpolated_precision(right, made & ~right) * right).sum(0)          # (J,)
-    ap = 100 * np.divide(area, labelled.sum(0), out=np.full(len(columns), np.nan), where=labelled.any(0))
-
-    ends = np.cumsum([len(joints) for joints in POSETRACK_COLUMNS.values()])[:-1]
-    groups = dict(zip(POSETRACK_COLUMNS, np.split(ap, ends))) | {"Total": ap}
-    present = {column: values[~np.isnan(values)] for column, values in groups.items()}
-    return {column: float(values.mean()) if len(values) else float("nan") for column, values in present.items()}
 
 
 # ---------------------------------------------------------------------------------------------- running a candidate
@@ -489,8 +415,7 @@ def plot(points, best, title, path, mark="found"):
     pen.text((70, 20), title, "black", font)
     pen.text((380, 458), "GFLOPs", "black", font, anchor="ma")
     pen.text((8, 28), "AP", "black", font)
-    image.save(f"{path}.tmp", "PNG")
-    os.replace(f"{path}.tmp", path)
+    save_image(image, path)
 
 
 # ---------------------------------------------------------------------------------------------- search again

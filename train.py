@@ -526,19 +526,15 @@ def benchmark(options, device, batch=4, rounds=5):
     images, targets = torch.randn(batch, 1, 3, h, w), torch.rand(batch, 1, together.joints, h // 4, w // 4)
     people = search.to_device(data.Batch(images, targets, torch.ones(batch, 1, together.joints), *torch.zeros(2, 1)), device)
 
-    def timer(jobs):
-        steps = [(net, chains, torch.optim.Adam(net.parameters(), 1e-5)) for net, chains in jobs]
-
-        def seconds():
-            begun = time.perf_counter()
-            for net, chains, optimizer in steps:
-                train_step([net], chains, people, 0, None)  # it returns numbers, so a GPU has finished too
-                optimizer.step(), optimizer.zero_grad()
-            return time.perf_counter() - begun
-        return seconds
-    one, four = timer([(together, chains)]), timer([(net, [chain]) for net, chain in zip(apart, chains)])
-    one(), four()  # warm up
-    times = np.median([(one(), four()) for _ in range(rounds)], 0)
+    def seconds(jobs):
+        begun = time.perf_counter()
+        for net, chains, optimizer in jobs:
+            train_step([net], chains, people, 0, None)  # it returns numbers, so a GPU has finished too
+            optimizer.step(), optimizer.zero_grad()
+        return time.perf_counter() - begun
+    one, four = ([(net, c, torch.optim.Adam(net.parameters(), 1e-5)) for net, c in jobs]
+                 for jobs in ([(together, chains)], [(net, [chain]) for net, chain in zip(apart, chains)]))
+    times = np.median([(seconds(one), seconds(four)) for _ in range(rounds + 1)][1:], 0)  # the first warms up
     print(f"{options.space}, {batch} images of {h}x{w}: one sandwich step {times[0]:.2f} s, its four networks trained alone "
           f"{times[1]:.2f} s, ratio {times[0] / times[1]:.3f}")
 

@@ -20,7 +20,6 @@ import pathlib
 import pickle
 import re
 import sys
-import zipfile
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -781,13 +780,8 @@ def save(contents, path):
 
 class _Inert:
     """Stands in for whatever a file names besides tensors: can be made, called, filled and given a state; does nothing."""
-
-    def __new__(cls, *args, **kwargs):
-        return super().__new__(cls)
-
-    def _nothing(self, *args, **kwargs):
-        return self
-
+    __new__ = lambda cls, *args, **kwargs: object.__new__(cls)
+    _nothing = lambda self, *args, **kwargs: self
     __call__ = __setstate__ = __setitem__ = append = extend = add = update = _nothing
     dump_patches = False  # asked by torch of the classes of whole modules in old files
 
@@ -814,9 +808,10 @@ def read(path):
     if not pathlib.Path(path).is_file():
         raise CheckpointError(f"there is no file {path}; train first, or name another checkpoint")
     try:
-        if zipfile.is_zipfile(path) and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
-            raise ValueError("TorchScript is a program")
-        contents = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TensorsOnly)
+        try:
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            contents = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TensorsOnly)
     except Exception as error:  # torch raises many kinds for a file that is cut short or is something else
         raise CheckpointError(f"{path} is truncated or not a checkpoint ({type(error).__name__}); make it anew") from None
     return contents if isinstance(contents, dict) else {}
@@ -966,7 +961,9 @@ class Stream:
             self.window = self._window(image)
         left, top, right, bottom = self.window
         height, width = self.pose.about["size"]
-        small = image.crop(self.window).resize((width, height), Image.BILINEAR)  # black outside of the frame
+        shrink = max(1, (right - left) // width)  # cropped as in training: black outside, whole blocks averaged, bilinear
+        small = image.crop(self.window).reduce(shrink).transform(
+            (width, height), Image.Transform.EXTENT, (0, 0, (right - left) / shrink, (bottom - top) / shrink), Image.Resampling.BILINEAR)
         x = torch.from_numpy(np.asarray(small, np.float32) / 255)
         x = ((x - torch.tensor(self.pose.about["mean"])) / torch.tensor(self.pose.about["std"])).permute(2, 0, 1)[None]
         with torch.inference_mode():
