@@ -196,7 +196,7 @@ def test_which_of_them_the_tables_hold():
     assert RESNET in SPACES["resnet50"] and MOBILE not in SPACES["mobilenetv3"]  # its head is not in Table A1
 
 
-@pytest.mark.parametrize("arch, key, average", [(RESNET, 1.43, .82), (MOBILE, .69, .37), (HRNET, 7.12, 4.1)])
+@pytest.mark.parametrize("arch, key, average", [(RESNET, 1.43, .82), (MOBILE, .69, .37), (HRNET, 7.12, 3.2)])
 def test_the_space_within_an_architecture(arch, key, average):
     space = SPACES[arch.backbone].within(arch)
     costs = sorted(cost(space.sample(random.Random(i))).gflops for i in range(300))
@@ -320,7 +320,7 @@ def test_clips_are_a_function_of_split_and_index_and_show_people_who_move(people
     assert (left.any(1) & ~left.all(1)).any()  # left and right swap sides within a clip
     assert set(np.unique(flags)) <= {0, 1, 2} and .05 < (flags == 1).mean() < .4
     drawn = (np.asarray(data.draw_pose(people.frame(3, 0), joints[0])) != images[0]).any(-1)
-    assert all(drawn[int(y), int(x)] for x, y, seen in joints[0] if seen) and .005 < drawn.mean() < .2
+    assert all(drawn[int(y + .5), int(x + .5)] for x, y, seen in joints[0] if seen) and .005 < drawn.mean() < .2
 
 
 @needs_samples
