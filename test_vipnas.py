@@ -465,15 +465,16 @@ def test_a_step_is_distillation_in_place_and_a_chain_hands_on_its_own_prediction
 
 
 def test_a_team_computes_the_mean_of_its_parts(monkeypatch):
-    net, chains = PoseNet(TINY), train.sandwich(TINY, 1, random.Random(0))
+    net, chains = PoseNet(TINY).double(), train.sandwich(TINY, 1, random.Random(0))  # rounding depends on the threads
     batch = data.SyntheticClips("val", 16, 1, workers=1).batch(range(16))
+    batch = type(batch)(*(x.double() for x in batch))
     halves = [type(batch)(*(x[i::2] for x in batch)) for i in (0, 1)]
     parts = [gradients(net, lambda: train.train_step([net], chains, half, 0, None)) for half in halves]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     team = train.Team([net], 16, CPU)
     assert len(team.copies) == 2
     for name, gradient in gradients(net, lambda: team.step(chains, batch, 0, None)).items():
-        close(gradient, (parts[0][name] + parts[1][name]) / 2, 1e-4)
+        close(gradient, (parts[0][name] + parts[1][name]) / 2, 1e-8)
 
 
 def test_learning_rates():
@@ -599,7 +600,7 @@ def test_bad_checkpoints_are_one_sentence(runs, tmp_path, monkeypatch):
     for name, contents in (("foreign.pt", {"state_dict": {}}), ("code.pt", nn.Linear(2, 2)), ("lacks.pt", lacks)):
         torch.save(contents, tmp_path / name)
     (tmp_path / "short.pt").write_bytes(path.read_bytes()[:path.stat().st_size // 2])
-    for name, message in (("short.pt", "truncated"), ("foreign.pt", "something else"), ("code.pt", "not a checkpoint"),
+    for name, message in (("short.pt", "truncated"), ("foreign.pt", "something else"), ("code.pt", "something else"),
                           ("lacks.pt", "head.final.weight"), ("nowhere.pt", "no file")):
         monkeypatch.setattr(sys, "argv", f"vipnas.py --video {tmp_path} --checkpoint {tmp_path / name} --out {tmp_path}".split())
         with pytest.raises(SystemExit, match=message) as stop:
