@@ -479,8 +479,8 @@ def test_a_team_computes_the_mean_of_its_parts(monkeypatch):
 
 def test_learning_rates():
     s, t = (train.read_options(words.split()) for words in ("--stage s --data coco --root x", "--stage t"))
-    assert [train.learning_rate(e, 250, s) for e in (0, 199, 200, 229, 230)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
-    assert [train.learning_rate(e, 1000, t) / t.lr for e in (0, 500, 999)] == pytest.approx([.01, .5, 0], abs=1e-5)
+    assert [train.learning_rate(e, 250, s, "resnet50") for e in (0, 199, 200, 229, 230)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
+    assert [train.learning_rate(e, 1000, t, "tiny") * 100 for e in (0, 500, 999)] == pytest.approx([.01, .5, 0], abs=1e-5)
 
 
 @pytest.fixture(scope="module")

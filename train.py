@@ -133,9 +133,10 @@ def read_options(argv):
         raise UsageError("--arch trains one architecture, so there is nothing to search: leave out --gflops and --candidates")
     recipe = RECIPES[options.data, options.stage]
     for name in ("batch", "lr", "rotation", "clips", "candidates", "steps", "finish"):
-        if getattr(options, name) is None:
+        value = getattr(options, name)
+        if value is None and name != "lr":  # the rate depends on the backbone too
             setattr(options, name, getattr(recipe, name))
-        elif not (getattr(options, name) > 0 or name in ("rotation", "finish") and getattr(options, name) == 0):
+        elif value is not None and (value < 0 or value == 0 and name not in ("rotation", "finish")):
             raise UsageError(f"--{name} must be above zero")
     if options.compare is None:
         options.compare = int(options.data == "synthetic")
@@ -175,13 +176,14 @@ def steps_of(options, clips):
     return options.steps or math.ceil(RECIPES[options.data, options.stage].epochs * len(clips) / options.batch)
 
 
-def learning_rate(step, steps, options):
-    """Cosine to zero after a short rise, or the recipe's milestones."""
+def learning_rate(step, steps, options, backbone):
+    """Cosine to zero after a short rise, or the recipe's milestones. Only `tiny` bears the high rates of drawn people."""
     recipe = RECIPES[options.data, options.stage]
+    highest = options.lr or (recipe.lr if options.data != "synthetic" or backbone == "tiny" else 1e-3)
     if recipe.milestones:
-        return options.lr * .1 ** sum(step >= steps * m / recipe.epochs for m in recipe.milestones)
+        return highest * .1 ** sum(step >= steps * m / recipe.epochs for m in recipe.milestones)
     rise = min(1, (step + 1) / max(1, min(100, steps // 10)))
-    return options.lr * rise * .5 * (1 + math.cos(math.pi * step / steps))
+    return highest * rise * .5 * (1 + math.cos(math.pi * step / steps))
 
 
 def heatmap_loss(predicted, wanted, weights):
@@ -281,7 +283,7 @@ def fit(nets, chains_of, clips, options, steps, path, first=0, key_net=None, jud
     team, begun, saved = Team([net.train() for net in nets], options.batch, device), time.time(), time.time()
     for step, batch in enumerate(batches, start):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, options)
+            group["lr"] = learning_rate(step, steps, options, nets[0].space.backbone)
         batch = search.to_device(batch, device)
         with autocast:
             with torch.no_grad():
