@@ -12,7 +12,6 @@
     python vipnas.py --video DIR --checkpoint runs/t/vipnas_t.pt --box x,y,w,h --out DIR
 """
 import argparse
-import copy
 import json
 import math
 import os
@@ -21,7 +20,7 @@ import pickle
 import re
 import sys
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple, Optional
@@ -1123,6 +1122,7 @@ def picture(archs, path):
 
 
 def main():
+    """Show architectures, or run an estimator on a video; whatever the user can mend is one sentence and exit code 1."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", help=f"an architecture to show: a JSON file, or {', '.join(ARCHS)}")
     parser.add_argument("--picture", help="PNG file to draw --arch or the networks of --checkpoint into, as Fig. 5 does")
