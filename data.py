@@ -37,10 +37,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
 
-
 class DataError(Exception):
     """Something the user can put right; the message names the file or option and says what to do."""
-
 
 # ---------------------------------------------------------------------------------------------------- skeletons
 @dataclass(frozen=True)
@@ -51,7 +49,6 @@ class Skeleton:
     flip: tuple         # K indices: joint k of a mirrored person is joint flip[k] of the person
     sigmas: tuple       # K constants of the object keypoint similarity (OKS); the variance is (2 sigma)^2
     limbs: tuple        # pairs of joint indices, to draw
-
 
 def _skeleton(name, head, head_sigmas, head_limbs):
     """The five `head` joints differ between data sets, the twelve joints of the body do not."""
@@ -65,7 +62,6 @@ def _skeleton(name, head, head_sigmas, head_limbs):
                           (11, 13), (13, 15), (12, 14), (14, 16))
     return Skeleton(name, joints, flip, sigmas, limbs)
 
-
 COCO = _skeleton("coco", ("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
                  (.026, .025, .025, .035, .035), ((0, 1), (0, 2), (1, 3), (2, 4)))
 # PoseTrack18 keeps COCO's 17 slots, two of them renamed; its ears are never annotated. It has no OKS constants: for
@@ -73,19 +69,16 @@ COCO = _skeleton("coco", ("nose", "left_eye", "right_eye", "left_ear", "right_ea
 POSETRACK = _skeleton("posetrack", ("nose", "head_bottom", "head_top", "left_ear", "right_ear"),
                       (.026, .079, .035, .035, .035), ((0, 1), (0, 2), (1, 5), (1, 6)))
 
-
 # -------------------------------------------------------------------------------------- windows, crops and matrices
 BOX_TO_AREA = 0.53      # a person's share of the box, where no outline was drawn (the usual figure of tools for COCO)
 PADDING = 1.25          # of a person's box, as SBL and HRNet take it
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)      # of ImageNet, RGB in 0 .. 1
-
 
 def normalise(images):
     """uint8 images (..., 3, H, W) -> float32 of the same shape, ImageNet mean 0 and deviation 1."""
     mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1) * 255
     std = torch.tensor(STD, device=images.device).view(3, 1, 1) * 255
     return (images.float() - mean) / std
-
 
 def window(box, size=(256, 192), padding=PADDING):
     """The person's box (x, y, w, h) enlarged about its centre to the shape of `size` (H, W), then by `padding`.
@@ -98,7 +91,6 @@ def window(box, size=(256, 192), padding=PADDING):
     wide = max(w, h * size[1] / size[0]) * padding
     high = wide * size[0] / size[1]
     return np.array([x + (w - wide) / 2, y + (h - high) / 2, wide, high])
-
 
 def affine(box, size=(256, 192), rotation=0.0, scale=1.0, flip=False):
     """Image pixels -> pixels of the crop that shows the window of `box`: a (2, 3) float64 matrix.
@@ -116,13 +108,11 @@ def affine(box, size=(256, 192), rotation=0.0, scale=1.0, flip=False):
     source, target = np.array([x + wide / 2, y + high / 2]) - .5, np.array([size[1] / 2, size[0] / 2]) - .5
     return np.column_stack([linear, target - linear @ source])
 
-
 def invert(matrix):
     """Inverse of affine matrices (..., 2, 3): crop pixels -> image pixels. Takes arrays or CPU tensors, gives arrays."""
     matrix = np.asarray(matrix, dtype=np.float64)
     linear = np.linalg.inv(matrix[..., :2])
     return np.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)
-
 
 def transform(points, matrix):
     """Points (..., 2 or 3) through an affine matrix (2, 3); a third column (visibility, score) stays as it is.
@@ -136,7 +126,6 @@ def transform(points, matrix):
     shift = matrix[..., 2] if matrix.ndim == 2 else matrix[..., None, :, 2]
     result[..., :2] = result[..., :2] @ matrix[..., :2].swapaxes(-1, -2) + shift
     return result
-
 
 def crop(image, matrix, size):
     """Warp a PIL image by `matrix` (image -> crop pixels) to a uint8 tensor (3, H, W); black outside the image.
@@ -152,7 +141,6 @@ def crop(image, matrix, size):
     pixels = image.transform((size[1], size[0]), Image.Transform.AFFINE, tuple((back / shrink).flat),
                              Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
-
 
 # ------------------------------------------------------------------------------------------------------- heatmaps
 def targets(joints, size, sigma=None):
@@ -173,17 +161,14 @@ def targets(joints, size, sigma=None):
     weights = inside.to(joints.dtype)
     return (weights[..., None] * row)[..., :, None] * column[..., None, :], weights
 
-
 def about(skeleton, size):
     """What a finished network must know to be fed and read: plain values that are saved beside its weights."""
     return {"size": list(size), "padding": PADDING, "mean": list(MEAN), "std": list(STD),
             "joints": list(skeleton.joints), "flip": list(skeleton.flip), "limbs": [list(limb) for limb in skeleton.limbs]}
 
-
 def flip_heatmaps(heatmaps, skeleton):
     """Heatmaps (..., K, h, w) of a mirrored image -> those of the image: mirrored, left and right swapped."""
     return heatmaps.flip(-1)[..., list(skeleton.flip), :, :]
-
 
 # --------------------------------------------------------------------------------------------------- clips, batches
 class Batch(NamedTuple):
@@ -192,7 +177,6 @@ class Batch(NamedTuple):
     weights: torch.Tensor       # (B, F, K) 1 for a joint that counts, else 0
     matrices: torch.Tensor      # (B, 2, 3) float64, image pixels -> crop pixels, one window for all frames of a clip
     joints: torch.Tensor        # (B, F, K, 3) x, y in crop pixels (left and right swapped where mirrored), visibility
-
 
 class Clips(Dataset):
     """N clips of F frames of one person each, seen through one window.
@@ -245,7 +229,6 @@ class Clips(Dataset):
         images = normalise(self.pixels(indices, matrices))                                      # (B, F, 3, H, W)
         return Batch(images, *targets(joints, self.size), torch.from_numpy(matrices), joints)
 
-
 # ------------------------------------------------------------------------------------------------ drawn people: body
 # A figure of 29 points moves in three dimensions: x to the right, y up, z towards the viewer; its height is about 1.
 # A person who faces the viewer has the left arm at positive x.
@@ -281,7 +264,6 @@ SOLIDS = ((5, 7, .028), (7, 9, .024), (6, 8, .028), (8, 10, .024), (11, 13, .04)
           (14, 16, .03), (NECK, PELVIS, .09), (SKULL, SKULL, .065))
 SKINS = ((255, 219, 188), (241, 194, 150), (224, 172, 120), (190, 130, 80), (141, 85, 48), (92, 55, 34), (62, 38, 26))
 
-
 def _rotations(axes, degrees):
     """Rotation matrices (n, T, 3, 3) about the coordinate axes (n,) by angles (n, T)."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
@@ -292,15 +274,12 @@ def _rotations(axes, degrees):
     turn[rows, :, after, last], turn[rows, :, last, after] = -sin, sin
     return turn
 
-
 def _shade(colour, factor):
     r, g, b = colour
     return int(r * factor), int(g * factor), int(b * factor)
 
-
 def _colour(rng, dull=.15):
     return tuple(int(255 * c) for c in colorsys.hsv_to_rgb(rng.random(), rng.uniform(dull, .9), rng.uniform(.25, 1)))
-
 
 class _Person:
     """One person: proportions, clothes and a way of moving, all drawn from `rng` at once."""
@@ -430,7 +409,6 @@ class _Person:
             lips = (mx - .2 * uy, my + .2 * ux, mx + .2 * uy, my - .2 * ux)
             draw.line(lips, fill=(150, 40, 40), width=max(1, int(.12 * r)))
 
-
 def _limb(draw, start, end, r0, r1, colour):
     """A limb that gets thinner: two discs and what lies between them."""
     (x0, y0), (x1, y1) = start[:2], end[:2]
@@ -441,7 +419,6 @@ def _limb(draw, start, end, r0, r1, colour):
         nx, ny = (y0 - y1) / length, (x1 - x0) / length
         draw.polygon([(x0 + nx * r0, y0 + ny * r0), (x1 + nx * r1, y1 + ny * r1),
                       (x1 - nx * r1, y1 - ny * r1), (x0 - nx * r0, y0 - ny * r0)], fill=colour)
-
 
 def _hidden(points):
     """Joints behind the person's own body. points: (T, 29, 3) in heights -> (T, 17) bool."""
@@ -454,11 +431,9 @@ def _hidden(points):
     over = (apart[..., :2] ** 2).sum(-1) < radius ** 2
     return (over & (apart[..., 2] > .02 + radius / 2)).any(-1)
 
-
 # ----------------------------------------------------------------------------------------------- drawn people: clips
 SPLITS = ("train", "val", "test")
 SUPERSAMPLE = 2
-
 
 class _Thing:
     """A coloured shape of the background or, if `moving`, one that passes in front of the person."""
@@ -491,7 +466,6 @@ class _Thing:
             _limb(draw, (x - cos * a, y - sin * a), end, b, .8 * b, self.colours[0])
             if self.kind == "bent stick":
                 _limb(draw, end, (end[0] - .6 * a * sin, end[1] + .6 * a * cos), .8 * b, .6 * b, self.colours[0])
-
 
 class _Scene:
     """Everything about a clip but its frames: people, background, what passes in front, light, blur and noise."""
@@ -545,12 +519,10 @@ class _Scene:
             thing.draw(draw, t, shift)
         return canvas.reduce(SUPERSAMPLE), [pixel[place] != seen for place, seen in zip(places, before)]
 
-
 @functools.cache
 def _noise(count):
     """Normal numbers drawn once; a frame takes `count` of them from a random place on, which is much faster."""
     return np.random.default_rng(0).standard_normal(count + (1 << 20), dtype=np.float32)
-
 
 def render_clip(split, index, frames=4, size=(128, 96)):
     """Draw clip `index` of a split ("train", "val" or "test"): uint8 (F, H, W, 3) and COCO joints (F, 17, 3) float32.
@@ -587,7 +559,6 @@ def render_clip(split, index, frames=4, size=(128, 96)):
         outside = ((xy < -.5) | (xy > np.array(size[::-1]) - .5)).any(-1)
         joints[t] = np.column_stack([xy, np.where(outside, 0, 2 - hidden[t])])
     return images, joints
-
 
 class SyntheticClips(Clips):
     """`count` drawn clips of `split` from clip number `first` on, all rendered here and kept as one uint8 array.
@@ -637,7 +608,6 @@ class SyntheticClips(Clips):
     def frame(self, index, t):
         return Image.fromarray(self.images[index, t])
 
-
 # ------------------------------------------------------------------------------------------ COCO 2017, PoseTrack 2018
 def _read_annotations(path, hint):
     """A COCO-like JSON file as a dict with the lists `images` and `annotations`, or a DataError that says what is wrong."""
@@ -651,7 +621,6 @@ def _read_annotations(path, hint):
         raise DataError(f"{path} has no lists 'images' and 'annotations': {hint}")
     return data
 
-
 def _read_image(path):
     """The picture as RGB. A turn noted in EXIF is not applied: the annotations are for the pixels as stored."""
     try:
@@ -661,7 +630,6 @@ def _read_image(path):
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else "the file is damaged or no picture"
         raise DataError(f"cannot read the picture {path}: {reason}; fetch it again or correct --root") from None
 
-
 @contextlib.contextmanager
 def _reading(path):
     """Turns whatever goes wrong with the entries of an annotation file into one sentence about the file."""
@@ -670,7 +638,6 @@ def _reading(path):
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         wrong = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise DataError(f"an entry of {path} is not as it should be ({wrong}): use the unchanged annotation file") from None
-
 
 class _FileClips(Clips):
     """Clips whose frames are read from files: `files[n][t]`. `skipped` counts what was left out, by reason."""
@@ -715,7 +682,6 @@ class _FileClips(Clips):
         joints, areas = (np.array([[frame[i] for frame in clip] for clip in clips]) for i in (3, 4))
         super().__init__(name, self.skeleton, size, np.concatenate([low, high - low], 1), joints, areas)
 
-
 class CocoPeople(_FileClips):
     """Everyone with joints in COCO 2017, from `root`/annotations/person_keypoints_{split}2017.json and `root`/{split}2017.
 
@@ -732,7 +698,6 @@ class CocoPeople(_FileClips):
             clips = [[(Path(root) / f"{split}2017" / image["file_name"], (image["id"], person["id"]), box, joints,
                        float(person["area"]))] for image, person, box, joints in self._people(self.annotations)]
         self._finish(f"COCO {split}2017", size, path, clips)
-
 
 class PoseTrackClips(_FileClips):
     """Clips of `frames` consecutive labelled frames of one track, from `root`/annotations/{split}/*.json.
@@ -781,7 +746,6 @@ class PoseTrackClips(_FileClips):
                 start += 1
         return clips
 
-
 def open_clips(kind, root, split, frames, size, count=None):
     """Clips of `kind` "synthetic", "coco" or "posetrack": at most `count` clips of `frames` frames, cropped to `size`.
 
@@ -796,10 +760,8 @@ def open_clips(kind, root, split, frames, size, count=None):
         print(f"{clips.name}: left out " + ", ".join(f"{n} x {reason}" for reason, n in clips.skipped.items()))
     return clips.head(count) if count else clips
 
-
 # -------------------------------------------------------------------------------------------------------- pictures
 LEFT, RIGHT, MIDDLE = (60, 230, 90), (255, 70, 60), (255, 220, 60)
-
 
 def draw_pose(image, joints, skeleton=COCO, threshold=.2):
     """A copy of the PIL image with the person's left limbs in green and the right ones in red.
@@ -820,7 +782,6 @@ def draw_pose(image, joints, skeleton=COCO, threshold=.2):
             draw.ellipse((x - width, y - width, x + width, y + width), fill=colour)
     return image
 
-
 def sheet(rows):
     """Lists of PIL images -> one image with a row for each list; every cell is as large as the largest image."""
     wide, high = (max(image.size[i] for row in rows for image in row) for i in (0, 1))
@@ -829,7 +790,6 @@ def sheet(rows):
         for c, image in enumerate(row):
             page.paste(image, (c * wide, r * high))
     return page
-
 
 def save_image(image, path):
     """Write a PIL image, or a list of them as a GIF that repeats, under a temporary name, then rename it.
@@ -847,7 +807,6 @@ def save_image(image, path):
     except OSError as error:
         raise DataError(f"cannot write {path} ({error.strerror or error}): choose another file") from None
 
-
 def main():
     """Draw a few clips of synthetic people, their first and last poses beside them."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -863,7 +822,6 @@ def main():
     save_image(sheet([cells[i] + cells[i + 1] for i in range(0, len(cells), 2)]), out)
     print(f"{out}: {len(clips)} clips of {clips.frames} frames, each with its first and last pose")
     print(f"drawn on one core: {len(clips) * clips.frames / seconds:.0f} frames/s of {clips.size[0]}x{clips.size[1]} pixels")
-
 
 if __name__ == "__main__":
     try:

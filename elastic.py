@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-
 def common_groups(groups, in_channels, out_channels):
     """The group number a layer really uses: the largest divisor of `groups` that also divides both sides.
 
@@ -30,7 +29,6 @@ def common_groups(groups, in_channels, out_channels):
     """
     return math.gcd(groups, in_channels, out_channels)
 
-
 def centre(weight, kernel):
     """The kernel x kernel centre of filters (..., K, K). Both sizes odd or both even, so nothing shifts (Fig. A4)."""
     margin = (weight.shape[-1] - kernel) // 2
@@ -38,12 +36,10 @@ def centre(weight, kernel):
         raise ValueError(f"kernel {kernel} cannot be cut from the centre of a {weight.shape[-1]} x {weight.shape[-1]} filter")
     return weight if margin == 0 else weight[..., margin:-margin, margin:-margin]
 
-
 def fill(weight, sigma):
     """Zero-mean Gaussian initialisation. Weights without memory (`vipnas.cost` only asks for their shapes) stay as they are."""
     if not weight.is_meta:
         nn.init.normal_(weight, std=sigma)
-
 
 class Elastic(nn.Module):
     """A layer with a `slice`; `choice` holds the arguments that give the whole of it."""
@@ -54,7 +50,6 @@ class Elastic(nn.Module):
             for mine, theirs in zip(self.slice(*self.choice), larger.slice(*self.choice)):
                 if isinstance(mine, torch.Tensor):  # not a missing bias or a group number
                     mine.copy_(theirs)
-
 
 class ElasticConv2d(Elastic):
     """A convolution that runs at any width, kernel and group number up to its own.
@@ -89,7 +84,6 @@ class ElasticConv2d(Elastic):
         weight, bias, groups = self.slice(x.shape[1], width or self.width, kernel, groups or self.groups)
         return F.conv2d(x, weight, bias, self.stride, kernel // 2, groups=groups)
 
-
 class ElasticConvTranspose2d(Elastic):
     """A stride-2 deconvolution, elastic like `ElasticConv2d`, that doubles the size with kernel 2 or 4.
 
@@ -120,7 +114,6 @@ class ElasticConvTranspose2d(Elastic):
         weight, groups = self.slice(x.shape[1], width or self.width, kernel, groups or self.groups)
         return F.conv_transpose2d(x, weight, stride=2, padding=(kernel - 2) // 2, groups=groups)
 
-
 class ElasticBatchNorm2d(Elastic):
     """Batch norm over the first channels. In training it keeps running statistics of those channels.
 
@@ -143,7 +136,6 @@ class ElasticBatchNorm2d(Elastic):
         mean, var, weight, bias = self.slice(x.shape[1])
         return F.batch_norm(x, mean, var, weight, bias, self.training, self.momentum, self.eps)
 
-
 class ElasticLayerNorm(Elastic):
     """Layer norm over the first channels of (B, C, 1, 1)."""
 
@@ -159,7 +151,6 @@ class ElasticLayerNorm(Elastic):
     def forward(self, x):  # (B, C, 1, 1) -> the same
         weight, bias = self.slice(x.shape[1])
         return F.layer_norm(x.flatten(1), (x.shape[1],), weight, bias)[:, :, None, None]
-
 
 class GlobalContext(nn.Module):
     """The GC block [4] of the ResNet space: one context vector, pooled by attention, added to every position.
@@ -187,7 +178,6 @@ class GlobalContext(nn.Module):
         context = F.relu(self.norm(self.reduce(context, self.hidden(channels))))
         return x + self.expand(context, channels)
 
-
 class SqueezeExcite(nn.Module):
     """The SE block [16] of the MobileNet-V3 space: a gate for every channel, from the mean of all of them.
 
@@ -204,7 +194,6 @@ class SqueezeExcite(nn.Module):
         gate = F.relu(self.reduce(x.mean((2, 3), keepdim=True), channels // 4))
         return x * ((self.expand(gate, channels) + 1) / 2).clamp(0, 1)
 
-
 def demonstrate():
     """One convolution of 32 filters; every choice of it against `torch.nn.Conv2d` holding the slice."""
     torch.manual_seed(0)
@@ -218,7 +207,6 @@ def demonstrate():
         out = layer(x, width, kernel, groups)
         difference = (out - plain(x)).abs().max().item()
         print(f"{width:5}  {kernel:6}  {groups:6}   {str(tuple(weight.shape)):18} {str(tuple(out.shape)):20} {difference:.1e}")
-
 
 if __name__ == "__main__":
     demonstrate()

@@ -17,7 +17,6 @@ from elastic import ElasticConv2d
 
 OPERATIONS = ("add", "mul", "cat")
 
-
 class TemporalFusion(nn.Module):
     """Fuses heatmaps of the last frame into features of this one; elastic in the features' width.
 
@@ -56,7 +55,6 @@ class TemporalFusion(nn.Module):
             return self.project["mul"](features * encoded, channels)
         return self.project["cat"](features, channels) + self.project_heatmaps(encoded, channels)
 
-
 def demonstrate():
     """Fresh fusion is the identity at every width; once its weights move, the last frame matters."""
     torch.manual_seed(0)
@@ -70,7 +68,6 @@ def demonstrate():
             disturbed.load_state_dict({k: v + .1 * torch.randn_like(v) for k, v in fusion.state_dict().items()})
             wiped = disturbed(features, heatmaps, operation) - disturbed(features, 0 * heatmaps, operation)
             print(f"{operation:9}  {channels:5}   {fresh:27.1e}   {wiped.abs().mean().item():.2f}")
-
 
 if __name__ == "__main__":
     demonstrate()

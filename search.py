@@ -31,7 +31,6 @@ AREAS = np.array([[0, 1e5], [32, 96], [96, 1e5]]) ** 2                          
 RECALLS = np.linspace(0, 1, 101)                                                  # where COCO reads the curve
 DETECTIONS_PER_IMAGE = 20
 
-
 def oks(predictions, joints, areas, sigmas=COCO.sigmas):
     """Object keypoint similarity, 0 to 1: the mean over labelled joints of exp(-d^2 / (2 s^2 k^2)) (Sec. 4.1).
 
@@ -43,7 +42,6 @@ def oks(predictions, joints, areas, sigmas=COCO.sigmas):
     exponent = distance2 / (2 * np.asarray(sigmas)) ** 2 / (areas[..., None] + np.spacing(1)) / 2
     labelled = joints[..., 2] > 0                                                 # (..., K)
     return (np.exp(-exponent) * labelled).sum(-1) / np.maximum(labelled.sum(-1), 1)
-
 
 def by_image(annotations, results):
     """List (image, its annotations, its results) for every listed image, by rising image id.
@@ -60,13 +58,11 @@ def by_image(annotations, results):
         images[result["image_id"]][2].append(result)
     return list(images.values())
 
-
 def interpolated_precision(right, wrong):
     """Best precision from each rank on: right, wrong (N, ...) bool, highest score first -> (N, ...)."""
     right, wrong = right.cumsum(0), wrong.cumsum(0)
     precision = right / np.maximum(right + wrong, 1)
     return np.maximum.accumulate(precision[::-1])[::-1]
-
 
 def match_people(similarity, counted, crowd):
     """Give each detection, best score first, the most similar person still free, for all areas and thresholds at once.
@@ -88,7 +84,6 @@ def match_people(similarity, counted, crowd):
         right[d] = (chosen & counted[:, None]).any(-1)
         unmatched[d] = ~chosen.any(-1)
     return right, unmatched
-
 
 def coco_image(people, found, sigmas):
     """Judge one image: its annotations (G of them) and its results, in any order, of which the best 20 (D) count.
@@ -119,7 +114,6 @@ def coco_image(people, found, sigmas):
     in_range = (size >= low) & (size <= high)                                     # (A, D)
     return np.array([r["score"] for r in found], float), right, unmatched & in_range.T[..., None], counted.T
 
-
 def coco_ap(annotations, results, sigmas=COCO.sigmas):
     """COCO's keypoint evaluation, the ten numbers of the official tool, 0 to 1, or -1 where no person counts.
 
@@ -148,7 +142,6 @@ def coco_ap(annotations, results, sigmas=COCO.sigmas):
                   f"{name}M": value[1].mean(), f"{name}L": value[2].mean()}
     return {name: float(value) for name, value in table.items()}
 
-
 # ---------------------------------------------------------------------------------------------- running a candidate
 def propagate(nets, images, heatmaps=None, archs=None):
     """The chain of eq. (2): each frame's own prediction goes on to the next.
@@ -162,14 +155,12 @@ def propagate(nets, images, heatmaps=None, archs=None):
         predicted.append(heatmaps)
     return torch.stack(predicted, 1)
 
-
 def to_device(batch, device):
     """A batch's tensors on the device, images in the memory format that convolutions like best."""
     batch = type(batch)(*(x.to(device, non_blocking=True) for x in batch))
     b, f = batch.images.shape[:2]
     images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (b, f))
     return batch._replace(images=images)
-
 
 class Sight:
     """Clips that candidates are judged on, or re-calibrated with: some frames of each, the key frame's heatmaps beside.
@@ -191,7 +182,6 @@ class Sight:
             batch = to_device(self.clips.batch(part), self.device)
             yield batch.images[:, self.first:], self.heatmaps[i] if self.heatmaps else None, batch.matrices.cpu().numpy()
 
-
 def recalibrate(nets, sight):
     """Measure the batch-norm statistics of finished networks anew, in place, over all clips of a `Sight`.
 
@@ -208,7 +198,6 @@ def recalibrate(nets, sight):
     for net in nets:
         net.eval()
 
-
 def predict(nets, sight):
     """Keypoints (N, F, K, 3) in image pixels, with scores, from finished networks in eval mode."""
     found = []
@@ -217,7 +206,6 @@ def predict(nets, sight):
             crops = decode(propagate(nets, images, heatmaps).float()).cpu().numpy()  # (B, F, K, 3) pixels of the crop
             found.append(transform(crops, invert(matrices)[:, None]))
     return np.concatenate(found)
-
 
 def score(keypoints, clips, first):
     """How well each person was found in each frame, (N, F) from 0 to 1; nan where nothing is labelled.
@@ -230,12 +218,10 @@ def score(keypoints, clips, first):
     passed = (similarity[..., None] >= OKS_THRESHOLDS).mean(-1)
     return np.where((joints[..., 2] > 0).any(-1), passed, np.nan)
 
-
 def coco_results(keypoints, clips):
     """Predictions (N, 1, K, 3) for a CocoPeople in the official result format."""
     return [{"image_id": int(image), "category_id": 1, "keypoints": pose.ravel().round(3).tolist(), "score": float(pose[:, 2].mean())}
             for (image, _), pose in zip(clips.ids[:, 0], keypoints[:, 0])]
-
 
 # ---------------------------------------------------------------------------------------------- sampling under a budget
 def sample(space, budget, count, rng):
@@ -257,12 +243,10 @@ def sample(space, budget, count, rng):
             break
     return list(found)
 
-
 def cheapest(space):
     """(the smallest architecture with the cheapest fusion, its GFLOPs)."""
     archs = [dataclasses.replace(space.smallest(), fusion=f) for f in space.fusions]
     return min(((a, cost(a, space.image_size).gflops) for a in archs), key=lambda pair: pair[1])
-
 
 def _shrink(space, smallest, fits, rng):
     """A random architecture, its stages made the smallest one after the other, in random order, until it fits."""
@@ -274,7 +258,6 @@ def _shrink(space, smallest, fits, rng):
         smaller = dataclasses.replace(arch, stages=stages, head=smallest.head)
         arch = smaller if smaller in space else arch
     return arch if fits(arch) else smallest
-
 
 def allocate(space, frames, budget, count, rng):
     """`count` allocations: tuples of `frames` architectures whose GFLOPs sum to at most `budget` (eq. 3).
@@ -297,14 +280,12 @@ def allocate(space, frames, budget, count, rng):
         found.append(archs)
     return found
 
-
 # ---------------------------------------------------------------------------------------------- the search
 def finish(net, archs, calibration):
     """Cut a candidate out of the super-network and re-calibrate it: a list of finished networks."""
     nets = [net.extract(arch).to(memory_format=torch.channels_last) for arch in archs]
     recalibrate(nets, calibration)
     return nets
-
 
 def search(net, candidates, calibration, sight, path, about, say=print):
     """Judge every candidate (a tuple of architectures) on `sight`; return (best, all) and keep a table in `path`.
@@ -326,10 +307,8 @@ def search(net, candidates, calibration, sight, path, about, say=print):
                 f"{time.time() - start:.0f} s")
     return candidates[_best(table)], table
 
-
 def _best(table):
     return max(range(len(table)), key=lambda i: table[i]["ap"])
-
 
 def _read_table(path, about):
     try:
@@ -338,12 +317,10 @@ def _read_table(path, about):
     except (OSError, ValueError, KeyError):
         return []
 
-
 def write_json(contents, path):
     """JSON to a temporary name, then rename."""
     pathlib.Path(f"{path}.tmp").write_text(json.dumps(contents, indent=1))
     os.replace(f"{path}.tmp", path)
-
 
 class Found(NamedTuple):
     """What a search leaves: finished networks of the best candidate, and what it was chosen from."""
@@ -352,7 +329,6 @@ class Found(NamedTuple):
     candidates: list
     table: list
     calibration: Sight
-
 
 def search_s(net, budget, count, seed, train, val, out, first=0, name="search"):
     """The S search (Sec. 3.4.1): `count` architectures under `budget` GFLOPs, judged on the frames of `val` from `first` on.
@@ -368,7 +344,6 @@ def search_s(net, budget, count, seed, train, val, out, first=0, name="search"):
          f"S candidates under {budget:g} GFLOPs, AP on val", out / f"{name}.png")
     return Found(finish(net, archs, calibration), archs, candidates, table, calibration)
 
-
 def search_t(net, key_net, average, count, seed, train, val, out):
     """The T search (Sec. 3.4.3): allocations over the non-key frames of `val`, of `average` GFLOPs with the key frame.
 
@@ -383,11 +358,9 @@ def search_t(net, key_net, average, count, seed, train, val, out):
          f"allocations over {frames} non-key frames, AP on val", out / "search.png")
     return Found(finish(net, archs, calibration), archs, candidates, table, calibration)
 
-
 def rest(average, key, frames):
     """What eq. (3) leaves for all non-key frames, from the average over them and the key frame (Table 1's figure)."""
     return (frames + 1) * average - key
-
 
 def plot(points, best, title, path, mark="found"):
     """Picture of candidates: points (N, 2) of GFLOPs and AP, the index of the best one marked."""
@@ -416,7 +389,6 @@ def plot(points, best, title, path, mark="found"):
     pen.text((380, 458), "GFLOPs", "black", font, anchor="ma")
     pen.text((8, 28), "AP", "black", font)
     save_image(image, path)
-
 
 # ---------------------------------------------------------------------------------------------- search again
 def main():
@@ -455,7 +427,6 @@ def main():
     except (CheckpointError, DataError, ValueError, OSError) as error:
         sys.exit(f"search: {error}")
 
-
 def load_supernet(path):
     """(super-network, its key-frame network or None, everything saved) from the supernet.pt of a run."""
     saved = vipnas.load(path, "supernet")
@@ -471,7 +442,6 @@ def load_supernet(path):
         return vipnas.restore(PoseNet(space, joints), saved["nets"][0], path), key_net, saved
     except (KeyError, TypeError, IndexError) as error:
         raise CheckpointError(f"{path} lacks a part of a super-network's checkpoint ({error}); make it anew") from None
-
 
 if __name__ == "__main__":
     main()

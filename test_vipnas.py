@@ -33,24 +33,19 @@ SMALL = "--clips 16 --candidates 2 --batch 4 --gflops .025"
 ONE = "--stage s --clips 8 --steps 1 --batch 2"
 POSE = np.array([[10 + 4 * i, 20 + 7 * (i % 5), 2] for i in range(17)], float)
 
-
 @pytest.fixture(autouse=True)
 def same_random_numbers():
     torch.manual_seed(0)
 
-
 RESNET, MOBILE, HRNET = (ARCHS[name] for name in ("s_vipnas_resnet50", "s_vipnas_mobilenetv3", "hrnet_w32"))
-
 
 def close(a, b, tolerance=1e-5):
     assert a.shape == b.shape and (a - b).abs().max() <= tolerance * max(1, b.abs().max())
-
 
 def disturb(module, std=.3):
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=std)
     return module
-
 
 def same_as(elastic, arguments, plain, slices, x):
     """`elastic` equals the ordinary layer `plain` that holds its slices {parameter: index}, in values and gradients."""
@@ -67,7 +62,6 @@ def same_as(elastic, arguments, plain, slices, x):
         gradient[index] = 0
         assert (gradient == 0).all()  # nothing leaks outside the slice
 
-
 # ---------------------------------------------------------------------------------------------- elastic
 @pytest.mark.parametrize("inputs, width, kernel, groups", [
     (32, 32, 7, 2), (32, 16, 5, 4), (24, 16, 3, 8), (16, 16, 5, 16), (24, 24, 3, 24),
@@ -83,7 +77,6 @@ def test_a_convolution_is_its_slice(inputs, width, kernel, groups):
         slices = {"weight": (slice(inputs), slice(width // groups), slice(m, 4 - m), slice(m, 4 - m))}
     same_as(layer, (width, kernel, groups), plain, slices, torch.randn(2, inputs, 9, 8))
 
-
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_norm_over_the_first_channels(training):
     layer, plain = disturb(ElasticBatchNorm2d(12)).train(training), nn.BatchNorm2d(8).train(training)
@@ -92,7 +85,6 @@ def test_batch_norm_over_the_first_channels(training):
     rest = layer.running_mean[8:].clone()
     same_as(layer, (), plain, {"weight": slice(8), "bias": slice(8)}, torch.randn(6, 8, 5, 4) * 3 + 1)
     close(layer.running_mean, torch.cat([plain.running_mean, rest])), close(layer.running_var[:8], plain.running_var)
-
 
 @pytest.mark.parametrize("kind, widths", [(GlobalContext, {320: 20, 304: 19, 80: 16}), (SqueezeExcite, {96: 24, 72: 18, 48: 12})])
 def test_attention_at_any_width(kind, widths):
@@ -105,7 +97,6 @@ def test_attention_at_any_width(kind, widths):
         y = (F.relu(y) @ layer.expand.weight[:c, :hidden, 0, 0].T + layer.expand.bias[:c])[:, :, None, None]
         close(layer(x), x + y if context else x * ((y + 1) / 2).clamp(0, 1))
 
-
 def test_what_does_not_fit_is_said():
     layer, net, images = ElasticConvTranspose2d(160, 256, 4, groups=32), PoseNet(TINY), torch.zeros(1, 3, 32, 32)
     deep = replace(TINY.largest(), stages=tuple(s._replace(depth=s.depth + 1) for s in TINY.largest().stages))
@@ -115,7 +106,6 @@ def test_what_does_not_fit_is_said():
             "last frame": lambda: net(images, replace(deep, fusion=Fusion(1, "add")))}.items():
         with pytest.raises(ValueError, match=message):
             call()
-
 
 # ---------------------------------------------------------------------------------------------- fusion
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -131,7 +121,6 @@ def test_fusion_is_the_papers_figure_at_any_width(operation):
             weight = torch.cat([weight, module.project_heatmaps.weight[:c, :c]], 1)
         close(module(x, heatmaps, operation), F.conv2d(fused, weight, module.project[operation].bias[:c]))
 
-
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("stage", [1, 2, 3, 4])
 def test_a_fused_network_starts_as_the_unfused_one_and_learns_from_the_heatmaps(stage, operation):
@@ -143,7 +132,6 @@ def test_a_fused_network_starts_as_the_unfused_one_and_learns_from_the_heatmaps(
     temporal(x, fused, heatmaps).square().sum().backward()
     assert fused in temporal.space and temporal.fusions[str(stage)].encode[operation].weight.grad.abs().max() > 0
 
-
 # ---------------------------------------------------------------------------------------------- architectures and spaces
 @pytest.mark.parametrize("old, new, message", [
     ('"stem": 48, ', "", "not an architecture"), ("resnet50", "vgg", "no backbone"), ("resnet50", "mobilenetv3", "stages"),
@@ -153,7 +141,6 @@ def test_a_fused_network_starts_as_the_unfused_one_and_learns_from_the_heatmaps(
 def test_a_wrong_architecture_is_one_sentence(old, new, message):
     with pytest.raises(ValueError, match=message):
         Arch.from_json(RESNET.to_json().replace(old, new))
-
 
 def test_the_ends_and_sizes_of_the_spaces():
     ends = lambda name: (SPACES[name].smallest(), SPACES[name].largest())
@@ -165,7 +152,6 @@ def test_the_ends_and_sizes_of_the_spaces():
     assert ends("mobilenetv3") == (serial("mobilenetv3", 16, least, (256, 4, 256)), serial("mobilenetv3", 16, most, (256, 4, 32)))
     few, rng = replace(TINY.within(TINY.smallest()), depth=((1, 2),) * 4), random.Random(0)
     assert few.size() == len({few.sample(rng) for _ in range(20 * few.size())}) == 384 and Space.of(RESNET).size() == 1
-
 
 @pytest.mark.parametrize("name", SPACES)
 def test_samples_are_members_between_the_ends_and_go_through_json(name):
@@ -179,7 +165,6 @@ def test_samples_are_members_between_the_ends_and_go_through_json(name):
     assert replace(space.largest(), stem=space.largest().stem + 16) not in space
     assert space.largest() not in inner and all(a.fusion for a in archs)
 
-
 @pytest.mark.parametrize("name, params, macs, gflops", [
     ("s_vipnas_resnet50", 7286772, 1.4644, 1.4298), ("s_vipnas_mobilenetv3", 5895725, .7342, .6909),
     ("sbl_resnet18", 15376721, 2.8972, 5.792), ("sbl_resnet50", 33999697, 5.4264, 8.991), ("hrnet_w32", 28536113, 7.6450, 7.120)])
@@ -188,13 +173,11 @@ def test_cost_of_the_papers_networks(name, params, macs, gflops):
     assert (c.params, round(c.macs / 1e9, 4), round(c.gflops, digits)) == (params, macs, gflops)
     assert c.params == sum(p.numel() for p in PoseNet(ARCHS[name]).parameters())
 
-
 def test_which_of_them_the_tables_hold():
     largest = SPACES["hrnet_w32"].largest()
     plain = tuple(Stage(s.depth, tuple(b._replace(attention=False) for b in s.branches)) for s in largest.stages)
     assert replace(largest, stages=plain) == HRNET and HRNET in SPACES["hrnet_w32"]
     assert RESNET in SPACES["resnet50"] and MOBILE not in SPACES["mobilenetv3"]  # its head is not in Table A1
-
 
 @pytest.mark.parametrize("arch, key, average", [(RESNET, 1.43, .82), (MOBILE, .69, .37), (HRNET, 7.12, 3.2)])
 def test_the_space_within_an_architecture(arch, key, average):
@@ -202,7 +185,6 @@ def test_the_space_within_an_architecture(arch, key, average):
     costs = sorted(cost(space.sample(random.Random(i))).gflops for i in range(300))
     assert replace(space.largest(), fusion=None) == arch
     assert costs[15] < search.rest(average, key, 3) / 3 < costs[-3]  # the averages (Table 1; HRNet's is ours), not at the edge
-
 
 @pytest.mark.parametrize("name", SPACES)
 def test_extract_gives_the_same_outputs_at_the_counted_cost(name):
@@ -220,11 +202,9 @@ def test_extract_gives_the_same_outputs_at_the_counted_cost(name):
         assert 2 * len(x) * c.macs == counter.get_total_flops() and c.params == sum(p.numel() for p in finished.parameters())
         close(finished.train()(x, heatmaps=heatmaps), net.train()(x, arch, heatmaps), 1e-4)
 
-
 class Attack:
     def __reduce__(self):
         return os.system, ("touch attacked",)
-
 
 @pytest.mark.parametrize("arch", [RESNET, MOBILE])
 @pytest.mark.parametrize("head, zipped", [("head.", True), ("keypoint_head.", False)])
@@ -250,7 +230,6 @@ def test_published_weights(arch, head, zipped, tmp_path, monkeypatch):
     with pytest.raises(vipnas.CheckpointError, match="published S-ViPNAS networks: head.final_layer.bias are missing"):
         vipnas.load_mmpose("a.pth")
 
-
 def test_pictures_of_architectures(tmp_path):
     command = [sys.executable, HERE / "vipnas.py"]
     table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -261,12 +240,10 @@ def test_pictures_of_architectures(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "a.png"))
     assert (pixels == (200, 30, 30)).all(-1).any()  # the fusion, in red
 
-
 # ---------------------------------------------------------------------------------------------- data
 @pytest.fixture(scope="module")
 def people():
     return data.SyntheticClips("val", 24, 4, workers=1)
-
 
 def test_joints_come_back_from_their_heatmaps():
     for size in ((128, 96), (256, 192)):
@@ -278,7 +255,6 @@ def test_joints_come_back_from_their_heatmaps():
     some = torch.tensor([[40., 40, 2], [40, 40, 1], [40, 40, 0], [-60, 40, 2]])
     assert data.targets(some, (128, 96))[1].tolist() == [1, 1, 0, 0]  # not annotated, or outside: no weight
     assert vipnas.decode(torch.zeros(1, 1, 8, 6)).isfinite().all()
-
 
 @pytest.mark.parametrize("skeleton", [data.COCO, data.POSETRACK])
 def test_augmentation_swaps_left_and_right_and_is_the_same_on_all_frames(people, skeleton):
@@ -298,7 +274,6 @@ def test_augmentation_swaps_left_and_right_and_is_the_same_on_all_frames(people,
     batch = clips.batch([0, 0], random.Random(3), 40)
     assert all(torch.equal(x[:, :1].expand_as(x), x) and not torch.equal(x[0], x[1]) for x in batch[:2])  # two draws
 
-
 def test_the_picture_turns_with_the_joints(people):
     frame, clips = np.zeros((128, 96, 3), np.uint8), people.head(1)
     frame[57:64, 37:44] = 255  # a bright square around x, y = 40, 60
@@ -306,7 +281,6 @@ def test_the_picture_turns_with_the_joints(people):
     for picture in (clips.pixels([0], matrix[None])[0, 0], data.crop(Image.fromarray(frame), matrix, (128, 96))):
         centre = (picture[0] > 127).nonzero().double().mean(0).flip(0)
         assert np.allclose(centre, data.transform([(40, 60)], matrix)[0], atol=.2)
-
 
 def test_clips_are_a_function_of_split_and_index_and_show_people_who_move(people):
     images, joints = data.render_clip("val", 3, 6)
@@ -321,7 +295,6 @@ def test_clips_are_a_function_of_split_and_index_and_show_people_who_move(people
     assert set(np.unique(flags)) <= {0, 1, 2} and .05 < (flags == 1).mean() < .4
     drawn = (np.asarray(data.draw_pose(people.frame(3, 0), joints[0])) != images[0]).any(-1)
     assert all(drawn[int(y + .5), int(x + .5)] for x, y, seen in joints[0] if seen) and .005 < drawn.mean() < .2
-
 
 @needs_samples
 def test_real_people_are_read_and_learnt_by_heart(tmp_path, capsys):
@@ -338,7 +311,6 @@ def test_real_people_are_read_and_learnt_by_heart(tmp_path, capsys):
     train.main(f"--stage s --data coco --root {SAMPLES}/coco --arch {tmp_path}/a.json --out {tmp_path}/s "
                "--steps 300 --batch 6 --lr .01 --rotation 10".split())
     assert float(capsys.readouterr().out.split("given boxes: AP ")[1].split()[0]) >= .9
-
 
 def test_posetrack_clips_are_consecutive_labelled_frames_and_broken_files_one_sentence(tmp_path):
     images, joints = data.render_clip("test", 0, 10)
@@ -357,14 +329,12 @@ def test_posetrack_clips_are_consecutive_labelled_frames_and_broken_files_one_se
         with pytest.raises(data.DataError, match=name):
             data.PoseTrackClips(tmp_path, "val", 3, (128, 96)).batch([0])
 
-
 # ---------------------------------------------------------------------------------------------- scores and the search
 def coco_case(truths, found):
     """`coco_ap` of one image with people at `truths` and detections [(position, score)]; a position shifts the pose."""
     at = lambda x: {"image_id": 1, "category_id": 1, "keypoints": (POSE + [x, 0, 0]).ravel().tolist()}
     people = [{**at(x), "id": x, "bbox": [x, 0, 80, 80], "area": 6400., "iscrowd": 0, "num_keypoints": 17} for x in truths]
     return search.coco_ap({"images": [{"id": 1}], "annotations": people}, [{**at(x), "score": score} for x, score in found])
-
 
 def test_oks_and_coco_ap_on_cases_counted_by_hand():
     rng = np.random.default_rng(0)
@@ -380,8 +350,6 @@ def test_oks_and_coco_ap_on_cases_counted_by_hand():
     assert coco_case([0], [])["AP"] == 0 and coco_case([0], [(0, .9), (0, .8)])["AP"] == 1  # found twice: ranked last
     with pytest.raises(ValueError, match="do not list"):
         search.coco_ap({"images": [], "annotations": []}, [{"image_id": 77, "keypoints": [0] * 51, "score": 1}])
-
-
 
 def test_samples_and_allocations_keep_to_the_budget():
     gflops = lambda *archs: sum(cost(a, TINY.image_size).gflops for a in archs)
@@ -400,7 +368,6 @@ def test_samples_and_allocations_keep_to_the_budget():
         with pytest.raises(ValueError, match="give more"):
             call()
 
-
 def test_recalibration_measures_the_mean_statistics(people):
     net, sight = PoseNet(TINY.smallest()), search.Sight(people, 0, CPU, batch=8)
     net.stem.norm.running_mean.fill_(99)
@@ -409,7 +376,6 @@ def test_recalibration_measures_the_mean_statistics(people):
     close(net.stem.norm.running_mean, torch.stack([f.mean((0, 2, 3)) for f in features]).mean(0), 1e-4)
     close(net.stem.norm.running_var, torch.stack([f.transpose(0, 1).flatten(1).var(1) for f in features]).mean(0), 1e-3)
     assert not net.training and net.stem.norm.momentum == .1
-
 
 def test_the_search_keeps_the_best_and_continues_its_table(people, tmp_path):
     net, rng, path = PoseNet(TINY), random.Random(0), tmp_path / "s.json"
@@ -422,13 +388,11 @@ def test_the_search_keeps_the_best_and_continues_its_table(people, tmp_path):
     path.write_text(json.dumps(saved))
     assert go(0)[0] == candidates[1] and go(1)[1] == table
 
-
 # ---------------------------------------------------------------------------------------------- training
 def gradients(net, step):
     net.zero_grad()
     step()
     return {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
-
 
 def test_a_sandwich_is_biggest_smallest_and_random():
     space = TINY.within(TINY.largest())
@@ -438,7 +402,6 @@ def test_a_sandwich_is_biggest_smallest_and_random():
         assert [replace(a, fusion=end.fusion) for a in chain] == [end] * 3
     assert len(others) == 2 and all(len(set(chain)) == 3 for chain in others)  # every frame draws its own
     assert len({draw(seed)[0][0].fusion for seed in range(20)}) > 5 and draw(0) == draw(0)
-
 
 @pytest.mark.parametrize("space, frames", [(TINY, 1), (TINY.within(TINY.largest()), 3)])  # stage s; stage t
 def test_a_step_is_distillation_in_place_and_a_chain_hands_on_its_own_predictions(space, frames):
@@ -463,7 +426,6 @@ def test_a_step_is_distillation_in_place_and_a_chain_hands_on_its_own_prediction
         close(found.pop(name), expected, 1e-4)
     assert not found
 
-
 def test_a_team_computes_the_mean_of_its_parts(monkeypatch):
     net, chains = PoseNet(TINY).double(), train.sandwich(TINY, 1, random.Random(0))  # rounding depends on the threads
     batch = data.SyntheticClips("val", 16, 1, workers=1).batch(range(16))
@@ -476,12 +438,10 @@ def test_a_team_computes_the_mean_of_its_parts(monkeypatch):
     for name, gradient in gradients(net, lambda: team.step(chains, batch, 0, None)).items():
         close(gradient, (parts[0][name] + parts[1][name]) / 2, 1e-8)
 
-
 def test_learning_rates():
     s, t = (train.read_options(words.split()) for words in ("--stage s --data coco --root x", "--stage t"))
     assert [train.learning_rate(e, 250, s, "resnet50") for e in (0, 199, 200, 229, 230)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
     assert [train.learning_rate(e, 1000, t, "tiny") * 100 for e in (0, 500, 999)] == pytest.approx([.01, .5, 0], abs=1e-5)
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
@@ -490,7 +450,6 @@ def runs(tmp_path_factory):
     train.main(f"--stage s --steps 4 --out {folder}/s {SMALL}".split())
     train.main(f"--stage t --steps 3 --finish 2 --s {folder}/s/vipnas_s.pt --out {folder}/t {SMALL}".split())
     return folder
-
 
 def test_both_stages_leave_a_whole_run(runs):
     files = {"supernet.pt", "search.json", "search.png", "log.jsonl"}
@@ -503,7 +462,6 @@ def test_both_stages_leave_a_whole_run(runs):
     assert all(p.std() > 0 for net in others for p in net.fusions.parameters())       # and trains its own
     tests = [e for e in map(json.loads, open(runs / "t" / "log.jsonl")) if e.get("event") == "test"]
     assert len(tests) == 3 and all(len(e["ap_by_frame"]) == 3 for e in tests)  # T, its single-frame rival, the copied pose
-
 
 def test_resume_is_exact(runs, tmp_path, monkeypatch):
     def stop(path, step, *rest):
@@ -523,13 +481,11 @@ def test_resume_is_exact(runs, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="--lr was"):
         train.main(arguments + ["--resume", "--lr", "1"])
 
-
 @pytest.mark.parametrize("space", ["mobilenetv3", "resnet50"])
 def test_the_papers_spaces_go_all_the_way(space, tmp_path):
     train.main(f"{ONE} --clips 2 --space {space} --candidates 2 --out {tmp_path}/s".split())
     (net,), about = vipnas.load_finished(tmp_path / "s" / "vipnas_s.pt")
     assert net.arch in SPACES[space] and about["size"] == [256, 192]
-
 
 @pytest.mark.parametrize("name", ["s_vipnas_resnet50", "s_vipnas_mobilenetv3", "hrnet_w32"])
 def test_stage_t_within_the_papers_networks(name, tmp_path):
@@ -543,7 +499,6 @@ def test_stage_t_within_the_papers_networks(name, tmp_path):
     nets, _ = vipnas.load_finished(tmp_path / "t" / "vipnas_t.pt")
     assert nets[0].arch == ARCHS[name] and nets[1].arch in SPACES[net.arch.backbone].within(net.arch)
 
-
 def test_one_architecture_alone_and_a_second_run_moves_the_first_aside(tmp_path, capsys):
     arguments = f"{ONE} --arch {tmp_path}/a.json --out {tmp_path}/s".split()
     (tmp_path / "a.json").write_text(TINY.smallest().to_json())
@@ -553,7 +508,6 @@ def test_one_architecture_alone_and_a_second_run_moves_the_first_aside(tmp_path,
     (tmp_path / "a.json").write_text(TINY.largest().to_json())
     with pytest.raises(SystemExit, match="smaller than"):
         train.main(arguments + ["--init", f"{tmp_path}/s.1/vipnas_s.pt"])
-
 
 # ---------------------------------------------------------------------------------------------- video and errors
 @pytest.mark.parametrize("box", [(35.5, 55, 40, 80), (10.6, 39.8, 76.8, 102.4)])  # their windows have whole pixels
@@ -571,7 +525,6 @@ def test_a_stream_finds_what_the_training_path_finds(box):
     assert np.median(difference) < .02 and (difference < .5).mean() > .9  # the networks are random: a few peaks are ties
     assert np.array_equal(stream.step(frames[3]), pose.stream(stream.box).step(frames[3]))  # a key frame again
 
-
 @needs_samples
 def test_the_real_video(runs, tmp_path):
     options = f"--video {SAMPLES}/video --checkpoint {runs}/t/vipnas_t.pt --box 356,270,208,314 --out {tmp_path}"
@@ -579,7 +532,6 @@ def test_the_real_video(runs, tmp_path):
     poses = json.loads((tmp_path / "poses.json").read_text())["poses"]
     assert [p["kind"] for p in poses] == ["key", "propagated", "propagated", "propagated", "key"]
     assert len(list(tmp_path.glob("*.png"))) == 5 and np.array(poses[0]["keypoints"]).shape == (17, 3)
-
 
 @pytest.mark.parametrize("arguments, message", [
     ("", "--stage s first"), ("--stage s --space vgg", "no space"), ("--stage s --data coco", "--root"),
@@ -591,7 +543,6 @@ def test_what_the_user_can_mend_is_one_sentence(arguments, message, tmp_path):
     with pytest.raises(SystemExit) as stop:
         train.main(arguments.split() + ["--out", f"{tmp_path}/run"])
     assert message in stop.value.code and "\n" not in stop.value.code and not (tmp_path / "run" / "supernet.pt").exists()
-
 
 def test_bad_checkpoints_are_one_sentence(runs, tmp_path, monkeypatch):
     path = runs / "s" / "vipnas_s.pt"

@@ -45,15 +45,12 @@ import search
 import vipnas
 from vipnas import PoseNet, Space, cost
 
-
 # ---------------------------------------------------------------------------------------------- options and recipes
 class UsageError(Exception):
     """An option that cannot be meant, in one sentence."""
 
-
 def option(text, default=None):
     return dataclasses.field(default=default, metadata={"help": text})
-
 
 @dataclass
 class Options:
@@ -80,7 +77,6 @@ class Options:
     resume: bool = option("go on with the run in the run folder, exactly", False)
     benchmark: str = option("nothing but the time of one sandwich step of this space beside that of the same networks alone")
 
-
 class Recipe(NamedTuple):
     """Defaults for one kind of data and stage. `epochs` or `steps`; the rate falls by cosine, or by 10 at milestones."""
     batch: int
@@ -93,7 +89,6 @@ class Recipe(NamedTuple):
     finish: int = 0
     milestones: tuple = ()   # epochs
 
-
 RECIPES = {
     ("coco", "s"): Recipe(64, 1e-3, 40, epochs=250, milestones=(200, 230)),        # Sec. 4.2
     ("posetrack", "s"): Recipe(64, 1e-4, 40, epochs=20, milestones=(10, 15)),      # Sec. 4.2: fine-tuning
@@ -104,7 +99,6 @@ RECIPES = {
 # GFLOPs of S and average of T: Table 1; HRNet's S from Table 2, its T ours, the same share as ResNet's
 BUDGETS = {"tiny": (.0180, .0150), "resnet50": (1.44, .82), "mobilenetv3": (.69, .37), "hrnet_w32": (5.64, 3.2)}
 JUDGED = 400  # drawn people that the search (val) and the report (test) look at
-
 
 def read_options(argv):
     """Options from the command line, checked against each other, what is missing filled in from the recipe."""
@@ -145,12 +139,10 @@ def read_options(argv):
     options.out = options.out or f"runs/{options.stage}"
     return options
 
-
 def open_clips(options, split, frames, size):
     """The clips of a split; of drawn people, val and test have at most JUDGED."""
     judged = min(JUDGED, 4 * options.clips) if options.data == "synthetic" else None
     return data.open_clips(options.data, options.root, split, frames, size, options.clips if split == "train" else judged)
-
 
 # ---------------------------------------------------------------------------------------------- the training loop
 class Feed(Dataset):
@@ -165,16 +157,13 @@ class Feed(Dataset):
         indices = [_order(options.seed, p // count, count)[p % count] for p in places]
         return self.clips.batch(indices, random.Random(f"{options.seed} augment {step}"), options.rotation)
 
-
 @lru_cache(maxsize=4)
 def _order(seed, epoch, count):
     return random.Random(f"{seed} epoch {epoch}").sample(range(count), count)
 
-
 def steps_of(options, clips):
     """Training steps: as told, or the recipe's epochs over the clips."""
     return options.steps or math.ceil(RECIPES[options.data, options.stage].epochs * len(clips) / options.batch)
-
 
 def learning_rate(step, steps, options, backbone):
     """Cosine to zero after a short rise, or the recipe's milestones. Only `tiny` bears the high rates of drawn people."""
@@ -185,14 +174,12 @@ def learning_rate(step, steps, options, backbone):
     rise = min(1, (step + 1) / max(1, min(100, steps // 10)))
     return highest * rise * .5 * (1 + math.cos(math.pi * step / steps))
 
-
 def heatmap_loss(predicted, wanted, weights):
     """Mean squared error over joints that count: (B, F, K, h, w) against the same, weights (B, F, K).
 
     Times 1000: heatmaps are nearly all zero, and an unscaled error gives gradients too small for Adam's epsilon.
     """
     return 1000 * ((predicted - wanted) ** 2).mean((-1, -2)).mul(weights).mean()
-
 
 def sandwich(space, frames, rng, count=2):
     """The chains of one step: biggest, smallest, and `count` random ones; each a tuple of `frames` architectures.
@@ -203,7 +190,6 @@ def sandwich(space, frames, rng, count=2):
         return tuple(dataclasses.replace(arch, fusion=rng.choice(space.fusions)) for _ in range(frames))
     biggest, smallest = ends(space.largest()), ends(space.smallest())
     return [biggest, smallest] + [tuple(space.sample(rng) for _ in range(frames)) for _ in range(count)]
-
 
 def train_step(nets, chains, batch, first, heatmaps):
     """Gradients of one step, and the losses of its chains. `first`: the first frame to predict (0 for S, 1 for T)."""
@@ -219,7 +205,6 @@ def train_step(nets, chains, batch, first, heatmaps):
         loss.backward()                        # gradients add up over the chains; the caller makes one step of them
         losses.append(loss.item())
     return losses
-
 
 class Team:
     """The cores of a CPU, each with a part of every batch; a GPU is a team of one.
@@ -255,10 +240,8 @@ class Team:
                 p.grad = None
         return np.mean(losses, 0).tolist()
 
-
 def _parameters(nets):
     return [p for net in dict.fromkeys(nets) for p in net.parameters()]
-
 
 def fit(nets, chains_of, clips, options, steps, path, first=0, key_net=None, judge=None, about=None):
     """Train `nets` (one for each frame; the same super-network several times, or finished ones) and keep them in `path`.
@@ -297,7 +280,6 @@ def fit(nets, chains_of, clips, options, steps, path, first=0, key_net=None, jud
         if step + 1 == steps or time.time() - saved > 30:
             saved = keep(step + 1) or time.time()
 
-
 def load_training(nets, optimizer, path):
     """Put a saved training back into `nets` and `optimizer`; returns the step to go on from, 0 if nothing was saved."""
     if not pathlib.Path(path).is_file():
@@ -308,7 +290,6 @@ def load_training(nets, optimizer, path):
     optimizer.load_state_dict(saved["optimizer"])
     return saved["step"]
 
-
 def report(path, step, steps, losses, judge, seconds, options):
     """The progress line, on screen and in log.jsonl."""
     ap = judge() if judge else None
@@ -318,11 +299,9 @@ def report(path, step, steps, losses, judge, seconds, options):
           f"  {options.batch / seconds:.0f} clips/s  {left // 60:.0f}:{left % 60:02.0f} left", flush=True)
     log(options, step=step, losses=losses, ap=ap, phase=pathlib.Path(path).stem)
 
-
 def log(options, **entry):
     with open(pathlib.Path(options.out, "log.jsonl"), "a") as file:
         file.write(json.dumps(entry) + "\n")
-
 
 # ---------------------------------------------------------------------------------------------- stage s
 def stage_s(options, device):
@@ -366,7 +345,6 @@ def stage_s(options, device):
     draw_people(test, keypoints, 0, out / "poses.png")
     print(f"wrote vipnas_s.pt{'' if arch else ', search.png'} and poses.png to {out}")
 
-
 def rivals(net, found, sight, options, count=9):
     """The found network against the median of the sampled candidates that cost about as much, all on the test split."""
     gflops = [row["gflops"] for row in found.table]
@@ -377,7 +355,6 @@ def rivals(net, found, sight, options, count=9):
     costs = sorted(gflops[i] for i in near)
     print(f"the {len(near)} candidates of nearest cost ({costs[0]:.4f} to {costs[-1]:.4f} GFLOPs): median test AP {np.median(scores):.1f}")
     log(options, event="rivals", median_test_ap=np.median(scores))
-
 
 # ---------------------------------------------------------------------------------------------- stage t
 def stage_t(options, device):
@@ -426,13 +403,11 @@ def stage_t(options, device):
     draw_people(test, np.concatenate([key, keypoints], 1), None, out / "poses.gif")
     print(f"wrote vipnas_t.pt, search.png and poses.gif to {out}")
 
-
 def predict_key(sight):
     """The key-frame network's keypoints (N, 1, K, 3), from the heatmaps that the sight already holds."""
     crops = torch.cat([vipnas.decode(h.float()) for h in sight.heatmaps]).cpu().numpy()  # (N, K, 3)
     matrices = np.concatenate([m for _, _, m in sight])
     return data.transform(crops, data.invert(matrices))[:, None]
-
 
 def single_frame_rival(options, average, train, val, test, out, device):
     """The best single-frame network of the same average GFLOPs, applied to every frame (Table 3).
@@ -455,7 +430,6 @@ def single_frame_rival(options, average, train, val, test, out, device):
     points = search.score(search.predict(nets, search.Sight(test, 1, device)), test, 1)
     return {f"single frame, {cost(arch, test.size).gflops:.4f} GFLOPs": points}
 
-
 def print_comparison(results, options):
     """AP per frame distance for everyone, and each one's paired distance to T-ViPNAS."""
     ours = results["T-ViPNAS"]
@@ -468,14 +442,12 @@ def print_comparison(results, options):
         log(options, event="test", name=name, ap=100 * np.nanmean(points), ap_by_frame=row.tolist(),
             t_better=100 * np.nanmean(ours - points), standard_error=standard_error(difference))
 
-
 # ---------------------------------------------------------------------------------------------- small things
 def standard_error(points):
     """Of the mean AP, from one score a person or clip."""
     points = np.asarray(points).ravel()
     points = points[~np.isnan(points)]
     return 100 * points.std() / math.sqrt(max(1, len(points)))
-
 
 def judge_chain(nets, archs, calibration, sight):
     """A function that gives the AP of one chain, re-calibrated, for the progress line."""
@@ -484,14 +456,12 @@ def judge_chain(nets, archs, calibration, sight):
         return 100 * float(np.nanmean(points))
     return judge
 
-
 def load_network(path):
     """(key-frame network, about) from a finished checkpoint of ours or a published one (which knows COCO's joints at 256x192)."""
     if "state_dict" in vipnas.read(path):
         return vipnas.load_mmpose(path), data.about(data.COCO, (256, 192))
     nets, about = vipnas.load_finished(path)
     return nets[0], about
-
 
 def inherit_from(net, path):
     """Start a network from a finished one's weights, which must hold all of its slices."""
@@ -500,7 +470,6 @@ def inherit_from(net, path):
         net.inherit(larger.to(next(net.parameters()).device))
     except ValueError as error:
         raise UsageError(f"--init {path}: its network is smaller than the one to train ({error})") from None
-
 
 def start_folder(options):
     """Make the run folder. An older run in it is moved aside, unless it is to be resumed with the same options."""
@@ -517,7 +486,6 @@ def start_folder(options):
         print(f"moved the run that was in {out} to {aside}")
     out.mkdir(parents=True, exist_ok=True)
     print("run: " + "  ".join(f"{k} {v}" for k, v in now.items() if v not in (None, False)))
-
 
 def benchmark(options, device, batch=4, rounds=5):
     """What weight sharing costs: a sandwich step against steps of the same four finished networks, in turns, in one process."""
@@ -540,7 +508,6 @@ def benchmark(options, device, batch=4, rounds=5):
     print(f"{options.space}, {batch} images of {h}x{w}: one sandwich step {times[0]:.2f} s, its four networks trained alone "
           f"{times[1]:.2f} s, ratio {times[0] / times[1]:.3f}")
 
-
 def draw_people(clips, keypoints, t, path, count=12):
     """Predictions on unseen people, in their windows at twice the size: a sheet of frame `t`, or (None) all frames moving."""
     size = tuple(2 * n for n in clips.size)
@@ -555,7 +522,6 @@ def draw_people(clips, keypoints, t, path, count=12):
         return data.sheet([poses[i:i + 6] for i in range(0, len(poses), 6)])
     data.save_image(sheet(t) if t is not None else [sheet(t) for t in range(keypoints.shape[1])], path)
 
-
 def main(argv=None):
     """Run a stage; whatever the user can mend is one sentence and exit code 1."""
     try:
@@ -569,7 +535,6 @@ def main(argv=None):
         sys.exit("train: " + (str(error).splitlines() or [repr(error)])[-1].removeprefix("data.DataError: "))
     except KeyboardInterrupt:
         sys.exit("train: stopped; what was saved (twice a minute) is kept, and --resume goes on from there")
-
 
 if __name__ == "__main__":
     main()

@@ -34,7 +34,6 @@ from torch import nn
 from elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, GlobalContext, SqueezeExcite, common_groups, fill
 from fusion import OPERATIONS, TemporalFusion
 
-
 # ---------------------------------------------------------------------------------------------- what stays fixed
 @dataclass(frozen=True)
 class Backbone:
@@ -66,7 +65,6 @@ class Backbone:
         """Blocks a stage can grow by: HRNet's stages with several branches consist of whole modules."""
         return self.module if self.branches(index) > 1 else 1
 
-
 RELU, HSWISH = "relu", "hswish"
 BACKBONES = {
     # stage 1 of ResNet works at 1/4 (stride 1), though Table A2 prints 1/8: so do the released weights
@@ -77,7 +75,6 @@ BACKBONES = {
     # ours, for two CPU cores: MobileNet-V3's blocks; h-swish only where the features are small
     "tiny": Backbone(("mobile",) * 4, (2, 2, 2, 1), (RELU,) * 2 + (HSWISH,) * 2, 3, RELU, "", SqueezeExcite, image_size=(128, 96)),
 }
-
 
 # ---------------------------------------------------------------------------------------------- an architecture
 class Branch(NamedTuple):
@@ -91,12 +88,10 @@ class Branch(NamedTuple):
     attention: bool = False
     expansion: int = 1
 
-
 class Stage(NamedTuple):
     """`depth` equal blocks in each branch."""
     depth: int
     branches: tuple
-
 
 class Head(NamedTuple):
     """The deconvolutions; a 1x1 convolution to the heatmaps always follows."""
@@ -104,12 +99,10 @@ class Head(NamedTuple):
     kernel: int = 4
     groups: int = 1
 
-
 class Fusion(NamedTuple):
     """Where (stage, from 1: the paper's F_1, F_2, ...) and how the last frame's heatmaps come in."""
     stage: int
     operation: str
-
 
 @dataclass(frozen=True)
 class Arch:
@@ -172,13 +165,11 @@ class Arch:
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"this is not an architecture's JSON ({type(error).__name__}: {error})") from None
 
-
 # ---------------------------------------------------------------------------------------------- a search space
 def hidden_width(backbone, branch):
     """Channels of a block's middle convolution, the one whose kernel and groups are searched (a basic block's expansion is 1)."""
     mobile = BACKBONES[backbone].blocks[0] == "mobile"
     return branch.width * branch.expansion if mobile else branch.width // branch.expansion
-
 
 @dataclass(frozen=True)
 class Row:
@@ -210,11 +201,9 @@ class Row:
         return tuple(h for h in found if h.width % h.groups == 0 and h.width // h.groups <= self.per_group
                      and h.width // math.gcd(h.groups, in_channels) <= self.per_group_first)
 
-
 def _size_of(choice):
     """Order of choices from small to large: width, expansion, kernel, then fewer groups, then attention."""
     return choice.width, getattr(choice, "expansion", 1), choice.kernel, -choice.groups, getattr(choice, "attention", 0)
-
 
 @dataclass(frozen=True)
 class Space:
@@ -301,18 +290,15 @@ class Space:
                    tuple(sorted({*row.groups, branch.groups})), (False, True) if branch.attention else (False,),
                    tuple(e for e in row.expansion[:-1] if e < branch.expansion) + (branch.expansion,), hidden // branch.groups)
 
-
 def _down(table, width):
     """Widths from half of `width` up to it, in the steps of the table; a width the table does not search stays."""
     if len(table) == 1:
         return (width,)
     return tuple(sorted(range(width, (width + 1) // 2 - 1, table[0] - table[1])))
 
-
 def steps(low, high, step=16):
     """low, low + step, ..., high."""
     return tuple(range(low, high + 1, step))
-
 
 BOTH = (False, True)
 SPACES = {
@@ -351,11 +337,9 @@ SPACES = {
         head=Row((48,), (4,), (8,)), image_size=BACKBONES["tiny"].image_size),
 }
 
-
 def serial(backbone, stem, rows, head, fusion=None):
     """An Arch with one branch a stage, from rows of (depth, width, kernel, groups, attention, expansion), the last four optional."""
     return Arch(backbone, stem, tuple(Stage(depth, (Branch(*row),)) for depth, *row in rows), Head(*head), fusion)
-
 
 ARCHS = {
     # the two networks the authors released
@@ -371,10 +355,8 @@ ARCHS = {
         Stage(depth, tuple(Branch(32 * 2 ** b) for b in range(count))) for count, depth in ((2, 4), (3, 16), (4, 12))), None),
 }
 
-
 # ---------------------------------------------------------------------------------------------- the network's parts
 ACTIVATIONS = {RELU: F.relu, HSWISH: F.hardswish}
-
 
 class Stem(nn.Module):
     """A stride-2 convolution, batch norm, activation; then a stride-2 max pool (ResNet) or all of it again (HRNet)."""
@@ -393,7 +375,6 @@ class Stem(nn.Module):
         if self.plan.stem_second == "conv":
             x = activation(self.norm2(self.conv2(x, width)))
         return F.max_pool2d(x, 3, 2, 1) if self.plan.stem_second == "pool" else x
-
 
 class ResidualBlock(nn.Module):
     """What ResNet's two kinds of block share: their convolutions (`build`, `convolve`); attention; the skip added; ReLU.
@@ -419,7 +400,6 @@ class ResidualBlock(nn.Module):
             x = self.project_norm(self.project(x, branch.width))
         return self.activation(x + y)
 
-
 class Bottleneck(ResidualBlock):
     """1x1, K x K (grouped, with the stride), 1x1."""
 
@@ -436,7 +416,6 @@ class Bottleneck(ResidualBlock):
         y = self.activation(self.norm2(self.conv2(y, hidden, branch.kernel, branch.groups)))
         return self.norm3(self.conv3(y, branch.width))
 
-
 class BasicBlock(ResidualBlock):
     """K x K (with the stride), K x K, both grouped."""
 
@@ -448,7 +427,6 @@ class BasicBlock(ResidualBlock):
     def convolve(self, x, branch):
         y = self.activation(self.norm1(self.conv1(x, *branch[:3])))
         return self.norm2(self.conv2(y, *branch[:3]))
-
 
 class MobileBlock(nn.Module):
     """MobileNet-V3's block: 1x1 expansion (absent at ratio 1), K x K (grouped, with the stride), SE, 1x1 projection.
@@ -479,7 +457,6 @@ class MobileBlock(nn.Module):
         y = self.norm3(self.conv3(y, branch.width))
         return x + y if self.stride == 1 and x.shape[1] == branch.width else y
 
-
 class Rescale(nn.Module):
     """Convolution and batch norm between branches of HRNet: 3x3 at stride 1 or 2, or 1x1."""
 
@@ -490,13 +467,11 @@ class Rescale(nn.Module):
     def forward(self, x, width=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
         return self.norm(self.conv(x, width))
 
-
 class Transition(Rescale):
     """Into a branch of the next stage of HRNet. A branch that goes on at its width is left alone."""
 
     def forward(self, x, width=None):
         return x if self.stride == 1 and x.shape[1] == width else F.relu(super().forward(x, width))
-
 
 class Exchange(nn.Module):
     """HRNet's exchange unit [49]: each branch becomes the sum of all branches, brought to its width and size; then ReLU.
@@ -525,7 +500,6 @@ class Exchange(nn.Module):
             fused.append(F.relu(total))
         return fused
 
-
 class PoseHead(nn.Module):
     """Deconvolutions (batch norm, ReLU) up to 1/4 of the image, if it is not there yet, then a 1x1 convolution to K heatmaps."""
 
@@ -544,15 +518,12 @@ class PoseHead(nn.Module):
             x = F.relu(norm(deconv(x, head.width, head.kernel, head.groups)))
         return self.final(x)
 
-
 # Each of the following lists parts of a network as (class, arguments, (channels, reduction) of each input). PoseNet builds
 # from these lists and `cost` counts them: there is no second description of a network anywhere.
 def stem_parts(backbone, width):
     return [(Stem, (backbone, width), ((3, 1),))]
 
-
 BLOCKS = {"bottleneck": Bottleneck, "basic": BasicBlock, "mobile": MobileBlock}
-
 
 def branch_parts(backbone, index, b, in_channels, branch, depth, elastic=False):
     """Branch `b` of stage `index` (both from 0): its transition (a list of one or none), and its blocks.
@@ -572,7 +543,6 @@ def branch_parts(backbone, index, b, in_channels, branch, depth, elastic=False):
     other = (block, (branch.width, branch, 1, *rest, False), ((branch.width, reduction * stride),))
     return transition, [first] + [other] * (depth - 1)
 
-
 def exchange_parts(backbone, index, widths, depth):
     """The exchange units of a stage with parallel branches, one after each module. The very last keeps branch 1, for the head."""
     plan = BACKBONES[backbone]
@@ -581,22 +551,18 @@ def exchange_parts(backbone, index, widths, depth):
     ends = [len(widths)] * (depth // plan.module - 1) + [1 if index == len(plan.strides) - 1 else len(widths)]
     return [(Exchange, (widths, outputs), tuple((w, plan.stem_stride * 2 ** b) for b, w in enumerate(widths))) for outputs in ends]
 
-
 def fusion_parts(backbone, stage, channels, joints, operations):
     """The fusion after `stage` (from 1)."""
     plan = BACKBONES[backbone]
     reduction = plan.stem_stride * math.prod(plan.strides[:stage])
     return [(TemporalFusion, (joints, channels, operations), ((channels, reduction), (joints, 4)))]
 
-
 def head_parts(backbone, in_channels, head, joints):
     stride = BACKBONES[backbone].stride
     return [(PoseHead, (in_channels, head, int(math.log2(stride // 4)), joints), ((in_channels, stride),))]
 
-
 def _make(part):
     return part[0](*part[1])
-
 
 class PoseNet(nn.Module):
     """A pose network: images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4).
@@ -674,7 +640,6 @@ class PoseNet(nn.Module):
                 layer.inherit(theirs[name])
         return self
 
-
 # ---------------------------------------------------------------------------------------------- what it costs
 class Cost(NamedTuple):
     """params; macs = true multiply-adds; gflops = the paper's: sum of weights x output positions, over 2^30.
@@ -685,7 +650,6 @@ class Cost(NamedTuple):
     params: int
     macs: int
     gflops: float
-
 
 @lru_cache(maxsize=None)
 def _part_cost(part, image_size):
@@ -712,21 +676,17 @@ def _part_cost(part, image_size):
         module(*(torch.empty(0, channels, height // r, width // r) for channels, r in part[2]))
     return Cost(sum(p.numel() for p in module.parameters()), macs, outputs / 2 ** 30)
 
-
 def _sum(costs):
     return Cost(*map(sum, zip((0, 0, 0.), *costs)))
-
 
 @lru_cache(maxsize=None)
 def _branch_cost(image_size, *which):
     transition, blocks = branch_parts(*which)
     return _sum(_part_cost(p, image_size) for p in transition + blocks)
 
-
 @lru_cache(maxsize=None)
 def _exchange_cost(image_size, *which):
     return _sum(_part_cost(p, image_size) for p in exchange_parts(*which))
-
 
 @lru_cache(maxsize=2 ** 17)
 def _stage_cost(backbone, index, ins, stage, image_size):
@@ -735,7 +695,6 @@ def _stage_cost(backbone, index, ins, stage, image_size):
              for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:]))]
     return _sum(costs + [_exchange_cost(image_size, backbone, index, tuple(b.width for b in stage.branches), stage.depth)])
 
-
 @lru_cache(maxsize=None)
 def _rest_cost(backbone, stem, ins, head, fusion, fused, image_size, joints):
     parts = stem_parts(backbone, stem) + head_parts(backbone, ins, head, joints)
@@ -743,14 +702,12 @@ def _rest_cost(backbone, stem, ins, head, fusion, fused, image_size, joints):
         parts += fusion_parts(backbone, fusion.stage, fused, joints, (fusion.operation,))
     return _sum(_part_cost(p, image_size) for p in parts)
 
-
 def _costs(arch, image_size, joints):
     """Cost of stem, fusion and head together, then of each stage."""
     widths = [(arch.stem,)] + [tuple(b.width for b in s.branches) for s in arch.stages]
     fused = arch.fusion and widths[arch.fusion.stage][0]
     rest = _rest_cost(arch.backbone, arch.stem, widths[-1][0], arch.head, arch.fusion, fused, image_size, joints)
     return [rest] + [_stage_cost(arch.backbone, i, widths[i], s, image_size) for i, s in enumerate(arch.stages)]
-
 
 def cost(arch, image_size=(256, 192), joints=17):
     """Cost of an architecture at an image size (height, width), counted from the network's own parts.
@@ -760,11 +717,9 @@ def cost(arch, image_size=(256, 192), joints=17):
     """
     return _sum(_costs(arch, tuple(image_size), joints))
 
-
 # ---------------------------------------------------------------------------------------------- files
 class CheckpointError(Exception):
     """A file that cannot be used, in one sentence for the person who named it."""
-
 
 def save(contents, path):
     """torch.save to a temporary name, then rename: a reader never meets half a file."""
@@ -776,14 +731,12 @@ def save(contents, path):
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path} cannot be written ({error}); an older file of that name is untouched") from None
 
-
 class _Inert:
     """Stands in for whatever a file names besides tensors: can be made, called, filled and given a state; does nothing."""
     __new__ = lambda cls, *args, **kwargs: object.__new__(cls)
     _nothing = lambda self, *args, **kwargs: self
     __call__ = __setstate__ = __setitem__ = append = extend = add = update = _nothing
     dump_patches = False  # asked by torch of the classes of whole modules in old files
-
 
 class _TensorsOnly:
     """What `torch.load` asks of a pickle module. No name in a file leads to code, but for these two; torch finds storages itself."""
@@ -796,7 +749,6 @@ class _TensorsOnly:
     @staticmethod
     def load(file, **options):
         return _TensorsOnly.Unpickler(file, **options).load()
-
 
 def read(path):
     """The dict in a checkpoint, ours or another program's: its tensors and plain values. Nothing in the file is executed.
@@ -815,7 +767,6 @@ def read(path):
         raise CheckpointError(f"{path} is truncated or not a checkpoint ({type(error).__name__}); make it anew") from None
     return contents if isinstance(contents, dict) else {}
 
-
 def load(path, kind):
     """The dict saved under `path`, of `kind` "supernet" or "finished"."""
     contents = read(path)
@@ -824,12 +775,10 @@ def load(path, kind):
         raise CheckpointError(f"{path} holds {f'a {found}' if found else 'something else'}, but a {kind} checkpoint is needed here")
     return contents
 
-
 def save_finished(path, nets, about):
     """Write finished networks, the key frame's first. `about` (a dict from `data.about`) says how to feed them."""
     networks = [{"arch": net.arch.to_json(), "state": net.state_dict()} for net in nets]
     save({"kind": "finished", "networks": networks, "about": about}, path)
-
 
 def restore(net, state, path):
     """Load `state` into `net`, or say which tensors do not fit."""
@@ -839,7 +788,6 @@ def restore(net, state, path):
         raise CheckpointError(f"{path} is of another network: {', '.join(wrong[:3])} do not fit")
     net.load_state_dict(state)
     return net
-
 
 def load_finished(path):
     """([PoseNet, ...], about) as `save_finished` wrote them, in eval mode."""
@@ -852,7 +800,6 @@ def load_finished(path):
         raise CheckpointError(f"{path} lacks a part of a finished network ({error}); make it anew") from None
     return nets, about
 
-
 # mmpose's words for the layers of ours (`_mmpose_name` has already put in the numbers of its blocks and deconvolutions)
 MMPOSE = {
     "resnet50": {"stem.conv": "backbone.conv1", "stem.norm": "backbone.bn1", ".norm": ".bn", ".attention.bn": ".attention.channel_add_conv.1",
@@ -862,7 +809,6 @@ MMPOSE = {
                     ".norm1": ".expand_conv.bn", ".conv2": ".depthwise_conv.conv", ".norm2": ".depthwise_conv.bn",
                     ".conv3": ".linear_conv.conv", ".norm3": ".linear_conv.bn", ".conv0": ".conv1",
                     ".attention.reduce": ".se.conv1.conv", ".attention.expand": ".se.conv2.conv"}}
-
 
 def _mmpose_name(arch, name):
     """mmpose's name of our tensor `name` (of its newer generation: the older one says keypoint_head for head)."""
@@ -875,7 +821,6 @@ def _mmpose_name(arch, name):
     # the head counts its ReLUs: deconvolution 0, norm 1, ReLU 2, deconvolution 3, ...
     name = re.sub(r"^head\.(deconvs|norms|bns)\.(\d)", lambda m: f"head.deconv_layers.{3 * int(m[2]) + (m[1] != 'deconvs')}", name)
     return name.replace("head.final", "head.final_layer")
-
 
 def load_mmpose(path):
     """A published S-ViPNAS checkpoint as a finished PoseNet in eval mode, with the same outputs.
@@ -896,7 +841,6 @@ def load_mmpose(path):
         attempts.append(wrong)
     wrong = ", ".join(min(attempts, key=len)[:3])
     raise CheckpointError(f"{path} is neither of the two published S-ViPNAS networks: {wrong} are missing in it or do not fit")
-
 
 # ---------------------------------------------------------------------------------------------- heatmaps to keypoints
 def decode(heatmaps):
@@ -923,7 +867,6 @@ def decode(heatmaps):
     dy = offset(value(row - 1, column), value(row + 1, column)) * ((row > 0) & (row < h - 1))
     return torch.stack([4 * (column + dx) + 1.5, 4 * (row + dy) + 1.5, score], -1)
 
-
 # ---------------------------------------------------------------------------------------------- the video estimator
 class VideoPose:
     """The finished estimator (Fig. 2): the S network on key frames, its T networks on the frames between.
@@ -944,7 +887,6 @@ class VideoPose:
     def stream(self, box=None):
         """A new stream. `box`: x, y, w, h of the person in the first frame; without one, the person fills the frame."""
         return Stream(self, box)
-
 
 class Stream:
     """One person followed through a video. Key frames are every T + 1; all frames of a period share one window."""
@@ -993,7 +935,6 @@ class Stream:
         margin = .1 * (high - low).max()
         return (*(low - margin), *(high - low + 2 * margin))
 
-
 def read_video(path):
     """Frames of a folder of images (in the order of their names) or of an animated image, as RGB Pillow images."""
     path = pathlib.Path(path)
@@ -1011,7 +952,6 @@ def read_video(path):
         except (OSError, SyntaxError) as error:
             raise CheckpointError(f"{file} is not an image that can be read ({error}); replace it or take it out") from None
 
-
 def overlay(frame, keypoints, limbs, threshold=.2):
     """A copy of the frame with the pose drawn on it."""
     frame, width = frame.copy(), max(2, max(frame.size) // 300)
@@ -1022,7 +962,6 @@ def overlay(frame, keypoints, limbs, threshold=.2):
     for (x, y), (_, _, score) in zip(points, keypoints):
         pen.ellipse([x - width, y - width, x + width, y + width], fill=(255, 60, 60) if score > threshold else (130, 130, 130))
     return frame
-
 
 def run_video(video, checkpoint, box, out):
     """Poses of one person through a video, as overlays and poses.json under the folder `out`."""
@@ -1039,7 +978,6 @@ def run_video(video, checkpoint, box, out):
     os.replace(out / "poses.json.tmp", out / "poses.json")
     print(f"wrote {len(poses)} overlays and poses.json to {out}")
 
-
 # ---------------------------------------------------------------------------------------------- the command line
 def read_arch(text):
     """An Arch by its name in ARCHS, or from a JSON file."""
@@ -1051,7 +989,6 @@ def read_arch(text):
         raise CheckpointError(f"no architecture can be read from {text} ({error}); give a JSON file as Arch.to_json writes it, "
                               f"or one of {', '.join(ARCHS)}") from None
 
-
 def show(arch, image_size):
     """What an architecture is made of, and what each part costs."""
     print(f"{arch}\n\nat {image_size[0]}x{image_size[1]}      parameters   multiply-adds    GFLOPs (as the paper counts)")
@@ -1060,7 +997,6 @@ def show(arch, image_size):
     for name, c in rows:
         print(f"{name:18} {c.params:11,} {c.macs:15,}    {c.gflops:.4f}")
 
-
 # what Tables 1 and 2 print, and why ours is not quite that
 PRINTED = {
     "s_vipnas_resnet50": "  7.3M  1.44   the released weights are a network close to the tables' (Table 2 prints 13.5M)",
@@ -1068,7 +1004,6 @@ PRINTED = {
     "sbl_resnet18": " 15.3M  5.79   cut off, not rounded",
     "sbl_resnet50": " 34.0M  8.99   equal (Table 2 repeats the 8.90 of [56])",
     "hrnet_w32": " 28.5M  7.10   the table repeats the figure of [49]"}
-
 
 def show_all():
     """Every architecture beside the paper's numbers, and every space from its smallest to its largest network."""
@@ -1081,7 +1016,6 @@ def show_all():
         ends = [cost(a, space.image_size) for a in (space.smallest(), space.largest())]
         print(f"{name:12} {space.size():15.1e}    " + "   ".join(f"{c.params:16,} {c.gflops:10.4f}" for c in ends))
 
-
 def _boxes(arch):
     """The boxes of a frame's row, each a list of lines: {depth, width, kernel, groups}, a line for each branch."""
     attention = {GlobalContext: " +GC", SqueezeExcite: " +SE"}[BACKBONES[arch.backbone].attention]
@@ -1089,7 +1023,6 @@ def _boxes(arch):
                                 for b in s.branches] for i, s in enumerate(arch.stages, 1)]
     head = ["deconvolutions", f"{{{arch.head.width}, {arch.head.kernel}, {arch.head.groups}}}"] if arch.head else ["1x1 convolution"]
     return [["stem", str(arch.stem)], *stages, head, ["heatmaps"]]
-
 
 def picture(archs, path):
     """Draw the architectures of successive frames (of one backbone) as Fig. 5 does, one row a frame, into a PNG file.
@@ -1119,7 +1052,6 @@ def picture(archs, path):
             pen.text((x, middle), {"add": "+", "mul": "x", "cat": "C"}[arch.fusion.operation], (200, 30, 30), font, anchor="mm")
     image.save(f"{path}.tmp", "PNG")
     os.replace(f"{path}.tmp", path)
-
 
 def main():
     """Show architectures, or run an estimator on a video; whatever the user can mend is one sentence and exit code 1."""
@@ -1155,7 +1087,6 @@ def main():
             show_all()
     except (CheckpointError, ValueError, OSError) as error:
         sys.exit(f"vipnas: {error}")
-
 
 if __name__ == "__main__":
     main()
