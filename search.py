@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from data import COCO, DataError, invert, open_clips, save_image, transform
+import data
+from data import COCO, DataError, flip_heatmaps, invert, normalise, open_clips, save_image, transform, window
 import vipnas
 from vipnas import Arch, CheckpointError, PoseNet, cost, decode
 
@@ -30,6 +31,9 @@ OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)                                    
 AREAS = np.array([[0, 1e5], [32, 96], [96, 1e5]]) ** 2                            # (A, 2) all, medium, large; pixels^2
 RECALLS = np.linspace(0, 1, 101)                                                  # where COCO reads the curve
 DETECTIONS_PER_IMAGE = 20
+POSETRACK_COLUMNS = {"Head": ("nose", "head_bottom", "head_top")} | {
+    column: (f"left_{part}", f"right_{part}") for column, part in
+    dict(Sho="shoulder", Elb="elbow", Wri="wrist", Hip="hip", Knee="knee", Ank="ankle").items()}
 
 def oks(predictions, joints, areas, sigmas=COCO.sigmas):
     """Object keypoint similarity, 0 to 1: the mean over labelled joints of exp(-d^2 / (2 s^2 k^2)) (Sec. 4.1).
@@ -142,6 +146,72 @@ def coco_ap(annotations, results, sigmas=COCO.sigmas):
                   f"{name}M": value[1].mean(), f"{name}L": value[2].mean()}
     return {name: float(value) for name, value in table.items()}
 
+def inside(points, polygon):
+    """Which points (..., 2) lie inside a polygon (V, 2), its border excluded, by the even-odd rule -> (...) bool."""
+    start = polygon - points[..., None, :]                                        # (..., V, 2)
+    stop = np.roll(polygon, -1, 0) - points[..., None, :]                         # (..., V, 2)
+    side = start[..., 0] * stop[..., 1] - start[..., 1] * stop[..., 0]            # (..., V) 0: in line with the edge
+    border = (side == 0) & ((start * stop).sum(-1) <= 0)
+    upward, downward = start[..., 1] <= 0, stop[..., 1] <= 0
+    crossed = (upward != downward) & ((side > 0) == upward)                       # edges that a ray to the right meets
+    return (crossed.sum(-1) % 2 == 1) & ~border.any(-1)
+
+def posetrack_frame(joints, poses, heads, regions):
+    """Judge one frame: joints (G, J, 3) of its people, predicted poses (P, J, 3), head sizes (G,), all in pixels, and
+    its ignore regions, a list of polygons (V, 2). Returns right and made (P, J) bool, and labelled (G, J) bool.
+
+    A joint is there, labelled or made, unless its three numbers are 0 or it lies in an ignore region. A pose belongs to
+    the person of whose labelled joints it has most right (PCKh), a person keeps the best of its poses; the earlier one
+    where two are equal. All joints of the other poses are wrong.
+    """
+    labelled, made = ((points != 0).any(-1) & ~np.any([inside(points[..., :2], region) for region in regions], 0)
+                      for points in (joints, poses))                              # (G, J), (P, J)
+    distance = np.linalg.norm(poses[:, None, :, :2] - joints[..., :2], axis=-1)   # (P, G, J)
+    near = (distance <= 0.5 * heads[:, None]) & (heads[:, None] > 0)              # (P, G, J) never of an empty head box
+    close = near & labelled & made[:, None]                                       # (P, G, J)
+    pckh = close.sum(-1) / np.maximum(labelled.sum(-1), 1)                        # (P, G)
+    right = np.zeros_like(made)
+    if len(poses):
+        pckh *= pckh.argmax(1)[:, None] == np.arange(len(joints))                 # only each pose's best person is left
+        people = np.flatnonzero(pckh.max(0))                                      # those with a pose
+        owners = pckh.argmax(0)[people]
+        right[owners] = close[owners, people]
+    return right, made, labelled
+
+def posetrack_ap(annotations, results):
+    """PoseTrack's multi-person pose evaluation (poseval), in percent: Head, Sho, Elb, Wri, Hip, Knee, Ank and Total.
+
+    annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results: a list of dicts
+    with image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. A joint is right within half
+    a head size, which is 0.6 times the diagonal of bbox_head. Frames without people are left out. Total is the mean
+    over joints; a joint that nobody has is left out of the means, and a mean of none is nan. Results for frames that
+    are not listed raise ValueError.
+    """
+    names = annotations["categories"][0]["keypoints"]
+    columns = [names.index(joint) for joints in POSETRACK_COLUMNS.values() for joint in joints]  # (J,)
+    judged = [[np.zeros((0, len(columns)), kind) for kind in (float, bool, bool, bool)]]
+    for image, people, found in by_image(annotations, results):
+        if people:
+            joints, poses = (np.array([person["keypoints"] for person in group], float).reshape(-1, len(names), 3)
+                             for group in (people, found))
+            heads = 0.6 * np.linalg.norm([person["bbox_head"][2:] for person in people], axis=1)
+            regions = [np.array(polygon, float).T for polygon in
+                       zip(image.get("ignore_regions_x", ()), image.get("ignore_regions_y", ()))]
+            scores = np.array([result["scores"] for result in found], float).reshape(-1, len(names))[:, columns]
+            judged.append((scores, *posetrack_frame(joints[:, columns], poses[:, columns], heads, regions)))
+    scores, right, made, labelled = (np.concatenate(part) for part in zip(*judged))  # (N, J), labelled (G, J)
+
+    order = scores.argsort(0, kind="stable")[::-1]                                # (N, J) of equals, the last first
+    right, made = (np.take_along_axis(part, order, 0) for part in (right, made))
+    # Recall steps up by one labelled joint at each right one, so the area under the curve is a sum over those.
+    area = (interpolated_precision(right, made & ~right) * right).sum(0)          # (J,)
+    ap = 100 * np.divide(area, labelled.sum(0), out=np.full(len(columns), np.nan), where=labelled.any(0))
+
+    ends = np.cumsum([len(joints) for joints in POSETRACK_COLUMNS.values()])[:-1]
+    groups = dict(zip(POSETRACK_COLUMNS, np.split(ap, ends))) | {"Total": ap}
+    present = {column: values[~np.isnan(values)] for column, values in groups.items()}
+    return {column: float(values.mean()) if len(values) else float("nan") for column, values in present.items()}
+
 # ---------------------------------------------------------------------------------------------- running a candidate
 def propagate(nets, images, heatmaps=None, archs=None):
     """The chain of eq. (2): each frame's own prediction goes on to the next.
@@ -156,10 +226,10 @@ def propagate(nets, images, heatmaps=None, archs=None):
     return torch.stack(predicted, 1)
 
 def to_device(batch, device):
-    """A batch's tensors on the device, images in the memory format that convolutions like best."""
+    """A batch's tensors on the device, images normalised and in the memory format that convolutions like best."""
     batch = type(batch)(*(x.to(device, non_blocking=True) for x in batch))
     b, f = batch.images.shape[:2]
-    images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (b, f))
+    images = normalise(batch.images).flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (b, f))
     return batch._replace(images=images)
 
 class Sight:
@@ -198,12 +268,19 @@ def recalibrate(nets, sight):
     for net in nets:
         net.eval()
 
-def predict(nets, sight):
-    """Keypoints (N, F, K, 3) in image pixels, with scores, from finished networks in eval mode."""
-    found = []
+def predict(nets, sight, flip=False, quarter=False):
+    """Keypoints (N, F, K, 3) in image pixels, with scores, from finished networks in eval mode.
+
+    flip: average the heatmaps with those of the mirrored images (twice the cost); quarter: see `decode`.
+    """
+    found, clips = [], sight.clips
     with torch.inference_mode():
         for images, heatmaps, matrices in sight:
-            crops = decode(propagate(nets, images, heatmaps).float()).cpu().numpy()  # (B, F, K, 3) pixels of the crop
+            maps = propagate(nets, images, heatmaps)
+            if flip:
+                before = None if heatmaps is None else flip_heatmaps(heatmaps, clips.skeleton, clips.cell)
+                maps = (maps + flip_heatmaps(propagate(nets, images.flip(-1), before), clips.skeleton, clips.cell)) / 2
+            crops = decode(maps.float(), quarter, clips.cell).cpu().numpy()  # (B, F, K, 3) pixels of the crop
             found.append(transform(crops, invert(matrices)[:, None]))
     return np.concatenate(found)
 
@@ -218,10 +295,64 @@ def score(keypoints, clips, first):
     passed = (similarity[..., None] >= OKS_THRESHOLDS).mean(-1)
     return np.where((joints[..., 2] > 0).any(-1), passed, np.nan)
 
+# ---------------------------------------------------------------------------------------------- the official protocols
+def pose_score(pose, box_score=1.):
+    """The usual score of a person (K, 3): that of the box times the mean of the joints' above 0.2."""
+    sure = pose[pose[:, 2] > .2, 2]
+    return float(box_score * sure.mean()) if len(sure) else 0.
+
+def oks_nms(poses, scores, areas, threshold=.9):
+    """Indices of the poses (N, K, 3) of one image to keep: each takes out those of lower score that are nearly the same."""
+    kept, left = [], list((-np.asarray(scores)).argsort(kind="stable"))
+    while left:
+        best, *left = left
+        kept.append(best)
+        labelled = poses[best] * (1, 1, 0) + (0, 0, 1)  # two predictions are compared: all joints of one are the truth
+        similar = oks(poses[left], labelled, (areas[left] + areas[best]) / 2)
+        left = [i for i, s in zip(left, similar) if s <= threshold]
+    return kept
+
 def coco_results(keypoints, clips):
-    """Predictions (N, 1, K, 3) for a CocoPeople in the official result format."""
-    return [{"image_id": int(image), "category_id": 1, "keypoints": pose.ravel().round(3).tolist(), "score": float(pose[:, 2].mean())}
-            for (image, _), pose in zip(clips.ids[:, 0], keypoints[:, 0])]
+    """Predictions (N, 1, K, 3) for a CocoPeople as the official list of results, after OKS-NMS in each image."""
+    images, results = {}, []
+    for i, image in enumerate(clips.ids[:, 0, 0].tolist()):
+        images.setdefault(image, []).append(i)
+    windows = np.array([window(box, clips.size)[2:].prod() for box in clips.boxes])  # the area that SBL's NMS compares at
+    for image, people in images.items():
+        poses = keypoints[people, 0]
+        scores = [pose_score(pose, clips.scores[i]) for pose, i in zip(poses, people)]
+        results += [{"image_id": image, "category_id": 1, "keypoints": poses[k].ravel().round(3).tolist(), "score": scores[k]}
+                    for k in oks_nms(poses, scores, windows[people])]
+    return results
+
+def posetrack_results(keypoints, clips):
+    """Predictions (N, F, K, 3) for PoseTrackClips as the official list of results, one for each labelled frame of a track."""
+    return [{"image_id": image, "track_id": track, "keypoints": pose.ravel().round(3).tolist(), "scores": pose[:, 2].round(4).tolist()}
+            for (image, track), pose in zip(clips.ids.reshape(-1, 2).tolist(), keypoints.reshape(-1, 17, 3)) if image >= 0]
+
+def official(nets, clips, device, out):
+    """Run finished networks over COCO val (with flip test) or PoseTrack18 val (without: one pass a frame, as the video
+    estimator works), quarter-cell offset, and print the official numbers in the paper's columns.
+
+    Writes `out`/results.json, the official list of results; for PoseTrack18 also `out`/posetrack/SEQUENCE.json, which poseval
+    reads. Returns the numbers, in percent.
+    """
+    coco = clips.skeleton is COCO
+    keypoints = predict(nets, Sight(clips, 0, device), flip=coco, quarter=True)
+    results = (coco_results if coco else posetrack_results)(keypoints, clips)
+    write_json(results, pathlib.Path(out, "results.json"))
+    if coco:
+        table = {name: 100 * value for name, value in coco_ap(clips.annotations, results).items()}
+    else:
+        table = posetrack_ap(clips.annotations, results)
+        pathlib.Path(out, "posetrack").mkdir(exist_ok=True)
+        for name, (images, categories) in clips.sequences.items():
+            own = {image["id"] for image in images}
+            page = {"images": images, "categories": categories, "annotations": [r for r in results if r["image_id"] in own]}
+            write_json(page, pathlib.Path(out, "posetrack", name))
+    print(f"{clips.name}, official evaluation of {len(results)} poses (results.json in {out})")
+    print("".join(f"{name:>7}" for name in table) + "\n" + "".join(f"{value:7.1f}" for value in table.values()))
+    return table
 
 # ---------------------------------------------------------------------------------------------- sampling under a budget
 def sample(space, budget, count, rng):
@@ -390,42 +521,75 @@ def plot(points, best, title, path, mark="found"):
     pen.text((8, 28), "AP", "black", font)
     save_image(image, path)
 
-# ---------------------------------------------------------------------------------------------- search again
+# ---------------------------------------------------------------------------------------------- the command line
 def main():
-    """Search a trained super-network again, for another budget or number of frames, without training (Table 4)."""
+    """Search a trained super-network again, for another budget or number of frames, without training (Table 4); or give the
+    official numbers of finished networks on real data."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--checkpoint", required=True, help="supernet.pt of a stage s or t")
-    parser.add_argument("--gflops", type=float, required=True, help="budget: of S, or the average over key and non-key frames")
+    parser.add_argument("--checkpoint", required=True, help="supernet.pt of a stage s or t; or, to judge, a finished or published network")
+    parser.add_argument("--gflops", type=float, help="supernet.pt: budget of S, or the average over key and non-key frames")
     parser.add_argument("--frames", type=int, default=3, help="stage t: T, the number of non-key frames")
     parser.add_argument("--candidates", type=int, default=48, help="how many to look at")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="folder for the result (default: search_GFLOPS_T beside the checkpoint)")
+    parser.add_argument("--data", choices=("coco", "posetrack"), help="finished networks: what to judge them on")
+    parser.add_argument("--root", help="finished networks: the folder of that data set")
+    parser.add_argument("--boxes", help="coco: JSON file of detected people (default: the annotated boxes)")
+    parser.add_argument("--out", help="folder for the result (default: beside the checkpoint)")
     options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        if options.candidates < 1 or options.frames < 1:
-            raise CheckpointError("--candidates and --frames must be at least 1")
-        net, key_net, saved = load_supernet(options.checkpoint)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        net.to(device, memory_format=torch.channels_last)
-        run, frames = saved["options"], options.frames + 1 if key_net else 1
-        out = pathlib.Path(options.out or pathlib.Path(options.checkpoint).with_name(f"search_{options.gflops:g}_{frames - 1}"))
-        if key_net:
-            key_net.to(device)
-            allocate(net.space, options.frames, rest(options.gflops, cost(key_net.arch, net.space.image_size).gflops, options.frames),
-                     1, random.Random(0))  # an impossible budget is said before anything is rendered
-        train, val = (open_clips(run["data"], run["root"], split, frames, net.space.image_size, min(400, run["clips"] or 10 ** 9))
-                      for split in ("train", "val"))
-        out.mkdir(parents=True, exist_ok=True)
-        if key_net:
-            found = search_t(net, key_net, options.gflops, options.candidates, options.seed, train, val, out)
-        else:
-            found = search_s(net, options.gflops, options.candidates, options.seed, train, val, out)
-        nets, name = ([key_net, *found.nets], "vipnas_t.pt") if key_net else (found.nets, "vipnas_s.pt")
-        vipnas.save_finished(out / name, nets, saved["about"])
-        print("\n".join(str(n.arch) for n in nets))
-        print(f"val AP {max(row['ap'] for row in found.table):.1f}; wrote {name}, search.json and search.png to {out}")
+        again = vipnas.read(options.checkpoint).get("kind") == "supernet"
+        if again and not options.gflops or options.candidates < 1 or options.frames < 1:
+            raise CheckpointError("say the budget, --gflops; and --candidates and --frames must be at least 1")
+        if not again and not (options.data and options.root):
+            raise CheckpointError(f"{options.checkpoint} is no super-network to search in; to judge it, give --data and --root")
+        (search_again if again else judge_finished)(options, device)
     except (CheckpointError, DataError, ValueError, OSError) as error:
         sys.exit(f"search: {error}")
+
+def judge_finished(options, device):
+    """The official numbers of a finished S- or T-ViPNAS, or of a published network."""
+    nets, facts = load_networks(options.checkpoint)
+    clips = open_clips(options.data, options.root, "test", len(nets), tuple(facts["size"]), boxes=options.boxes)
+    check_joints(clips, facts, options.checkpoint)
+    out = pathlib.Path(options.out or pathlib.Path(options.checkpoint).with_name(f"official_{options.data}"))
+    out.mkdir(parents=True, exist_ok=True)
+    official([net.to(device, memory_format=torch.channels_last) for net in nets], clips, device, out)
+
+def search_again(options, device):
+    """Another search in a trained super-network."""
+    net, key_net, saved = load_supernet(options.checkpoint)
+    net.to(device, memory_format=torch.channels_last)
+    run, frames = saved["options"], options.frames + 1 if key_net else 1
+    out = pathlib.Path(options.out or pathlib.Path(options.checkpoint).with_name(f"search_{options.gflops:g}_{frames - 1}"))
+    if key_net:
+        key_net.to(device)
+        allocate(net.space, options.frames, rest(options.gflops, cost(key_net.arch, net.space.image_size).gflops, options.frames),
+                 1, random.Random(0))  # an impossible budget is said before anything is rendered
+    train, val = (open_clips(run["data"], run["root"], split, frames, net.space.image_size, min(400, run["clips"] or 10 ** 9))
+                  for split in ("train", "val"))
+    out.mkdir(parents=True, exist_ok=True)
+    if key_net:
+        found = search_t(net, key_net, options.gflops, options.candidates, options.seed, train, val, out)
+    else:
+        found = search_s(net, options.gflops, options.candidates, options.seed, train, val, out)
+    nets, name = ([key_net, *found.nets], "vipnas_t.pt") if key_net else (found.nets, "vipnas_s.pt")
+    vipnas.save_finished(out / name, nets, saved["about"])
+    print("\n".join(str(n.arch) for n in nets))
+    print(f"val AP {max(row['ap'] for row in found.table):.1f}; wrote {name}, search.json and search.png to {out}")
+
+def load_networks(path):
+    """(networks, about) from a finished checkpoint of ours, or a published one: COCO's joints at 256x192, in SBL's cells."""
+    if "state_dict" in vipnas.read(path):
+        return [vipnas.load_mmpose(path)], data.about(COCO, (256, 192), data.SBL_CELL)
+    return vipnas.load_finished(path)
+
+def check_joints(clips, facts, path):
+    """Let `clips` have the cells of the network in `path`, if it predicts their joints. facts: its `about`."""
+    if list(clips.skeleton.joints) != facts["joints"]:
+        raise CheckpointError(f"{path} predicts other joints than {clips.name} has: fine-tune it on that data first "
+                              "(train.py --stage s --arch FILE --init CKPT)")
+    clips.cell = facts.get("cell", clips.cell)
 
 def load_supernet(path):
     """(super-network, its key-frame network or None, everything saved) from the supernet.pt of a run."""

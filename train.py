@@ -59,6 +59,7 @@ class Options:
     space: str = option(f"search space of stage s: {', '.join(vipnas.SPACES)}", "tiny")
     data: str = option("synthetic, coco or posetrack", "synthetic")
     root: str = option("folder of the real data set, as it is unpacked")
+    boxes: str = option("coco: JSON file of detected people for the official numbers at the end (default: the annotated boxes)")
     out: str = option("run folder (default runs/s or runs/t)")
     s: str = option("stage t: the finished key-frame network, ours or a published S-ViPNAS checkpoint", "runs/s/vipnas_s.pt")
     arch: str = option(f"stage s: train one architecture alone, without search: a JSON file or {', '.join(vipnas.ARCHS)}")
@@ -89,6 +90,12 @@ class Recipe(NamedTuple):
     finish: int = 0
     milestones: tuple = ()   # epochs
 
+    def __str__(self):
+        length = (f"{self.steps} steps" if self.steps else f"{self.epochs} epochs") + f" + {self.finish} of the found chain" * (self.finish > 0)
+        falls = "/10 at epochs " + " and ".join(map(str, self.milestones)) + f" of {self.epochs}" if self.milestones else "falling by cosine"
+        return (f"{length}, Adam {self.lr:g} {falls}, batch {self.batch}, rotation {self.rotation} degrees, flip, "
+                f"{self.candidates} candidates" + f", {self.clips} clips" * (self.clips is not None))
+
 RECIPES = {
     ("coco", "s"): Recipe(64, 1e-3, 40, epochs=250, milestones=(200, 230)),        # Sec. 4.2
     ("posetrack", "s"): Recipe(64, 1e-4, 40, epochs=20, milestones=(10, 15)),      # Sec. 4.2: fine-tuning
@@ -98,11 +105,14 @@ RECIPES = {
 }
 # GFLOPs of S and average of T: Table 1; HRNet's S from Table 2, its T ours, the same share as ResNet's
 BUDGETS = {"tiny": (.0180, .0150), "resnet50": (1.44, .82), "mobilenetv3": (.69, .37), "hrnet_w32": (5.64, 3.2)}
+FROM_RECIPE = "batch", "rotation", "clips", "candidates", "steps", "finish"
 JUDGED = 400  # drawn people that the search (val) and the report (test) look at
 
 def read_options(argv):
     """Options from the command line, checked against each other, what is missing filled in from the recipe."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    table = "\n".join(f"  --data {data:9} --stage {stage}: {recipe}" for (data, stage), recipe in RECIPES.items())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     epilog=f"recipes (every number can be given as an option; real data: Sec. 4.2):\n{table}")
     for field in dataclasses.fields(Options):
         kind = {"action": "store_true"} if field.type is bool else {"type": field.type, "default": field.default}
         default = f" (default {field.default})" if field.default not in (None, False) else ""
@@ -119,6 +129,8 @@ def read_options(argv):
         raise UsageError("COCO has no videos: stage t needs --data posetrack or synthetic")
     if (options.data, options.stage) not in RECIPES:
         raise UsageError(f"there is no data set '{options.data}'; --data is one of synthetic, coco, posetrack")
+    if options.boxes and options.data != "coco":
+        raise UsageError("--boxes, a file of detected people, belongs to --data coco")
     if (options.data == "synthetic") == (options.root is not None):
         raise UsageError("--root names the folder of real data: give it with --data coco or posetrack, and only then")
     if options.stage == "t" and (options.arch or options.init):
@@ -126,7 +138,7 @@ def read_options(argv):
     if options.arch and (options.gflops or options.candidates):
         raise UsageError("--arch trains one architecture, so there is nothing to search: leave out --gflops and --candidates")
     recipe = RECIPES[options.data, options.stage]
-    for name in ("batch", "lr", "rotation", "clips", "candidates", "steps", "finish"):
+    for name in (*FROM_RECIPE, "lr"):
         value = getattr(options, name)
         if value is None and name != "lr":  # the rate depends on the backbone too
             setattr(options, name, getattr(recipe, name))
@@ -165,14 +177,19 @@ def steps_of(options, clips):
     """Training steps: as told, or the recipe's epochs over the clips."""
     return options.steps or math.ceil(RECIPES[options.data, options.stage].epochs * len(clips) / options.batch)
 
-def learning_rate(step, steps, options, backbone):
-    """Cosine to zero after a short rise, or the recipe's milestones. Only `tiny` bears the high rates of drawn people."""
+def recipe_of(options, backbone):
+    """The recipe as this run follows it. Only `tiny` bears the high rates of drawn people."""
     recipe = RECIPES[options.data, options.stage]
-    highest = options.lr or (recipe.lr if options.data != "synthetic" or backbone == "tiny" else 1e-3)
+    rate = options.lr or (recipe.lr if options.data != "synthetic" or backbone == "tiny" else 1e-3)
+    return recipe._replace(lr=rate, **{name: getattr(options, name) for name in FROM_RECIPE})
+
+def learning_rate(step, steps, options, backbone):
+    """Cosine to zero after a short rise, or the recipe's milestones."""
+    recipe = recipe_of(options, backbone)
     if recipe.milestones:
-        return highest * .1 ** sum(step >= steps * m / recipe.epochs for m in recipe.milestones)
+        return recipe.lr * .1 ** sum(step >= steps * m / recipe.epochs for m in recipe.milestones)
     rise = min(1, (step + 1) / max(1, min(100, steps // 10)))
-    return highest * rise * .5 * (1 + math.cos(math.pi * step / steps))
+    return recipe.lr * rise * .5 * (1 + math.cos(math.pi * step / steps))
 
 def heatmap_loss(predicted, wanted, weights):
     """Mean squared error over joints that count: (B, F, K, h, w) against the same, weights (B, F, K).
@@ -317,8 +334,9 @@ def stage_s(options, device):
         inherit_from(net, options.init)
     out = pathlib.Path(options.out)
     train, val, test = (open_clips(options, split, 1, space.image_size) for split in ("train", "val", "test"))
+    found_people = data.open_clips("coco", options.root, "test", 1, space.image_size, boxes=options.boxes) if options.boxes else test
     about = data.about(train.skeleton, space.image_size)
-    start_folder(options)
+    start_folder(options, space.backbone)
 
     biggest = (space.largest(),)
     calibration = search.Sight(train.head(256), 0, device)
@@ -339,9 +357,8 @@ def stage_s(options, device):
     log(options, event="found", arch=found.archs[0].to_json(), gflops=c.gflops, test_ap=100 * np.nanmean(points))
     if len(found.table) > 1:
         rivals(net, found, sight, options)
-    if options.data == "coco":
-        official = search.coco_ap(test.annotations, search.coco_results(keypoints, test))
-        print("COCO val2017, given boxes: " + "  ".join(f"{k} {v:.3f}" for k, v in official.items()))
+    if options.data != "synthetic":
+        log(options, event="official", **search.official(found.nets, found_people, device, out))
     draw_people(test, keypoints, 0, out / "poses.png")
     print(f"wrote vipnas_s.pt{'' if arch else ', search.png'} and poses.png to {out}")
 
@@ -359,7 +376,7 @@ def rivals(net, found, sight, options, count=9):
 # ---------------------------------------------------------------------------------------------- stage t
 def stage_t(options, device):
     """T super-network inside the S network, multi-frame propagation, allocation search, T-ViPNAS (Secs 3.4.2, 3.4.3)."""
-    key_net, about = load_network(options.s)
+    (key_net, *_), about = search.load_networks(options.s)
     key_net = key_net.to(device, memory_format=torch.channels_last)
     mother, frames, size = key_net.arch, options.frames, tuple(about["size"])
     if mother.backbone not in vipnas.SPACES:
@@ -371,10 +388,9 @@ def stage_t(options, device):
     net = PoseNet(space).inherit(key_net).to(device, memory_format=torch.channels_last)
     out = pathlib.Path(options.out)
     train, val, test = (open_clips(options, split, frames + 1, size) for split in ("train", "val", "test"))
-    if list(train.skeleton.joints) != about["joints"]:
-        raise UsageError(f"{options.s} predicts other joints than {train.name} has: fine-tune it on that data first "
-                         "(--stage s --arch FILE --init CKPT)")
-    start_folder(options)
+    for clips in (train, val, test):
+        search.check_joints(clips, about, options.s)
+    start_folder(options, mother.backbone)
 
     judge = judge_chain([net] * frames, (space.largest(),) * frames, search.Sight(train.head(128), 1, device, key_net),
                         search.Sight(val, 1, device, key_net))
@@ -400,12 +416,14 @@ def stage_t(options, device):
         results.update(single_frame_rival(options, average, train, val, test, out, device))
     results["the key frame's pose, copied"] = search.score(np.repeat(key, frames, 1), test, 1)
     print_comparison(results, options)
+    if options.data != "synthetic":
+        log(options, event="official", **search.official([key_net, *nets], test, device, out))
     draw_people(test, np.concatenate([key, keypoints], 1), None, out / "poses.gif")
     print(f"wrote vipnas_t.pt, search.png and poses.gif to {out}")
 
 def predict_key(sight):
     """The key-frame network's keypoints (N, 1, K, 3), from the heatmaps that the sight already holds."""
-    crops = torch.cat([vipnas.decode(h.float()) for h in sight.heatmaps]).cpu().numpy()  # (N, K, 3)
+    crops = torch.cat([vipnas.decode(h.float(), cell=sight.clips.cell) for h in sight.heatmaps]).cpu().numpy()  # (N, K, 3)
     matrices = np.concatenate([m for _, _, m in sight])
     return data.transform(crops, data.invert(matrices))[:, None]
 
@@ -456,22 +474,15 @@ def judge_chain(nets, archs, calibration, sight):
         return 100 * float(np.nanmean(points))
     return judge
 
-def load_network(path):
-    """(key-frame network, about) from a finished checkpoint of ours or a published one (which knows COCO's joints at 256x192)."""
-    if "state_dict" in vipnas.read(path):
-        return vipnas.load_mmpose(path), data.about(data.COCO, (256, 192))
-    nets, about = vipnas.load_finished(path)
-    return nets[0], about
-
 def inherit_from(net, path):
     """Start a network from a finished one's weights, which must hold all of its slices."""
-    larger, _ = load_network(path)
+    (larger, *_), _ = search.load_networks(path)
     try:
         net.inherit(larger.to(next(net.parameters()).device))
     except ValueError as error:
         raise UsageError(f"--init {path}: its network is smaller than the one to train ({error})") from None
 
-def start_folder(options):
+def start_folder(options, backbone):
     """Make the run folder. An older run in it is moved aside, unless it is to be resumed with the same options."""
     out, now = pathlib.Path(options.out), {**dataclasses.asdict(options), "resume": False}
     if options.resume:
@@ -486,6 +497,7 @@ def start_folder(options):
         print(f"moved the run that was in {out} to {aside}")
     out.mkdir(parents=True, exist_ok=True)
     print("run: " + "  ".join(f"{k} {v}" for k, v in now.items() if v not in (None, False)))
+    print(f"recipe: {recipe_of(options, backbone)}")
 
 def benchmark(options, device, batch=4, rounds=5):
     """What weight sharing costs: a sandwich step against steps of the same four finished networks, in turns, in one process."""
