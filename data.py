@@ -819,56 +819,50 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
 # ------------------------------------------------------------------------------------------------------------ export
 def export(kind, out, count, frames=8, size=(256, 192)):
     """Write drawn people as a data set in the layout of `kind`, "coco" or "posetrack", so that what reads the real ones can be
-    tried without them: `count` people (or sequences of `frames` frames) to train with, a quarter of it to validate.
+    tried without them: `count` people (or sequences of `frames` frames) to train with, a quarter of it to validate. With
+    COCO's comes a file of detections, the validation boxes moved a little, twice.
     """
-    out = Path(out)
-    for split, n in (("train", count), ("val", max(1, count // 4))):
-        clips = SyntheticClips(split, n, frames if kind == "posetrack" else 1, size)
-        (_export_coco if kind == "coco" else _export_posetrack)(clips, out, split)
-
-def _entry(clips, i, t, **more):
-    """What both formats say of one person in one picture."""
-    joints = clips.joints[i, t] * (clips.joints[i, t, :, 2:] > 0)
-    return {"category_id": 1, "bbox": clips.boxes[i].tolist(), "keypoints": joints.ravel().tolist(), "area": float(clips.areas[i, t]),
-            "iscrowd": 0, "num_keypoints": int((joints[:, 2] > 0).sum()), **more}
-
-def _write_page(path, clips, skeleton, images, people):
-    """One annotation file, and the pictures: images are (file, entry, clip, frame)."""
-    for file, _, i, t in images:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_image(clips.frame(i, t), file)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    out, skeleton, entry = (Path(out), COCO, _coco_entry) if kind == "coco" else (Path(out), POSETRACK, _posetrack_entry)
     category = {"id": 1, "name": "person", "keypoints": list(skeleton.joints), "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs]}
-    path.write_text(json.dumps({"images": [entry for _, entry, _, _ in images], "annotations": people, "categories": [category]}))
+    for split, n in (("train", count), ("val", max(1, count // 4))):
+        clips, pages = SyntheticClips(split, n, 1 if kind == "coco" else frames, size), {}
+        for i, t in np.ndindex(n, clips.frames):
+            page, file, image, person = entry(clips, split, i, t)
+            page = pages.setdefault(page, {"images": [], "annotations": [], "categories": [category]})
+            page["images"].append(image)
+            page["annotations"].append({"image_id": image["id"], "category_id": 1, "bbox": clips.boxes[i].tolist(), "iscrowd": 0,
+                                        "num_keypoints": sum(v > 0 for v in person["keypoints"][2::3]), **person})
+            (out / file).parent.mkdir(parents=True, exist_ok=True)
+            save_image(clips.frame(i, t), out / file)
+        if kind == "coco" and split == "val":
+            rng = random.Random(0)
+            pages["annotations/person_detections_val2017.json"] = [
+                {"image_id": 1 + i, "category_id": 1, "score": rng.random(), "bbox": [x + rng.gauss(0, size[1] / 50) for x in clips.boxes[i]]}
+                for i in range(n) for _ in range(2)]
+        for file, page in pages.items():
+            (out / file).parent.mkdir(parents=True, exist_ok=True)
+            (out / file).write_text(json.dumps(page))
 
-def _export_coco(clips, out, split):
-    """One picture a person; for val also a file of detections: the boxes, moved a little."""
-    (h, w), rng, folder = clips.size, random.Random(0), out / "annotations"
-    ids = range(1, len(clips) + 1)
-    images = [(out / f"{split}2017" / f"{i:012d}.jpg", {"id": i, "file_name": f"{i:012d}.jpg", "height": h, "width": w}, i - 1, 0) for i in ids]
-    _write_page(folder / f"person_keypoints_{split}2017.json", clips, COCO, images, [_entry(clips, i - 1, 0, id=i, image_id=i) for i in ids])
-    if split == "val":
-        found = [{"image_id": i, "category_id": 1, "bbox": [x + rng.gauss(0, w / 50) for x in clips.boxes[i - 1]],
-                  "score": rng.random()} for i in ids for _ in range(2)]
-        (folder / "person_detections_val2017.json").write_text(json.dumps(found))
+def _coco_entry(clips, split, i, t):
+    """(annotation file, picture's file, its entry, the person's) of frame t of clip i."""
+    number, name, (h, w) = i + 1, f"{i + 1:012d}.jpg", clips.size
+    joints = clips.joints[i, t] * (clips.joints[i, t, :, 2:] > 0)
+    return (f"annotations/person_keypoints_{split}2017.json", f"{split}2017/{name}", {"id": number, "file_name": name, "height": h, "width": w},
+            {"id": number, "keypoints": joints.ravel().tolist(), "area": float(clips.areas[i, t])})
 
-def _export_posetrack(clips, out, split):
-    """One sequence a clip. The neck is put between the shoulders, the top of the head as far above the ears as it is drawn."""
-    for i in range(len(clips)):
-        name, images, people = f"{i:06d}_drawn", [], []
-        for t in range(clips.frames):
-            number, file = (10 ** 6 + i) * 10 ** 4 + t, f"images/{split}/{name}/{t:06d}.jpg"
-            images.append((out / file, {"id": number, "frame_id": number, "file_name": file, "is_labeled": True, "nframes": clips.frames,
-                                        "vid_id": f"{i:06d}", "has_no_densepose": True}, i, t))
-            joints = clips.joints[i, t].copy()
-            (ears, *_), (neck, *_), seen = joints[3:5, :2].mean(0)[None], joints[5:7, :2].mean(0)[None], joints[[3, 4, 5, 6], 2].min() > 0
-            top = neck + 1.55 * (ears - neck)
-            radius = np.linalg.norm(top - ears)
-            joints[1:5] = [(*neck, seen), (*top, seen), (0, 0, 0), (0, 0, 0)]
-            joints[:, 2] = joints[:, 2] > 0
-            people.append({**_entry(clips, i, t, id=number * 100, image_id=number, track_id=0, scores=[],
-                                    bbox_head=[*(ears - radius), 2 * radius, 2 * radius]), "keypoints": (joints * joints[:, 2:]).ravel().tolist()})
-        _write_page(out / "annotations" / split / f"{name}.json", clips, POSETRACK, images, people)
+def _posetrack_entry(clips, split, i, t):
+    """The same. The neck is put between the shoulders, the top of the head as far above the ears as it is drawn."""
+    video, number, joints = f"{i:06d}_drawn", (10 ** 6 + i) * 10 ** 4 + t, clips.joints[i, t].copy()
+    ears, neck, seen = joints[3:5, :2].mean(0), joints[5:7, :2].mean(0), joints[3:7, 2].min()
+    top = neck + 1.55 * (ears - neck)
+    radius = np.linalg.norm(top - ears)
+    joints[1:5] = [(*neck, seen), (*top, seen), (0, 0, 0), (0, 0, 0)]
+    joints[:, 2] = joints[:, 2] > 0
+    file = f"images/{split}/{video}/{t:06d}.jpg"
+    return (f"annotations/{split}/{video}.json", file,
+            {"id": number, "frame_id": number, "file_name": file, "is_labeled": True, "nframes": clips.frames, "vid_id": f"{i:06d}"},
+            {"id": 100 * number, "track_id": 0, "keypoints": (joints * joints[:, 2:]).ravel().tolist(),
+             "bbox_head": [*(ears - radius), 2 * radius, 2 * radius]})
 
 # -------------------------------------------------------------------------------------------------------- pictures
 LEFT, RIGHT, MIDDLE = (60, 230, 90), (255, 70, 60), (255, 220, 60)
@@ -964,5 +958,5 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except DataError as error:
+    except (DataError, OSError) as error:
         sys.exit(f"data: {error}")

@@ -541,8 +541,10 @@ def main():
         again = vipnas.read(options.checkpoint).get("kind") == "supernet"
         if again and not options.gflops or options.candidates < 1 or options.frames < 1:
             raise CheckpointError("say the budget, --gflops; and --candidates and --frames must be at least 1")
-        if not again and not (options.data and options.root):
-            raise CheckpointError(f"{options.checkpoint} is no super-network to search in; to judge it, give --data and --root")
+        if not again and (options.gflops or not (options.data and options.root)):
+            raise CheckpointError(f"{options.checkpoint} is no super-network to search in; to judge it, give --data and --root alone")
+        if again and options.data or options.boxes and options.data != "coco":
+            raise CheckpointError("--data and --root are for finished networks, and --boxes is for --data coco")
         (search_again if again else judge_finished)(options, device)
     except (CheckpointError, DataError, ValueError, OSError) as error:
         sys.exit(f"search: {error}")
