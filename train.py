@@ -23,6 +23,8 @@ import argparse
 import contextlib
 import copy
 import dataclasses
+import importlib
+import io
 import json
 import math
 import os
@@ -76,7 +78,7 @@ class Options:
     compare: int = option("stage t: 1 also trains a single-frame rival of the same average GFLOPs, 0 does not (default: 1 for drawn people)")
     seed: int = option("all randomness follows from it", 0)
     resume: bool = option("go on with the run in the run folder, exactly", False)
-    benchmark: str = option("nothing but the time of one sandwich step of this space beside that of the same networks alone")
+    benchmark: str = option("nothing but a measurement: a space's name: one sandwich step beside the same networks alone; ap: COCO's AP")
 
 class Recipe(NamedTuple):
     """Defaults for one kind of data and stage. `epochs` or `steps`; the rate falls by cosine, or by 10 at milestones."""
@@ -118,9 +120,8 @@ def read_options(argv):
         default = f" (default {field.default})" if field.default not in (None, False) else ""
         parser.add_argument(f"--{field.name}", help=field.metadata["help"] + default, **kind)
     options = Options(**vars(parser.parse_args(argv)))
-    options.space = options.benchmark or options.space
     if options.benchmark:
-        options.stage = "s"
+        options.stage, options.space = "s", options.space if options.benchmark == "ap" else options.benchmark
     if options.stage not in ("s", "t"):
         raise UsageError("say which stage to run: --stage s first, then --stage t")
     if options.space not in vipnas.SPACES:
@@ -520,6 +521,33 @@ def benchmark(options, device, batch=4, rounds=5):
     print(f"{options.space}, {batch} images of {h}x{w}: one sandwich step {times[0]:.2f} s, its four networks trained alone "
           f"{times[1]:.2f} s, ratio {times[0] / times[1]:.3f}")
 
+def benchmark_ap(people=6000):
+    """`search.coco_ap` beside the official tool, if that is installed, on the same random people, five detections each."""
+    rng, truths, found = np.random.default_rng(0), [], []
+    for i in range(people):
+        size, corner, entry = rng.uniform(30, 250), rng.uniform(0, 500, 2), {"image_id": 1 + i // 2, "category_id": 1}
+        joints = np.column_stack([corner + rng.uniform(0, size, (17, 2)), rng.integers(0, 3, 17)])
+        truths.append({**entry, "id": 1 + i, "bbox": [*corner, size, size], "area": size ** 2 / 2, "iscrowd": 0, "num_keypoints": 17,
+                       "keypoints": joints.ravel().tolist()})
+        found += [{**entry, "keypoints": (joints + rng.normal(0, size * spread, (17, 3))).ravel().tolist(), "score": rng.random()}
+                  for spread in (.01, .03, .06, .1, .3)]
+    annotations, begun = {"images": [{"id": 1 + i} for i in range(people)], "annotations": truths, "categories": [{"id": 1}]}, time.perf_counter()
+    ours, seconds = search.coco_ap(annotations, found), time.perf_counter() - begun
+    print(f"coco_ap of {people} people and {len(found)} detections: {seconds:.2f} s")
+    try:
+        coco, cocoeval = (importlib.import_module(f"pycocotools.{name}") for name in ("coco", "cocoeval"))
+    except ImportError:
+        return print("pip install pycocotools, and this shows the official tool's time beside it (nothing else here uses it)")
+    with contextlib.redirect_stdout(io.StringIO()):
+        begun, truth = time.perf_counter(), coco.COCO()
+        truth.dataset = annotations
+        truth.createIndex()
+        judge = cocoeval.COCOeval(truth, truth.loadRes(found), "keypoints")
+        judge.evaluate(), judge.accumulate(), judge.summarize()
+    official = time.perf_counter() - begun
+    print(f"pycocotools: {official:.2f} s, ratio {official / seconds:.1f}; largest difference of the ten numbers "
+          f"{np.abs(np.array(list(ours.values())) - judge.stats).max():.0e}")
+
 def draw_people(clips, keypoints, t, path, count=12):
     """Predictions on unseen people, in their windows at twice the size: a sheet of frame `t`, or (None) all frames moving."""
     size = tuple(2 * n for n in clips.size)
@@ -540,6 +568,8 @@ def main(argv=None):
         options = read_options(argv)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         begun = time.time()
+        if options.benchmark == "ap":
+            return benchmark_ap()
         (benchmark if options.benchmark else {"s": stage_s, "t": stage_t}[options.stage])(options, device)
         print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
     except (UsageError, vipnas.CheckpointError, data.DataError, ValueError, OSError) as error:
