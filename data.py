@@ -14,6 +14,7 @@ The drawn people are ours, not the paper's: they let every stage run on a laptop
     python data.py                                     # writes people.png, prints how many frames a second were drawn
 """
 import argparse
+import cmath
 import colorsys
 import contextlib
 import copy
@@ -251,298 +252,256 @@ class Clips(Dataset):
 
 # ------------------------------------------------------------------------------------------------ drawn people: body
 # A figure of 29 points moves in three dimensions: x to the right, y up, z towards the viewer; its height is about 1.
-# A person who faces the viewer has the left arm at positive x.
-
-NECK, PELVIS, SKULL, LEFT_HAND, RIGHT_HAND, LEFT_TOE, RIGHT_TOE, CROWN, FACE, MOUTH, COLLAR, STERNUM = range(17, 29)
+# A person who faces the viewer has the left arm at positive x. The first 17 points are the joints of COCO.
+NOSE, EYE, EAR = 0, 1, 3        # of what comes in pairs, here and in the next line, the left one; the right one follows it
+SHOULDER, ELBOW, WRIST, HIP, KNEE, ANKLE, HAND, TOE = range(5, 21, 2)
+NECK, PELVIS, SKULL, CROWN, FACE, MOUTH, COLLAR, STERNUM = range(21, 29)
 X, Y, Z = range(3)
 MOTION = 0.2      # how fast people move; 1 leaves so little of the last frame that memory does not help
 
-# Joint angles in degrees: axis, sign, mean, spread among people, swing in time, lowest, highest.
-TRUNK = {
-    "tilt": (Z, 1, 0, 5, 2, -30, 30)  ,         # the camera is held askew
-    "yaw": (Y, 1, 0, 30, 10, -400, 400),        # which way the person faces
-    "lean": (X, 1, 5, 8, 5, -12, 35),
-    "twist": (Y, 1, 0, 10, 8, -35, 35),         # shoulders against hips
-    "bend": (Z, 1, 0, 7, 5, -20, 20),
-    "look": (Y, 1, 0, 20, 12, -65, 65),
-    "nod": (X, 1, 5, 10, 7, -25, 35),
-}
-SIDE = {                                        # of the left side; about Y and Z the right side turns the other way
-    "abduct": (Z, 1, 18, 17, 14, 3, 130),       # arm away from the body
-    "raise": (X, -1, 15, 22, 21, -40, 140),     # arm to the front
-    "roll": (Y, -1, 20, 18, 14, -50, 80),       # upper arm about itself
-    "elbow": (X, -1, 35, 22, 25, 3, 140),
-    "spread": (Z, 1, 6, 5, 4, -4, 35),          # leg away from the other
-    "hip": (X, -1, 8, 13, 17, -25, 85),
-    "knee": (X, 1, 16, 13, 20, 3, 110),
-    "ankle": (X, 1, 0, 6, 6, -20, 30),
-}
-ANGLES = {**TRUNK, **{f"left {k}": v for k, v in SIDE.items()},
-          **{f"right {k}": (v[0], v[1] if v[0] == X else -v[1], *v[2:]) for k, v in SIDE.items()}}
-# What can hide a joint: from point, to point, radius (of a person of height 1).
-SOLIDS = ((5, 7, .028), (7, 9, .024), (6, 8, .028), (8, 10, .024), (11, 13, .04), (13, 15, .03), (12, 14, .04),
-          (14, 16, .03), (NECK, PELVIS, .09), (SKULL, SKULL, .065))
-SKINS = ((255, 219, 188), (241, 194, 150), (224, 172, 120), (190, 130, 80), (141, 85, 48), (92, 55, 34), (62, 38, 26))
+# What each part of the body turns against, and its angles one after another: axis, sign, and in degrees mean, spread among
+# people, swing in time, lowest, highest. The arm's three turn it aside, to the front and about itself.
+PARTS = {
+    "hips": ("world", (Z, 1, 0, 5, 2, -30, 30), (Y, 1, 0, 30, 10, -400, 400)),      # tilt of the camera, yaw of the person
+    "chest": ("hips", (X, 1, 5, 8, 5, -12, 35), (Y, 1, 0, 10, 8, -35, 35), (Z, 1, 0, 7, 5, -20, 20)),   # lean, twist, bend
+    "head": ("chest", (Y, 1, 0, 20, 12, -65, 65), (X, 1, 5, 10, 7, -25, 35)),       # look aside, nod
+    "left arm": ("chest", (Z, 1, 18, 17, 14, 3, 130), (X, -1, 15, 22, 21, -40, 140), (Y, -1, 20, 18, 14, -50, 80)),
+    "left forearm": ("left arm", (X, -1, 35, 22, 25, 3, 140)),
+    "left thigh": ("hips", (Z, 1, 6, 5, 4, -4, 35), (X, -1, 8, 13, 17, -25, 85)),   # aside, to the front
+    "left shin": ("left thigh", (X, 1, 16, 13, 20, 3, 110)),
+    "left foot": ("left shin", (X, 1, 0, 6, 6, -20, 30))}
+_right = lambda part: part.replace("left", "right")             # about Y and Z it turns the other way
+PARTS |= {_right(part): (_right(other), *((axis, sign if axis == X else -sign, *rest) for axis, sign, *rest in angles))
+          for part, (other, *angles) in PARTS.items() if "left" in part}
+ANGLES = np.array([angle for _, *angles in PARTS.values() for angle in angles])                 # (n, 7)
+AXES, (SIGNS, MEANS, SPREADS, SWINGS, LOWEST, HIGHEST) = ANGLES[:, 0], ANGLES.T[1:, :, None]    # (n,), (n, 1) each
+# A turn by an angle is ALONG + cos(angle) ACROSS + sin(angle) QUARTER (Rodrigues' formula); (n, 1, 3, 3) each.
+QUARTER = np.cross(np.eye(3), np.eye(3)[AXES, None])[:, None]
+ACROSS = QUARTER @ QUARTER.swapaxes(2, 3)
+ALONG = np.eye(3) - ACROSS
 
-def _rotations(axes, degrees):
-    """Rotation matrices (n, T, 3, 3) about the coordinate axes (n,) by angles (n, T)."""
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    rows, after, last = np.arange(len(axes)), (axes + 1) % 3, (axes + 2) % 3
-    turn = np.zeros((*degrees.shape, 3, 3))
-    turn[rows, :, axes, axes] = 1
-    turn[rows, :, after, after] = turn[rows, :, last, last] = cos
-    turn[rows, :, after, last], turn[rows, :, last, after] = -sin, sin
-    return turn
+SIZES = {"torso": .29, "neck": .045, "head": .066, "shoulder": .112, "hip": .058, "build": 1.05, "arm": .165,
+         "forearm": .145, "thigh": .24, "shin": .235, "foot": .09}      # means among people; the build is how stout one is
+# Where a point is: seen from which one, turning with which part, in units of which size, (x, y, z). If a limb leads here, its
+# radius there and here, colour, how much nearer than its middle it is painted, and the radius within which it hides joints.
+POINTS = [
+    (NECK, PELVIS, "chest", "torso", (0, 1, 0)), (COLLAR, NECK, "chest", "height", (0, -.01, .06)),
+    (STERNUM, NECK, "chest", "height", (0, -.16, .065)), (SKULL, NECK, "chest", "neck", (0, 1, 0)),
+    (SKULL, SKULL, "head", "head", (0, 1.15, .1)), (CROWN, SKULL, "head", "head", (0, 1, 0)),
+    (FACE, SKULL, "head", "head", (0, 0, 1)), (MOUTH, SKULL, "head", "head", (0, -.55, .85)),
+    (NOSE, SKULL, "head", "head", (0, -.15, 1.1)), (EYE, SKULL, "head", "head", (.4, .12, .9)),
+    (EAR, SKULL, "head", "head", (.98, -.05, 0)), (HIP, PELVIS, "hips", "hip", (1, 0, 0)),
+    (SHOULDER, NECK, "chest", "shoulder", (1, -.02, 0)),
+    (ELBOW, SHOULDER, "left arm", "arm", (0, -1, 0), .03, .025, "sleeve", .03, .028),
+    (WRIST, ELBOW, "left forearm", "forearm", (0, -1, 0), .025, .018, "cuff", .03, .024),
+    (HAND, WRIST, "left forearm", "height", (0, -.045, 0), .018, .021, "skin", .031, 0),
+    (KNEE, HIP, "left thigh", "thigh", (0, -1, 0), .05, .036, "trousers", -.01, .04),
+    (ANKLE, KNEE, "left shin", "shin", (0, -1, 0), .035, .022, "leg", -.011, .03),
+    (TOE, ANKLE, "left foot", "foot", (.25, -.35, 1), .024, .016, "shoes", -.009, 0)]
+POINTS += [(point + 1, start + (start < NECK), _right(part), size, (-x, y, z), *limb)
+           for point, start, part, size, (x, y, z), *limb in POINTS if NOSE < point < NECK]
+LIMBS = [(start, point, *limb) for point, start, _, _, _, *limb in POINTS if limb]
+SKINS = ((255, 219, 188), (241, 194, 150), (224, 172, 120), (190, 130, 80), (141, 85, 48), (92, 55, 34), (62, 38, 26))
+HAIRS = ((35, 25, 20), (80, 50, 25), (150, 100, 50), (215, 180, 100), (120, 120, 120), (140, 50, 25))
 
 def _shade(colour, factor):
     r, g, b = colour
     return int(r * factor), int(g * factor), int(b * factor)
 
 def _colour(rng, dull=.15):
-    return tuple(int(255 * c) for c in colorsys.hsv_to_rgb(rng.random(), rng.uniform(dull, .9), rng.uniform(.25, 1)))
+    return _shade(colorsys.hsv_to_rgb(rng.random(), rng.uniform(dull, .9), rng.uniform(.25, 1)), 255)
+
+def _xy(*points):
+    """Points as Pillow wants them; ours on the canvas are complex numbers x + iy, for 1j * v is v after a quarter turn."""
+    return [(point.real, point.imag) for point in points]
+
+def _disc(draw, colour, centre, radius):
+    x, y = centre.real, centre.imag
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+def _limb(draw, colour, start, end, r0, r1):
+    """A limb that gets thinner: two discs and what lies between them."""
+    _disc(draw, colour, start, r0)
+    _disc(draw, colour, end, r1)
+    side = 1j * (end - start) / (abs(end - start) or 1)
+    draw.polygon(_xy(start + side * r0, end + side * r1, end - side * r1, start - side * r0), fill=colour)
 
 class _Person:
     """One person: proportions, clothes and a way of moving, all drawn from `rng` at once."""
 
     def __init__(self, rng):
-        vary = lambda mean, spread=.06: mean * rng.gauss(1, spread)
-        self.torso, self.neck, self.head = vary(.29), vary(.045), vary(.066, .08)
-        self.shoulder, self.hip, self.build = vary(.112), vary(.058), max(.75, vary(1.05, .12))
-        self.arm, self.forearm, self.thigh, self.shin, self.foot = vary(.165), vary(.145), vary(.24), vary(.235), vary(.09)
-
-        _, signs, mean, spread, swing, self.low, self.high = np.array(list(ANGLES.values()), float).T[..., None]
-        draw = lambda f: np.array([[f()] for _ in ANGLES])                                      # (n, 1)
-        self.axes, self.signs = np.array([row[0] for row in ANGLES.values()]), signs
-        self.middle = mean + spread * draw(lambda: rng.gauss(0, 1))
-        self.swing, self.phase = swing * draw(lambda: rng.gauss(0, 1)), draw(lambda: rng.uniform(0, 6.3))
-        self.speed = MOTION * draw(lambda: rng.uniform(.4, 1.1))                                # radians a frame
+        self.size = {name: mean * rng.gauss(1, {"head": .08, "build": .12}.get(name, .06)) for name, mean in SIZES.items()}
+        # of the shoulders only the width varies, not how far they are below the neck
+        self.size.update(height=1, build=max(.75, self.size["build"]), shoulder=(self.size["shoulder"], 1, 1))
+        each = lambda draw, *limits: np.array([[draw(*limits)] for _ in ANGLES])                # (n, 1)
+        self.middle = MEANS + SPREADS * each(rng.gauss, 0, 1)
+        self.swing, self.phase = SWINGS * each(rng.gauss, 0, 1), each(rng.uniform, 0, 6.3)
+        self.speed = MOTION * each(rng.uniform, .4, 1.1)                                        # radians a frame
         self.middle[1] += 180 * (rng.random() < .2)                     # the yaw: every fifth is seen from behind
         self.turning = MOTION * rng.gauss(0, 50 if rng.random() < .2 else 8)                    # degrees a frame
         self.walk = MOTION * np.array([rng.gauss(0, .02), rng.gauss(0, .008), 0])               # heights a frame
 
-        tone = _shade(rng.choice(SKINS), rng.uniform(.8, 1))
-        shirt, trousers = _colour(rng), _colour(rng)
-        self.skin, self.shirt, self.trousers, self.shoes = tone, shirt, trousers, _colour(rng, .05)
-        self.sleeve = shirt if rng.random() < .85 else tone
-        self.cuff = self.sleeve if rng.random() < .55 else tone
-        self.leg = trousers if rng.random() < .65 else tone
-        self.chest = rng.choice([tone, _colour(rng), (235, 235, 235), (30, 30, 35)])
-        self.hair = rng.choice([(35, 25, 20), (80, 50, 25), (150, 100, 50), (215, 180, 100), (120, 120, 120), (140, 50, 25),
-                                _shade(tone, .8)])
+        self.skin = _shade(rng.choice(SKINS), rng.uniform(.8, 1))
+        self.shirt, self.trousers, self.shoes = _colour(rng), _colour(rng), _colour(rng, .05)
+        wears = lambda cloth, share: cloth if rng.random() < share else self.skin
+        self.sleeve = wears(self.shirt, .85)
+        self.cuff, self.leg = wears(self.sleeve, .55), wears(self.trousers, .65)
+        self.chest = rng.choice([self.skin, _colour(rng), (235, 235, 235), (30, 30, 35)])
+        self.hair = rng.choice([*HAIRS, _shade(self.skin, .8)])
 
     def points(self, times):
-        """The figure at `times` (T,), in frames: (T, 29, 3), the 17 joints of COCO first."""
-        angles = np.clip(self.middle + self.swing * np.sin(self.speed * times + self.phase), self.low, self.high)
-        angles[1] += self.turning * times
-        turn = dict(zip(ANGLES, _rotations(self.axes, self.signs * angles)))                    # each (T, 3, 3)
-        hips = turn["tilt"] @ turn["yaw"]
-        chest = hips @ turn["lean"] @ turn["twist"] @ turn["bend"]
-        head = chest @ turn["look"] @ turn["nod"]
-        r = self.head
-        out = np.empty((29, len(times), 3))
+        """The figure at `times` (T,), in frames: (T, 29, 3)."""
+        degrees = np.clip(self.middle + self.swing * np.sin(self.speed * times + self.phase), LOWEST, HIGHEST)  # (n, T)
+        degrees[1] += self.turning * times                                                      # the yaw
+        angles = np.radians(SIGNS * degrees)[..., None, None]
+        turns = iter(ALONG + np.cos(angles) * ACROSS + np.sin(angles) * QUARTER)                # n times (T, 3, 3)
+        axes, out = {"world": np.eye(3)}, np.empty((29, len(times), 3))
+        for part, (other, *own) in PARTS.items():
+            axes[part] = functools.reduce(np.matmul, [next(turns) for _ in own], axes[other])
         out[PELVIS] = times[:, None] * self.walk
-        out[NECK] = out[PELVIS] + chest @ (0, self.torso, 0)
-        out[SKULL] = out[NECK] + chest @ (0, self.neck, 0) + head @ (0, 1.15 * r, .1 * r)
-        for point, place in ((0, (0, -.15, 1.1)), (1, (.4, .12, .9)), (2, (-.4, .12, .9)), (3, (.98, -.05, 0)),
-                             (4, (-.98, -.05, 0)), (CROWN, (0, 1, 0)), (FACE, (0, 0, 1)), (MOUTH, (0, -.55, .85))):
-            out[point] = out[SKULL] + head @ np.multiply(place, r)
-        out[COLLAR], out[STERNUM] = out[NECK] + chest @ (0, -.01, .06), out[NECK] + chest @ (0, -.16, .065)
-        for side, s, k in (("left ", 1, 0), ("right ", -1, 1)):
-            arm = chest @ turn[side + "abduct"] @ turn[side + "raise"] @ turn[side + "roll"]
-            forearm = arm @ turn[side + "elbow"]
-            thigh = hips @ turn[side + "spread"] @ turn[side + "hip"]
-            shin = thigh @ turn[side + "knee"]
-            out[5 + k] = out[NECK] + chest @ (s * self.shoulder, -.02, 0)
-            out[7 + k] = out[5 + k] + arm @ (0, -self.arm, 0)
-            out[9 + k] = out[7 + k] + forearm @ (0, -self.forearm, 0)
-            out[LEFT_HAND + k] = out[9 + k] + forearm @ (0, -.045, 0)
-            out[11 + k] = out[PELVIS] + hips @ (s * self.hip, 0, 0)
-            out[13 + k] = out[11 + k] + thigh @ (0, -self.thigh, 0)
-            out[15 + k] = out[13 + k] + shin @ (0, -self.shin, 0)
-            out[LEFT_TOE + k] = out[15 + k] + self.foot * (shin @ turn[side + "ankle"] @ (s * .25, -.35, 1))
+        for point, start, part, size, place, *_ in POINTS:
+            out[point] = out[start] + axes[part] @ np.multiply(place, self.size[size])
         return out.swapaxes(0, 1)
 
-    def draw(self, draw, p, s):
-        """Paint the figure, far parts first. p: 29 points (x, y, z) on the canvas; s: canvas pixels to one height."""
-        b = self.build * s
-        parts = [((p[NECK][2] + p[PELVIS][2]) / 2, self._trunk, (draw, p, s)),
-                 (p[SKULL][2] + .02 * s, self._head, (draw, p, self.head * s))]
-        for k in (0, 1):
-            shoulder, elbow, wrist, hip, knee, ankle, hand, toe = (
-                p[i + k] for i in (5, 7, 9, 11, 13, 15, LEFT_HAND, LEFT_TOE))
-            for start, end, r0, r1, colour, nearer in (
-                    (shoulder, elbow, .03, .025, self.sleeve, .03), (elbow, wrist, .025, .018, self.cuff, .03),
-                    (wrist, hand, .018, .021, self.skin, .031), (hip, knee, .05, .036, self.trousers, -.01),
-                    (knee, ankle, .035, .022, self.leg, -.011), (ankle, toe, .024, .016, self.shoes, -.009)):
-                z = (start[2] + end[2]) / 2
-                # what is further away is darker: that tells an arm from the chest behind it
-                tint = _shade(colour, min(1, max(.65, .87 + 1.1 * z / s)))
-                parts.append((z + nearer * s, _limb, (draw, start, end, r0 * b, r1 * b, tint)))
+    def paint(self, draw, p, z, s):
+        """Paint the figure, far parts first. p, z: 29 points on the canvas and their depths; s: canvas pixels to one height."""
+        stout = s * self.size["build"]
+        parts = [((z[NECK] + z[PELVIS]) / 2, self._trunk, (draw, p, z, s)),
+                 (z[SKULL] + .02 * s, self._head, (draw, p, z, s * self.size["head"]))]
+        for start, end, r0, r1, cloth, nearer, _ in LIMBS:
+            depth = (z[start] + z[end]) / 2
+            # what is further away is darker: that tells an arm from the chest behind it
+            colour = _shade(getattr(self, cloth), min(1, max(.65, .87 + 1.1 * depth / s)))
+            parts.append((depth + nearer * s, _limb, (draw, colour, p[start], p[end], r0 * stout, r1 * stout)))
         for _, paint, arguments in sorted(parts, key=lambda part: part[0]):
             paint(*arguments)
 
-    def _trunk(self, draw, p, s):
+    def _trunk(self, draw, p, z, s):
         """Neck, shirt and seat; in front an open collar, on the back a yoke."""
-        (x0, y0, _), (x1, y1, _), (fx, fy, fz) = p[NECK], p[PELVIS], p[COLLAR]
-        length = math.hypot(x1 - x0, y1 - y0) or 1
-        ux, uy = (x1 - x0) / length, (y1 - y0) / length                  # down the spine; (uy, -ux) is across it
-        across = lambda i, j: abs((p[i][0] - p[j][0]) * uy - (p[i][1] - p[j][1]) * ux)
-        deep = across(COLLAR, NECK)
-        top = math.hypot(across(5, 6) / 2, deep) + .015 * s              # half the width of the chest, and of the seat
-        low = math.hypot(across(11, 12) / 2, .8 * deep) + .045 * s * self.build
-        at = lambda along, wide: (x0 + ux * along * length - uy * wide, y0 + uy * along * length + ux * wide)
-        _limb(draw, p[NECK], p[SKULL], .03 * s, .03 * s, _shade(self.skin, .85))
-        _limb(draw, p[11], p[12], .05 * s * self.build, .05 * s * self.build, _shade(self.trousers, .9))
-        rows = ((-.06, .035 * s), (.03, top * .93), (.2, top), (.65, (top + low) / 2 * .9), (.97, low))
-        draw.polygon([at(a, w) for a, w in rows] + [at(a, -w) for a, w in rows[::-1]], fill=_shade(self.shirt, .88))
-        if fz > p[NECK][2] + .008 * s:                                   # the chest faces us
-            sx, sy, _ = p[STERNUM]
-            wide = .045 * s * min(1, (fz - p[NECK][2]) / (.05 * s))
-            draw.polygon([(fx - uy * wide, fy + ux * wide), (fx + uy * wide, fy - ux * wide), (sx, sy)], fill=self.chest)
-            draw.line([(sx, sy), (x1 + (sx - x0) * .6, y1)], fill=_shade(self.shirt, .5), width=max(1, int(.012 * s)))
-        elif fz < p[NECK][2] - .008 * s:
-            draw.line([at(.18, -top * .9), at(.18, top * .9)], fill=_shade(self.shirt, .6), width=max(1, int(.012 * s)))
+        neck, spine, sternum, seat = p[NECK], p[PELVIS] - p[NECK], p[STERNUM], .05 * s * self.size["build"]
+        across = 1j * spine / (abs(spine) or 1)
+        at = lambda along, aside: neck + along * spine + aside * across
+        wide, deep, hips = (abs(((p[i] - p[j]) * across.conjugate()).real) for i, j in (
+            (SHOULDER, SHOULDER + 1), (COLLAR, NECK), (HIP, HIP + 1)))
+        top = math.hypot(wide / 2, deep) + .015 * s                     # half the width of the chest
+        low = math.hypot(hips / 2, .8 * deep) + .9 * seat               # and of the seat
+        rows = ((-.06, .035 * s), (.03, .93 * top), (.2, top), (.65, .45 * (top + low)), (.97, low))
+        _limb(draw, _shade(self.skin, .85), neck, p[SKULL], .03 * s, .03 * s)
+        _limb(draw, _shade(self.trousers, .9), p[HIP], p[HIP + 1], seat, seat)
+        draw.polygon(_xy(*[at(a, w) for a, w in rows], *[at(a, -w) for a, w in rows[::-1]]), fill=_shade(self.shirt, .88))
+        front, line = (z[COLLAR] - z[NECK]) / s, max(1, int(.012 * s))
+        if front > .008:
+            side = .045 * s * min(1, front / .05) * across
+            draw.polygon(_xy(p[COLLAR] + side, p[COLLAR] - side, sternum), fill=self.chest)
+            draw.line(_xy(sternum, p[PELVIS] + .6 * (sternum - neck).real), fill=_shade(self.shirt, .5), width=line)
+        elif front < -.008:
+            draw.line(_xy(at(.18, -.9 * top), at(.18, .9 * top)), fill=_shade(self.shirt, .6), width=line)
 
-    def _head(self, draw, p, r):
+    def _head(self, draw, p, z, r):
         """Skull, hair, ears and face; from behind there is only hair."""
-        (cx, cy, cz), (fx, fy, fz), (ux, uy, _) = p[SKULL], p[FACE], p[CROWN]
-        fx, fy, facing, ux, uy = fx - cx, fy - cy, (fz - cz) / r, ux - cx, uy - cy
-        disc = lambda x, y, radius, colour: draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-        ears = sorted((p[3], p[4]), key=lambda ear: ear[2])
-        dark = _shade(self.skin, .78)
-        disc(*ears[0][:2], .24 * r, dark)
-        face = ((cx + .3 * fx - .1 * ux, cy + .3 * fy - .1 * uy, .86 * r, self.skin),
-                (cx + .38 * fx - .5 * ux, cy + .38 * fy - .5 * uy, .62 * r, self.skin))
-        hair = (cx + .1 * ux - .1 * fx, cy + .1 * uy - .1 * fy, 1.05 * r, self.hair)
-        for circle in ((hair, *face) if facing > -.25 else (*face, hair)):
-            disc(*circle)
-        disc(*ears[1][:2], .24 * r, dark)
-        for x, y, z in p[1:3]:
-            if z > cz + .12 * r:
-                disc(x, y, .24 * r, (250, 250, 250))
-                disc(x + .05 * fx, y, .13 * r, (15, 15, 20))
+        centre, front, up, nose, mouth = p[SKULL], p[FACE] - p[SKULL], p[CROWN] - p[SKULL], p[NOSE], p[MOUTH]
+        facing, dark = (z[FACE] - z[SKULL]) / r, _shade(self.skin, .78)
+        far, near = ((dark, p[ear], .24) for ear in sorted((EAR, EAR + 1), key=z.__getitem__))
+        hair = (self.hair, centre + .1 * up - .1 * front, 1.05)
+        face = (self.skin, centre + .3 * front - .1 * up, .86), (self.skin, centre + .38 * front - .5 * up, .62)
+        discs = [far, hair, *face, near] if facing > -.25 else [far, *face, hair, near]
+        for eye in (EYE, EYE + 1):
+            if z[eye] > z[SKULL] + .12 * r:
+                discs += ((250, 250, 250), p[eye], .24), ((15, 15, 20), p[eye] + .05 * front.real, .13)
+        for colour, place, radius in discs:
+            _disc(draw, colour, place, radius * r)
         if facing > -.05:
-            (nx, ny, _), (mx, my, _) = p[0], p[MOUTH]
-            draw.polygon([(nx, ny), (nx - .2 * fx + .3 * ux - .1 * uy, ny - .2 * fy + .3 * uy),
-                          (nx - .3 * fx + .1 * uy, ny - .3 * fy - .1 * ux)], fill=dark)
-            disc(nx, ny, .14 * r, dark)
-            lips = (mx - .2 * uy, my + .2 * ux, mx + .2 * uy, my - .2 * ux)
-            draw.line(lips, fill=(150, 40, 40), width=max(1, int(.12 * r)))
+            draw.polygon(_xy(nose, nose - .2 * front + .3 * up - .1 * up.imag, nose - .3 * front - .1j * up), fill=dark)
+            _disc(draw, dark, nose, .14 * r)
+            draw.line(_xy(mouth + .2j * up, mouth - .2j * up), fill=(150, 40, 40), width=max(1, int(.12 * r)))
 
-def _limb(draw, start, end, r0, r1, colour):
-    """A limb that gets thinner: two discs and what lies between them."""
-    (x0, y0), (x1, y1) = start[:2], end[:2]
-    length = math.hypot(x1 - x0, y1 - y0)
-    draw.ellipse((x0 - r0, y0 - r0, x0 + r0, y0 + r0), fill=colour)
-    draw.ellipse((x1 - r1, y1 - r1, x1 + r1, y1 + r1), fill=colour)
-    if length > 0:
-        nx, ny = (y0 - y1) / length, (x1 - x0) / length
-        draw.polygon([(x0 + nx * r0, y0 + ny * r0), (x1 + nx * r1, y1 + ny * r1),
-                      (x1 - nx * r1, y1 - ny * r1), (x0 - nx * r0, y0 - ny * r0)], fill=colour)
-
-def _hidden(points):
-    """Joints behind the person's own body. points: (T, 29, 3) in heights -> (T, 17) bool."""
-    start, end, radius = (np.array(column) for column in zip(*SOLIDS))
-    a, joint = points[:, start], points[:, :17, None]                                           # (T, S, 3), (T, 17, 1, 3)
-    along = points[:, end] - a
-    share = ((joint - a[:, None])[..., :2] * along[:, None, :, :2]).sum(-1) / ((along[..., :2] ** 2).sum(-1) + 1e-9)[:, None]
-    nearest = a[:, None] + share.clip(0, 1)[..., None] * along[:, None]                         # (T, 17, S, 3)
-    apart = nearest - joint
-    over = (apart[..., :2] ** 2).sum(-1) < radius ** 2
-    return (over & (apart[..., 2] > .02 + radius / 2)).any(-1)
+def _hidden(p, z):
+    """Joints behind the person's own body. p, z: (T, 29) points x + iy and their depths, in heights -> (T, 17) bool."""
+    solids = [(NECK, PELVIS, .09), (SKULL, SKULL, .065)] + [(start, end, *look[-1:]) for start, end, *look in LIMBS]
+    start, end, radius = (np.array(column) for column in zip(*solids))                          # (S,)
+    apart, along = p[:, :17, None] - p[:, None, start], (p[:, end] - p[:, start])[:, None]      # (T, 17, S), (T, 1, S)
+    share = ((apart * along.conj()).real / (abs(along) ** 2 + 1e-9)).clip(0, 1)                 # of the way to the nearest place
+    nearer = z[:, None, start] + share * (z[:, end] - z[:, start])[:, None] - z[:, :17, None]
+    return ((abs(share * along - apart) < radius) & (nearer > .02 + radius / 2)).any(-1)
 
 # ----------------------------------------------------------------------------------------------- drawn people: clips
 SPLITS = ("train", "val", "test")
 SUPERSAMPLE = 2
+# Normal numbers drawn once; a frame takes `count` of them from a random place on, which is much faster.
+_noise = functools.cache(lambda count: np.random.default_rng(0).standard_normal(count + (1 << 20), dtype=np.float32))
 
-class _Thing:
-    """A coloured shape of the background or, if `moving`, one that passes in front of the person."""
+def _thing(rng, canvas, moving=False):
+    """A coloured shape of the background or, if `moving`, one that passes before the person: paints it at a time and shift."""
+    (w, h), kind = canvas, rng.choice(("disc", "box", "stick", "bent stick"))           # the last two look like limbs
+    a, b = (h * rng.uniform(*limits) for limits in (((.1, .3), (.012, .035)) if "stick" in kind else [(.04, .1)] * 2))
+    turn, colour, other = cmath.rect(1, rng.uniform(0, 2 * math.pi)), _colour(rng), _colour(rng)
+    if "stick" in kind and rng.random() < .4:
+        colour = rng.choice(SKINS)
+    velocity = cmath.rect(moving * rng.gauss(0, .08) * h, rng.uniform(0, 2 * math.pi))  # canvas pixels a frame
+    when, edge = rng.uniform(0, 4), .2 * moving
+    place = complex(w * rng.uniform(edge, 1 - edge), h * rng.uniform(edge, 1 - edge)) - when * velocity
 
-    def __init__(self, rng, canvas, moving=False):
-        w, h = canvas
-        self.kind = rng.choice(("disc", "box", "stick", "bent stick"))                  # the last two look like limbs
-        solid = self.kind in ("disc", "box")
-        self.size = (h * rng.uniform(.04, .1), h * rng.uniform(.04, .1)) if solid else (
-            h * rng.uniform(.1, .3), h * rng.uniform(.012, .035))
-        self.angle, self.colours = rng.uniform(0, 2 * math.pi), (_colour(rng), _colour(rng))
-        if not solid and rng.random() < .4:
-            self.colours = (rng.choice(SKINS), self.colours[1])
-        speed, heading, when = moving * rng.gauss(0, .08) * h, rng.uniform(0, 2 * math.pi), rng.uniform(0, 4)
-        self.velocity = speed * math.cos(heading), speed * math.sin(heading)            # canvas pixels a frame
-        edge = .2 if moving else 0
-        self.place = [side * rng.uniform(edge, 1 - edge) - when * v for side, v in zip(canvas, self.velocity)]
-
-    def draw(self, draw, t, shift):
-        x, y = (p + v * t + d for p, v, d in zip(self.place, self.velocity, shift))
-        (a, b), cos, sin = self.size, math.cos(self.angle), math.sin(self.angle)
-        if self.kind == "disc":
-            draw.ellipse((x - a, y - b, x + a, y + b), fill=self.colours[0])
-        elif self.kind == "box":
-            for grow, colour in zip((1, .5), self.colours):
-                corners = [(grow * u, grow * v) for u, v in ((-a, -b), (a, -b), (a, b), (-a, b))]
-                draw.polygon([(x + cos * u - sin * v, y + sin * u + cos * v) for u, v in corners], fill=colour)
+    def paint(draw, t, shift):
+        centre = place + velocity * t + shift
+        if kind == "disc":
+            draw.ellipse(_xy(centre - complex(a, b), centre + complex(a, b)), fill=colour)
+        elif kind == "box":
+            for share, fill in ((1, colour), (.5, other)):
+                u, v = share * turn * complex(a, b), share * turn * complex(a, -b)      # to the corners
+                draw.polygon(_xy(centre - u, centre + v, centre + u, centre - v), fill=fill)
         else:
-            end = x + cos * a, y + sin * a
-            _limb(draw, (x - cos * a, y - sin * a), end, b, .8 * b, self.colours[0])
-            if self.kind == "bent stick":
-                _limb(draw, end, (end[0] - .6 * a * sin, end[1] + .6 * a * cos), .8 * b, .6 * b, self.colours[0])
+            end = centre + a * turn
+            _limb(draw, colour, centre - a * turn, end, b, .8 * b)
+            if kind == "bent stick":
+                _limb(draw, colour, end, end + .6j * a * turn, .8 * b, .6 * b)
+    return paint
 
 class _Scene:
-    """Everything about a clip but its frames: people, background, what passes in front, light, blur and noise."""
+    """A clip but for noise and shaking: people, background, what passes in front, light. Its points are on the canvas."""
 
-    def __init__(self, rng, size):
-        self.size, self.canvas = size, (size[1] * SUPERSAMPLE, size[0] * SUPERSAMPLE)
-        w, h = self.canvas
+    def __init__(self, rng, size, frames):
+        w, h = self.canvas = size[1] * SUPERSAMPLE, size[0] * SUPERSAMPLE
         # person 0 is the one to find: alone, or with another behind or in front
         self.order = rng.choices(((0,), (1, 0), (0, 1)), (.6, .33, .07))[0]
         self.people = [_Person(rng) for _ in self.order]
-        self.zoom, self.shift = math.exp(rng.gauss(0, .08)), (w * rng.gauss(0, .03), h * rng.gauss(0, .03))
-        self.beside = rng.choice((-1, 1)) * w * rng.uniform(.35, .6), h * rng.uniform(-.1, .1), rng.uniform(.75, 1.25)
-        self.passing = [_Thing(rng, self.canvas, moving=True) for _ in range(2) if rng.random() < .9]
-        self.dark = (rng.randrange(4), rng.randrange(1, 4)) if rng.random() < .8 else (0, 0)    # first frame, how many
+        zoom, shift = math.exp(rng.gauss(0, .08)), (w * rng.gauss(0, .03), h * rng.gauss(0, .03))
+        beside, larger = (rng.choice((-1, 1)) * w * rng.uniform(.35, .6), h * rng.uniform(-.1, .1)), rng.uniform(.75, 1.25)
+        self.passing = [_thing(rng, self.canvas, moving=True) for _ in range(2) if rng.random() < .9]
+        self.dark = range(6)[rng.randrange(4):][:rng.randrange(1, 4)] if rng.random() < .8 else ()      # one to three frames
         self.gain, self.noise, self.blurred = rng.uniform(.03, .18), rng.uniform(3, 12), rng.random() < .5
-
-        self.margin = round(.06 * h)
-        wide, high = w + 2 * self.margin, h + 2 * self.margin
-        blobs = Image.frombytes("RGB", (4, 5), rng.randbytes(60)).resize((wide, high), Image.Resampling.BICUBIC)
-        self.background = Image.blend(blobs, Image.new("RGB", (wide, high), _colour(rng, .05)), rng.uniform(0, .75))
-        draw = ImageDraw.Draw(self.background)
+        self.margin = m = round(.06 * h)
+        blobs = Image.frombytes("RGB", (4, 5), rng.randbytes(60)).resize((w + 2 * m, h + 2 * m), Image.Resampling.BICUBIC)
+        self.background = Image.blend(blobs, Image.new("RGB", blobs.size, _colour(rng, .05)), rng.uniform(0, .75))
         for _ in range(rng.randrange(1, 5)):
-            _Thing(rng, self.canvas).draw(draw, 0, (self.margin, self.margin))
+            _thing(rng, self.canvas)(ImageDraw.Draw(self.background), 0, complex(m, m))
 
-    def figures(self, times):
-        """The people's points on the canvas at `times` (T,), and canvas pixels to one height: (P, T, 29, 3), float.
-
-        The window is put around the first four of the times, as a crop from a real video would be.
-        """
-        w, h = self.canvas
-        moves = [person.points(times) * (1, -1, 1) for person in self.people]
+        steps = np.arange(max(frames, 4), dtype=float)
+        times = np.concatenate([steps, steps - .4, steps + .4] if self.blurred else [steps])    # of exposures 0, 1 and -1
+        moves = [person.points(times) * (1, -1, 1) for person in self.people]                   # (T or 3T, 29, 3)
+        # the window is put around the first four frames, as a crop from a real video would be; it is 1.25 times the box
         low, high = (bound(moves[0][:4, :, :2], axis=(0, 1)) for bound in (np.min, np.max))
-        scale = .8 * self.zoom * (np.array([w, h]) / (high - low)).min()     # the box times 1.25 is the window
-        centre = np.array([w / 2, h / 2]) + self.shift - scale * (low + high) / 2
-        places = ((scale, centre), (scale * self.beside[2], centre + self.beside[:2]))
-        return np.stack([s * move + (*place, 0) for move, (s, place) in zip(moves, places)]), scale
+        scale = .8 * zoom * (np.array(self.canvas) / (high - low)).min()                        # canvas pixels to one height
+        place = np.array(self.canvas) / 2 + shift - scale * (low + high) / 2
+        self.scales = scale, scale * larger
+        figures = np.stack([s * move + (*xy, 0) for move, s, xy in zip(moves, self.scales, (place, place + beside))])
+        x, y, self.depths = np.moveaxis(figures.reshape(len(moves), -1, len(steps), 29, 3), 4, 0)
+        self.points = x + 1j * y                                                                # (P, 1 or 3, T, 29)
+        self.hidden = _hidden(self.points[0, 0, :frames] / scale, self.depths[0, 0, :frames] / scale)
 
-    def picture(self, figures, scale, t, shift):
-        """One exposure of 29 points for each person: the picture in the clip's size, and which joints something covers."""
-        corner = [round(self.margin - d) for d in shift]
-        canvas = self.background.crop((*corner, corner[0] + self.canvas[0], corner[1] + self.canvas[1]))
+    def picture(self, t, k, shift):
+        """Exposure k = -1, 0, 1 of frame t, moved by `shift`: the picture in the clip's size, and the joints something covers."""
+        (w, h), left, top = self.canvas, round(self.margin - shift.real), round(self.margin - shift.imag)
+        canvas = self.background.crop((left, top, left + w, top + h))
         draw, pixel = ImageDraw.Draw(canvas), canvas.load()
-        points = [[(x + shift[0], y + shift[1], z) for x, y, z in figure] for figure in figures]
-        places = [(min(max(int(x), 0), self.canvas[0] - 1), min(max(int(y), 0), self.canvas[1] - 1))
-                  for x, y, _ in points[0][:17]]
+        points, depths = (self.points[:, k, t] + shift).tolist(), self.depths[:, k, t].tolist()
+        places = [(int(p.real) % w, int(p.imag) % h) for p in points[0][:17]]                   # outside, any will do
         for who in self.order:
-            self.people[who].draw(draw, points[who], scale * (self.beside[2] if who else 1))
+            self.people[who].paint(draw, points[who], depths[who], self.scales[who])
             if who == 0:
                 before = [pixel[place] for place in places]
-        for thing in self.passing:
-            thing.draw(draw, t, shift)
-        return canvas.reduce(SUPERSAMPLE), [pixel[place] != seen for place, seen in zip(places, before)]
-
-@functools.cache
-def _noise(count):
-    """Normal numbers drawn once; a frame takes `count` of them from a random place on, which is much faster."""
-    return np.random.default_rng(0).standard_normal(count + (1 << 20), dtype=np.float32)
+        for paint in self.passing:
+            paint(draw, t + .4 * k, shift)
+        return np.asarray(canvas.reduce(SUPERSAMPLE)), [pixel[place] != seen for place, seen in zip(places, before)]
 
 def render_clip(split, index, frames=4, size=(128, 96)):
     """Draw clip `index` of a split ("train", "val" or "test"): uint8 (F, H, W, 3) and COCO joints (F, 17, 3) float32.
@@ -552,32 +511,21 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     """
     if split not in SPLITS:
         raise DataError(f"there are no drawn people called {split!r}: choose one of {', '.join(SPLITS)}")
-    scene = _Scene(random.Random(f"{split}/{index}"), size)
-    steps = np.arange(max(frames, 4), dtype=float)
-    figures, scale = scene.figures(np.concatenate([steps, steps - .4, steps + .4]))
-    hidden = _hidden(figures[0, :frames] / scale)                                               # (F, 17)
-    figures = figures.reshape(len(figures), 3, len(steps), 29, 3)
+    scene = _Scene(random.Random(f"{split}/{index}"), size, frames)
     images, joints = np.empty((frames, *size, 3), np.uint8), np.empty((frames, 17, 3), np.float32)
     for t in range(frames):
         rng = random.Random(f"{split}/{index}/{t}")
-        shake = [rng.gauss(0, .012) * scene.canvas[1] if jolt else 0 for jolt in [rng.random() < .25] * 2]
-        smear = [rng.gauss(0, .008) * scene.canvas[1] for _ in range(2)]
-        start = rng.randrange(1 << 20)
-        shots = [0, -1, 1] if scene.blurred and rng.random() < .5 else [0]      # a blurred frame is the mean of three
-        pictures = []
-        for k in shots:
-            shift = [a + k * b for a, b in zip(shake, smear)]
-            picture, covered = scene.picture(figures[:, k, t].tolist(), scale, t + .4 * k, shift)
-            pictures.append(np.asarray(picture))
-            if k == 0:
-                hidden[t] |= covered
-        light = scene.gain if 0 <= t - scene.dark[0] < scene.dark[1] else 1
-        picture = sum(pictures[1:], pictures[0].astype(np.float32)) * (light / len(pictures))
+        jolt = lambda spread: complex(rng.gauss(0, spread), rng.gauss(0, spread)) * scene.canvas[1]
+        shake = jolt(.012) if rng.random() < .25 else 0j
+        smear, start = jolt(.008), rng.randrange(1 << 20)
+        shots = (0, -1, 1) if scene.blurred and rng.random() < .5 else (0,)     # a blurred frame is the mean of three
+        pictures, covered = zip(*(scene.picture(t, k, shake + k * smear) for k in shots))
+        picture = sum(pictures[1:], pictures[0].astype(np.float32)) * ((scene.gain if t in scene.dark else 1) / len(shots))
         picture += scene.noise * _noise(picture.size)[start:start + picture.size].reshape(picture.shape)
-        images[t] = picture.clip(0, 255)
-        xy = (figures[0, 0, t, :17, :2] + shake - .5) / SUPERSAMPLE
+        images[t] = picture.clip(0, 255, out=picture)
+        xy = ((scene.points[0, 0, t, :17] + shake - (.5 + .5j)) / SUPERSAMPLE).view(float).reshape(17, 2)
         outside = ((xy < -.5) | (xy > np.array(size[::-1]) - .5)).any(-1)
-        joints[t] = np.column_stack([xy, np.where(outside, 0, 2 - hidden[t])])
+        joints[t, :, :2], joints[t, :, 2] = xy, np.where(outside, 0, 2 - (scene.hidden[t] | covered[0]))
     return images, joints
 
 class SyntheticClips(Clips):
@@ -591,25 +539,19 @@ class SyntheticClips(Clips):
     def __init__(self, split, count, frames=4, size=(128, 96), workers=None, first=0):
         if count < 1 or frames < 1:
             raise DataError(f"{count} drawn clips of {frames} frames: both numbers must be at least 1")
-        h, w = size
+        (h, w), workers = size, min(workers or os.cpu_count() or 1, count // 16)
         self.images, joints = np.empty((count, frames, h, w, 3), np.uint8), np.empty((count, frames, 17, 3))
-        jobs = [(split, index, frames, tuple(size)) for index in range(first, first + count)]
-        for i, clip in enumerate(self._render(jobs, min(workers or os.cpu_count() or 1, count // 16))):
-            self.images[i], joints[i] = clip
+        render, numbers = functools.partial(render_clip, split, frames=frames, size=(h, w)), range(first, first + count)
+        alone = workers < 2 or multiprocessing.parent_process()
+        # a forked worker starts at once and needs no `if __name__ == "__main__"`; drawing uses neither torch nor threads
+        start = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        with contextlib.nullcontext() if alone else ProcessPoolExecutor(workers, mp_context=start) as pool:
+            for i, clip in enumerate(map(render, numbers) if alone else pool.map(render, numbers, chunksize=16)):
+                self.images[i], joints[i] = clip
         boxes = np.tile([.1 * w, .1 * h, .8 * w, .8 * h], (count, 1))          # `affine` of it is the identity
         low, high = joints[..., :2].min(2), joints[..., :2].max(2)                              # (N, F, 2)
         areas = BOX_TO_AREA * (1.1 * (high - low)).prod(-1)                    # a body reaches a little beyond its joints
         super().__init__(f"drawn people ({split})", COCO, size, boxes, joints, areas)
-
-    @staticmethod
-    def _render(jobs, workers):
-        if workers < 2 or multiprocessing.parent_process():
-            yield from (render_clip(*job) for job in jobs)
-            return
-        # a forked worker starts at once and needs no `if __name__ == "__main__"`; drawing uses neither torch nor threads
-        start = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        with ProcessPoolExecutor(workers, mp_context=start) as pool:
-            yield from pool.map(render_clip, *zip(*jobs), chunksize=16)
 
     def pixels(self, indices, matrices):
         images = torch.from_numpy(self.images[list(indices)]).permute(0, 1, 4, 2, 3)            # (B, F, 3, H, W)
