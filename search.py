@@ -83,7 +83,7 @@ def match_people(similarity, counted, crowd):
     for d in np.flatnonzero(similarity.max(1, initial=0) >= OKS_THRESHOLDS[0]):   # the others match nobody
         free = (similarity[d] >= OKS_THRESHOLDS[:, None]) & ~taken                # (A, T, G)
         worth = free * preference[d, :, None]                                     # (A, T, G) 0 = not to be had
-        chosen = worth == worth.max(-1, keepdims=True).clip(1)                    # (A, T, G) at most one over G
+        chosen = worth == np.maximum(worth.max(-1, keepdims=True), 1)            # (A, T, G) at most one over G
         taken |= chosen & ~crowd
         right[d] = (chosen & counted[:, None]).any(-1)
         unmatched[d] = ~chosen.any(-1)
