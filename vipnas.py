@@ -23,7 +23,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -42,20 +42,15 @@ class Backbone:
     strides: tuple
     activations: tuple
     stem_kernel: int
-    stem_activation: str
+    stem_activation: Callable
     stem_second: str      # after the stride-2 stem convolution: a 3x3 stride-2 "pool" (maximum) or "conv", or nothing
     attention: type
     module: int = 0       # HRNet: stage n has n branches, and after so many blocks an exchange unit; 0: one branch
     image_size: tuple = (256, 192)   # height, width it is meant for
 
-    @property
-    def stem_stride(self):
-        return 4 if self.stem_second else 2
-
-    @property
-    def stride(self):
-        """From image to the last stage (its branch 1). The head doubles until it is back at 4."""
-        return self.stem_stride * math.prod(self.strides)
+    def reduction(self, count):
+        """Image pixels to a cell of branch 1 after so many stages. From the last stage, the head doubles until it is back at 4."""
+        return (4 if self.stem_second else 2) * math.prod(self.strides[:count])
 
     def branches(self, index):
         """Parallel branches of stage `index` (from 0); each works at half the resolution of the one before."""
@@ -65,7 +60,7 @@ class Backbone:
         """Blocks a stage can grow by: HRNet's stages with several branches consist of whole modules."""
         return self.module if self.branches(index) > 1 else 1
 
-RELU, HSWISH = "relu", "hswish"
+RELU, HSWISH = F.relu, F.hardswish
 BACKBONES = {
     # stage 1 of ResNet works at 1/4 (stride 1), though Table A2 prints 1/8: so do the released weights
     "resnet50": Backbone(("bottleneck",) * 4, (1, 2, 2, 2), (RELU,) * 4, 7, RELU, "pool", GlobalContext),
@@ -120,17 +115,16 @@ class Arch:
         if self.backbone not in BACKBONES:
             raise ValueError(f"there is no backbone '{self.backbone}'; choose one of {', '.join(BACKBONES)}")
         plan = BACKBONES[self.backbone]
-        count = len(plan.strides)
+        count, branches = len(plan.strides), [b for s in self.stages for b in s.branches]
         if len(self.stages) != count:
             raise ValueError(f"{self.backbone} has {count} stages, this architecture {len(self.stages)}")
-        if any(len(s.branches) != plan.branches(i) for i, s in enumerate(self.stages)) or (self.head is None) != (plan.stride == 4):
-            raise ValueError(f"{self.backbone} has {', '.join(str(plan.branches(i)) for i in range(count))} branches in its stages, "
-                             f"and {'no ' * (plan.stride == 4)}deconvolutions")
-        numbers = [self.stem, *(self.head or ())] + [n for s in self.stages for b in s.branches for n in (s.depth, *b[:3], b.expansion)]
+        parallel, headless = [plan.branches(i) for i in range(count)], plan.reduction(count) == 4
+        if [len(s.branches) for s in self.stages] != parallel or (self.head is None) != headless:
+            raise ValueError(f"{self.backbone} has {', '.join(map(str, parallel))} branches in its stages, and {'no ' * headless}deconvolutions")
+        numbers = [self.stem, *(self.head or ()), *(s.depth for s in self.stages), *(n for b in branches for n in (*b[:3], b.expansion))]
         if not all(type(n) is int and n > 0 for n in numbers):
             raise ValueError("depth, width, kernel, groups and expansion of an architecture are whole numbers above zero")
-        kernels = [b.kernel for s in self.stages for b in s.branches]
-        if any(k % 2 == 0 for k in kernels) or self.head and self.head.kernel not in (2, 4):
+        if any(b.kernel % 2 == 0 for b in branches) or self.head and self.head.kernel not in (2, 4):
             raise ValueError("kernels are odd in the stages, and 2 or 4 in the head")
         for i, (kind, s) in enumerate(zip(plan.blocks, self.stages)):
             if s.depth % plan.depth_step(i):
@@ -171,8 +165,7 @@ def hidden_width(backbone, branch):
     mobile = BACKBONES[backbone].blocks[0] == "mobile"
     return branch.width * branch.expansion if mobile else branch.width // branch.expansion
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One line of Tables A1-A3: the choices of a stage's (or branch's) blocks, or of the head."""
     width: tuple
     kernel: tuple
@@ -183,27 +176,23 @@ class Row:
     per_group_first: int = 10 ** 9  # the same for a head's first deconvolution, whose input has another width
 
     @lru_cache(maxsize=None)
-    def branches(self, backbone):
-        """Every valid Branch of this line. A line with a single choice stands as it is, whatever it divides."""
-        found = tuple(Branch(w, k, g, a, e) for w, k, g, a, e in
-                      product(self.width, self.kernel, self.groups, self.attention, self.expansion))
-        if len(found) == 1:
-            return found
-        return tuple(b for b in found if hidden_width(backbone, b) % b.groups == 0
-                     and hidden_width(backbone, b) // b.groups <= self.per_group)
+    def choices(self, backbone, kind, in_channels=0):
+        """Every valid `kind` of this line: Branch, or Head over `in_channels`, where the first deconvolution may use fewer groups.
 
-    @lru_cache(maxsize=None)
-    def heads(self, in_channels):
-        """Every valid Head over features of `in_channels`; the first deconvolution may have to use fewer groups."""
-        found = tuple(Head(w, k, g) for w, k, g in product(self.width, self.kernel, self.groups))
-        if len(found) == 1:
-            return found
-        return tuple(h for h in found if h.width % h.groups == 0 and h.width // h.groups <= self.per_group
-                     and h.width // math.gcd(h.groups, in_channels) <= self.per_group_first)
+        A line with a single choice stands as it is, whatever it divides.
+        """
+        found = [Branch(*values) for values in product(*self[:5])]
+        if len(found) > 1:
+            hidden = [hidden_width(backbone, b) for b in found]
+            found = [b for b, h in zip(found, hidden) if h % b.groups == 0 and h // b.groups <= self.per_group
+                     and h // math.gcd(b.groups, in_channels) <= self.per_group_first]
+        return tuple(kind(*b[:len(kind._fields)]) for b in found)
 
 def _size_of(choice):
-    """Order of choices from small to large: width, expansion, kernel, then fewer groups, then attention."""
-    return choice.width, getattr(choice, "expansion", 1), choice.kernel, -choice.groups, getattr(choice, "attention", 0)
+    """Order of choices from small to large: width, expansion, kernel, then fewer groups, then attention. Fusions are all alike."""
+    if isinstance(choice, (Branch, Head)):
+        return choice.width, getattr(choice, "expansion", 1), choice.kernel, -choice.groups, getattr(choice, "attention", 0)
+    return choice if isinstance(choice, int) else 0
 
 @dataclass(frozen=True)
 class Space:
@@ -224,26 +213,24 @@ class Space:
         return Space(arch.backbone, (arch.stem,), tuple((s.depth,) for s in arch.stages), rows,
                      arch.head and Row(*((c,) for c in arch.head)), image_size, (arch.fusion,))
 
-    def _heads(self, stage):
-        """The heads over the last stage, of whose branches they see the first."""
-        return self.head.heads(stage.branches[0].width) if self.head else (None,)
+    def _heads(self, branch):
+        """The heads over the last stage, of which they see branch 1."""
+        return self.head.choices(self.backbone, Head, branch.width) if self.head else (None,)
 
     def _build(self, choose):
         """An Arch from `choose(list of choices) -> choice`, asked once for every decision."""
-        stages = tuple(Stage(choose(depth), tuple(choose(row.branches(self.backbone)) for row in rows))
+        stages = tuple(Stage(choose(depth), tuple(choose(row.choices(self.backbone, Branch)) for row in rows))
                        for depth, rows in zip(self.depth, self.rows))
-        head = choose(self._heads(stages[-1]))
+        head = choose(self._heads(stages[-1].branches[0]))
         return Arch(self.backbone, choose(self.stem), stages, head, choose(self.fusions))
 
     def smallest(self):
-        """The least of everything: depth, width, expansion, kernel, most groups, no attention."""
-        return self._build(lambda c: min(c, key=_size_of) if isinstance(c[0], (Branch, Head)) else
-                           c[0] if c is self.fusions else min(c))
+        """The least of everything: depth, width, expansion, kernel, most groups, no attention; the first fusion."""
+        return self._build(lambda choices: min(choices, key=_size_of))
 
     def largest(self):
         """The most of everything; every other network of the space is a slice of this one."""
-        return self._build(lambda c: max(c, key=_size_of) if isinstance(c[0], (Branch, Head)) else
-                           c[0] if c is self.fusions else max(c))
+        return self._build(lambda choices: max(choices, key=_size_of))
 
     def sample(self, rng):
         """A random Arch, from a `random.Random`."""
@@ -252,18 +239,15 @@ class Space:
     def __contains__(self, arch):
         return (arch.backbone == self.backbone and arch.stem in self.stem and arch.fusion in self.fusions
                 and all(s.depth in depth and len(s.branches) == len(rows)
-                        and all(b in row.branches(self.backbone) for b, row in zip(s.branches, rows))
+                        and all(b in row.choices(self.backbone, Branch) for b, row in zip(s.branches, rows))
                         for s, depth, rows in zip(arch.stages, self.depth, self.rows))
-                and arch.head in self._heads(arch.stages[-1]))
+                and arch.head in self._heads(arch.stages[-1].branches[0]))
 
     def size(self):
         """How many architectures there are (a Python int: it does not fit a float)."""
-        count = len(self.stem) * len(self.fusions)
-        for depth, rows in zip(self.depth[:-1], self.rows[:-1]):
-            count *= len(depth) * math.prod(len(row.branches(self.backbone)) for row in rows)
-        others = math.prod(len(row.branches(self.backbone)) for row in self.rows[-1][1:])  # the head sees branch 1 alone
-        ends = sum(len(self._heads(Stage(1, (b,)))) for b in self.rows[-1][0].branches(self.backbone))
-        return count * len(self.depth[-1]) * others * ends
+        branches = [[row.choices(self.backbone, Branch) for row in rows] for rows in self.rows]
+        seen = branches[-1].pop(0)  # by the head, whose choices depend on it
+        return math.prod(map(len, [self.stem, self.fusions, *self.depth, *sum(branches, [])])) * sum(len(self._heads(b)) for b in seen)
 
     def within(self, arch, fusions=None):
         """The space of everything not larger than `arch`: how a found S-ViPNAS becomes the T super-network (Sec. 3.4.2).
@@ -274,27 +258,25 @@ class Space:
         """
         if arch.backbone != self.backbone:
             raise ValueError(f"a {arch.backbone} architecture does not lie in the space {self.backbone}")
-        rows = tuple(tuple(self._inside(row, b, hidden_width(self.backbone, b)) for row, b in zip(rows, s.branches))
-                     for rows, s in zip(self.rows, arch.stages))
+        rows = tuple(tuple(map(self._inside, rows, s.branches)) for rows, s in zip(self.rows, arch.stages))
         head, every = None, tuple(Fusion(s, o) for s in range(1, len(rows) + 1) for o in OPERATIONS)
         if arch.head:
             first = common_groups(arch.head.groups, arch.stages[-1].branches[0].width, arch.head.width)
-            head = replace(self._inside(self.head, Branch(*arch.head), arch.head.width), per_group_first=arch.head.width // first)
+            head = self._inside(self.head, Branch(*arch.head))._replace(per_group_first=arch.head.width // first)
         step = BACKBONES[self.backbone].depth_step
         return replace(self, stem=_down(self.stem, arch.stem), rows=rows, head=head, fusions=fusions or every,
                        depth=tuple(steps(step(i), s.depth, step(i)) for i, s in enumerate(arch.stages)))
 
-    @staticmethod
-    def _inside(row, branch, hidden):
+    def _inside(self, row, branch):
         return Row(_down(row.width, branch.width), tuple(range(min(row.kernel[0], branch.kernel), branch.kernel + 1, 2)),
-                   tuple(sorted({*row.groups, branch.groups})), (False, True) if branch.attention else (False,),
-                   tuple(e for e in row.expansion[:-1] if e < branch.expansion) + (branch.expansion,), hidden // branch.groups)
+                   tuple(sorted({*row.groups, branch.groups})), BOTH if branch.attention else (False,),
+                   tuple(e for e in row.expansion[:-1] if e < branch.expansion) + (branch.expansion,),
+                   hidden_width(self.backbone, branch) // branch.groups)
 
 def _down(table, width):
     """Widths from half of `width` up to it, in the steps of the table; a width the table does not search stays."""
-    if len(table) == 1:
-        return (width,)
-    return tuple(sorted(range(width, (width + 1) // 2 - 1, table[0] - table[1])))
+    step = table[1] - table[0] if len(table) > 1 else width
+    return steps(width - width // 2 // step * step, width, step)
 
 def steps(low, high, step=16):
     """low, low + step, ..., high."""
@@ -305,20 +287,13 @@ SPACES = {
     # Table A2. Steps (Sec. A.2): depth 1, width 16, kernel 2, groups 16
     "resnet50": Space(
         "resnet50", stem=steps(32, 64), depth=(steps(3, 4, 1), steps(4, 6, 1), steps(6, 8, 1), steps(3, 4, 1)),
-        rows=((Row(steps(64, 80), (3, 5), steps(16, 64), BOTH),),
-              (Row(steps(128, 160), (3, 5), steps(16, 64), BOTH),),
-              (Row(steps(256, 320), (3, 5), steps(16, 64), BOTH),),
-              (Row(steps(512, 640), (3, 5), steps(16, 64), BOTH),)),
+        rows=tuple((Row(steps(low, high), (3, 5), steps(16, 64), BOTH),) for low, high in ((64, 80), (128, 160), (256, 320), (512, 640))),
         head=Row(steps(64, 256), (4,), steps(16, 64))),
-    # Table A1. Groups: every number of the printed range that divides the block's hidden width
+    # Table A1. Groups: every number of the printed range, 3/8 to 6 times the width, that divides the block's hidden width
     "mobilenetv3": Space(
         "mobilenetv3", stem=(16,), depth=((1,),) + (steps(2, 4, 1),) * 5,
-        rows=((Row((16,), (3,), steps(2, 16, 1), BOTH),),
-              (Row((24,), (3, 5, 7), steps(9, 144, 1), BOTH, steps(3, 6, 1)),),
-              (Row((40,), (3, 5, 7), steps(15, 240, 1), BOTH, steps(3, 6, 1)),),
-              (Row((80,), (3, 5, 7), steps(30, 480, 1), BOTH, steps(3, 6, 1)),),
-              (Row((112,), (3, 5, 7), steps(42, 672, 1), BOTH, steps(3, 6, 1)),),
-              (Row((160,), (3, 5, 7), steps(60, 960, 1), BOTH, steps(3, 6, 1)),)),
+        rows=((Row((16,), (3,), steps(2, 16, 1), BOTH),),) + tuple(
+            (Row((w,), (3, 5, 7), steps(3 * w // 8, 6 * w, 1), BOTH, steps(3, 6, 1)),) for w in (24, 40, 80, 112, 160)),
         head=Row((256,), (4,), steps(32, 256, 1))),
     # Table A3. Width steps: a quarter of each printed maximum (8, 16, 32, 64; ours). The Bottlenecks of stage 1 print their
     # middle width, 16 to 64; four times that comes out
@@ -356,8 +331,6 @@ ARCHS = {
 }
 
 # ---------------------------------------------------------------------------------------------- the network's parts
-ACTIVATIONS = {RELU: F.relu, HSWISH: F.hardswish}
-
 class Stem(nn.Module):
     """A stride-2 convolution, batch norm, activation; then a stride-2 max pool (ResNet) or all of it again (HRNet)."""
 
@@ -370,10 +343,9 @@ class Stem(nn.Module):
             self.conv2, self.norm2 = ElasticConv2d(width, width, 3, stride=2), ElasticBatchNorm2d(width)
 
     def forward(self, x, width=None):  # (B, 3, H, W) -> (B, width, H/2, W/2), or H/4, W/4 with pool or second convolution
-        activation = ACTIVATIONS[self.plan.stem_activation]
-        x = activation(self.norm(self.conv(x, width)))
+        x = self.plan.stem_activation(self.norm(self.conv(x, width)))
         if self.plan.stem_second == "conv":
-            x = activation(self.norm2(self.conv2(x, width)))
+            x = self.plan.stem_activation(self.norm2(self.conv2(x, width)))
         return F.max_pool2d(x, 3, 2, 1) if self.plan.stem_second == "pool" else x
 
 class ResidualBlock(nn.Module):
@@ -385,7 +357,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels, branch, stride, activation, attention, projects):
         super().__init__()
-        self.branch, self.stride, self.activation = branch, stride, ACTIVATIONS[activation]
+        self.branch, self.stride, self.activation = branch, stride, activation
         self.build(in_channels, branch, stride)
         self.attention = attention(branch.width) if branch.attention else None
         if projects or stride > 1 or in_channels != branch.width:
@@ -437,7 +409,7 @@ class MobileBlock(nn.Module):
     def __init__(self, in_channels, branch, stride, activation, attention, projects):
         super().__init__()
         width, hidden = branch.width, branch.width * branch.expansion
-        self.branch, self.stride, self.activation = branch, stride, ACTIVATIONS[activation]
+        self.branch, self.stride, self.activation = branch, stride, activation
         if hidden != in_channels or branch.expansion > 1:
             self.conv1, self.norm1 = ElasticConv2d(in_channels, hidden), ElasticBatchNorm2d(hidden)
         self.conv2 = ElasticConv2d(hidden, hidden, branch.kernel, stride, branch.groups)
@@ -467,12 +439,6 @@ class Rescale(nn.Module):
     def forward(self, x, width=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
         return self.norm(self.conv(x, width))
 
-class Transition(Rescale):
-    """Into a branch of the next stage of HRNet. A branch that goes on at its width is left alone."""
-
-    def forward(self, x, width=None):
-        return x if self.stride == 1 and x.shape[1] == width else F.relu(super().forward(x, width))
-
 class Exchange(nn.Module):
     """HRNet's exchange unit [49]: each branch becomes the sum of all branches, brought to its width and size; then ReLU.
 
@@ -492,9 +458,8 @@ class Exchange(nn.Module):
         for target, row in zip(xs[:outputs], self.paths):
             total = target
             for x, path in zip(xs, row):
-                source = x.shape[1]
                 for k, layer in enumerate(path, 1):
-                    x = layer(x, target.shape[1]) if k == len(path) else F.relu(layer(x, source))
+                    x = layer(F.relu(x) if k > 1 else x, target.shape[1] if k == len(path) else x.shape[1])
                 if len(path):  # else x is the target itself
                     total = total + (x if x.shape == target.shape else F.interpolate(x, target.shape[2:]))
             fused.append(F.relu(total))
@@ -503,10 +468,10 @@ class Exchange(nn.Module):
 class PoseHead(nn.Module):
     """Deconvolutions (batch norm, ReLU) up to 1/4 of the image, if it is not there yet, then a 1x1 convolution to K heatmaps."""
 
-    def __init__(self, in_channels, head, count, joints):
+    def __init__(self, in_channels, head, reduction, joints):
         super().__init__()
         self.head = head
-        *ins, last = [in_channels] + [head.width for _ in range(count)]
+        *ins, last = [in_channels] + [head.width for _ in range(int(math.log2(reduction // 4)))]
         self.deconvs = nn.ModuleList(ElasticConvTranspose2d(i, head.width, head.kernel, head.groups) for i in ins)
         self.norms = nn.ModuleList(ElasticBatchNorm2d(head.width) for _ in ins)
         self.final = ElasticConv2d(last, joints, bias=True)
@@ -518,51 +483,41 @@ class PoseHead(nn.Module):
             x = F.relu(norm(deconv(x, head.width, head.kernel, head.groups)))
         return self.final(x)
 
-# Each of the following lists parts of a network as (class, arguments, (channels, reduction) of each input). PoseNet builds
-# from these lists and `cost` counts them: there is no second description of a network anywhere.
-def stem_parts(backbone, width):
-    return [(Stem, (backbone, width), ((3, 1),))]
-
 BLOCKS = {"bottleneck": Bottleneck, "basic": BasicBlock, "mobile": MobileBlock}
 
+class Part(NamedTuple):
+    """A module that is still to be made. PoseNet makes it and `cost` counts it: there is no second description of a network."""
+    kind: type
+    arguments: tuple
+    inputs: tuple    # (channels, reduction) of each input
+
+    def make(self):
+        return self.kind(*self.arguments)
+
 def branch_parts(backbone, index, b, in_channels, branch, depth, elastic=False):
-    """Branch `b` of stage `index` (both from 0): its transition (a list of one or none), and its blocks.
+    """Branch `b` of stage `index` (both from 0): its transition, where it has one, then its `depth` blocks.
 
     in_channels: width of the same branch in the stage before, or of the coarsest one there for a new branch.
     """
-    plan, stride, transition = BACKBONES[backbone], BACKBONES[backbone].strides[index], []
-    reduction = plan.stem_stride * math.prod(plan.strides[:index]) * 2 ** b
+    plan, parts = BACKBONES[backbone], []
+    stride, reduction = plan.strides[index], plan.reduction(index) * 2 ** b
     if plan.branches(index) > 1:  # parallel branches change width and size in the transition, others in their first block
         shrink = 2 if b == index else 1
-        reduction //= shrink
         if elastic or shrink > 1 or in_channels != branch.width:
-            transition = [(Transition, (in_channels, branch.width, 3, shrink), ((in_channels, reduction),))]
-        in_channels, reduction = branch.width, reduction * shrink
+            parts.append(Part(Rescale, (in_channels, branch.width, 3, shrink), ((in_channels, reduction // shrink),)))
+        in_channels = branch.width
     block, rest = BLOCKS[plan.blocks[index]], (plan.activations[index], plan.attention)
-    first = (block, (in_channels, branch, stride, *rest, elastic), ((in_channels, reduction),))
-    other = (block, (branch.width, branch, 1, *rest, False), ((branch.width, reduction * stride),))
-    return transition, [first] + [other] * (depth - 1)
+    parts.append(Part(block, (in_channels, branch, stride, *rest, elastic), ((in_channels, reduction),)))
+    other = Part(block, (branch.width, branch, 1, *rest, False), ((branch.width, reduction * stride),))
+    return parts + [other] * (depth - 1)
 
 def exchange_parts(backbone, index, widths, depth):
     """The exchange units of a stage with parallel branches, one after each module. The very last keeps branch 1, for the head."""
-    plan = BACKBONES[backbone]
-    if len(widths) == 1:
+    plan, count = BACKBONES[backbone], len(widths)
+    if count == 1:
         return []
-    ends = [len(widths)] * (depth // plan.module - 1) + [1 if index == len(plan.strides) - 1 else len(widths)]
-    return [(Exchange, (widths, outputs), tuple((w, plan.stem_stride * 2 ** b) for b, w in enumerate(widths))) for outputs in ends]
-
-def fusion_parts(backbone, stage, channels, joints, operations):
-    """The fusion after `stage` (from 1)."""
-    plan = BACKBONES[backbone]
-    reduction = plan.stem_stride * math.prod(plan.strides[:stage])
-    return [(TemporalFusion, (joints, channels, operations), ((channels, reduction), (joints, 4)))]
-
-def head_parts(backbone, in_channels, head, joints):
-    stride = BACKBONES[backbone].stride
-    return [(PoseHead, (in_channels, head, int(math.log2(stride // 4)), joints), ((in_channels, stride),))]
-
-def _make(part):
-    return part[0](*part[1])
+    outputs = [count] * (depth // plan.module - 1) + [1 if index == len(plan.strides) - 1 else count]
+    return [Part(Exchange, (widths, n), tuple((w, plan.reduction(index) * 2 ** b) for b, w in enumerate(widths))) for n in outputs]
 
 class PoseNet(nn.Module):
     """A pose network: images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4).
@@ -575,25 +530,24 @@ class PoseNet(nn.Module):
         super().__init__()
         space = Space.of(space_or_arch) if isinstance(space_or_arch, Arch) else space_or_arch
         self.space, self.joints = space, joints
-        largest, elastic = space.largest(), space.size() > 1
+        plan, largest, elastic = BACKBONES[space.backbone], space.largest(), space.size() > 1
         self.arch = None if elastic else largest
-        self.stem, = map(_make, stem_parts(space.backbone, largest.stem))
+        self.stem = Stem(space.backbone, largest.stem)
         self.stages, self.transitions, self.exchanges, ins = nn.ModuleList(), nn.ModuleDict(), nn.ModuleDict(), (largest.stem,)
         for i, stage in enumerate(largest.stages):
             self.stages.append(nn.ModuleList())
             for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:])):
-                transition, blocks = branch_parts(space.backbone, i, b, in_channels, branch, stage.depth, elastic)
-                self.stages[i].append(nn.ModuleList(map(_make, blocks)))
-                self.transitions.update({f"{i}_{b}": _make(part) for part in transition})
+                parts = branch_parts(space.backbone, i, b, in_channels, branch, stage.depth, elastic)
+                self.stages[i].append(nn.ModuleList(part.make() for part in parts[-stage.depth:]))
+                self.transitions.update({f"{i}_{b}": part.make() for part in parts[:-stage.depth]})
             ins = tuple(branch.width for branch in stage.branches)
-            exchanges = exchange_parts(space.backbone, i, ins, stage.depth)
-            self.exchanges.update({f"{i}_{m}": _make(part) for m, part in enumerate(exchanges)})
+            for m, part in enumerate(exchange_parts(space.backbone, i, ins, stage.depth)):
+                self.exchanges[f"{i}_{m}"] = part.make()
         self.fusions = nn.ModuleDict()
         for stage in sorted({f.stage for f in space.fusions if f}):
             operations = tuple(o for o in OPERATIONS if Fusion(stage, o) in space.fusions)
-            channels = largest.stages[stage - 1].branches[0].width
-            self.fusions[str(stage)], = map(_make, fusion_parts(space.backbone, stage, channels, joints, operations))
-        self.head, = map(_make, head_parts(space.backbone, ins[0], largest.head, joints))
+            self.fusions[str(stage)] = TemporalFusion(joints, largest.stages[stage - 1].branches[0].width, operations)
+        self.head = PoseHead(ins[0], largest.head, plan.reduction(len(plan.strides)), joints)
 
     def forward(self, images, arch=None, heatmaps=None):
         """heatmaps: (B, joints, H/4, W/4) of the last frame; an architecture with a fusion needs them."""
@@ -615,8 +569,9 @@ class PoseNet(nn.Module):
         """Stage i (from 0): transitions, then blocks and, where there are several branches, exchanges between them."""
         xs = xs + xs[-1:] * (len(stage.branches) - len(xs))  # a new branch starts from the coarsest one
         for b, branch in enumerate(stage.branches):
-            if f"{i}_{b}" in self.transitions:
-                xs[b] = self.transitions[f"{i}_{b}"](xs[b], branch.width)
+            key, x = f"{i}_{b}", xs[b]
+            if key in self.transitions and (self.transitions[key].stride > 1 or x.shape[1] != branch.width):
+                xs[b] = F.relu(self.transitions[key](x, branch.width))
         module = BACKBONES[self.space.backbone].module if len(xs) > 1 else stage.depth
         for start in range(0, stage.depth, module):
             for b, branch in enumerate(stage.branches):
@@ -667,54 +622,52 @@ def _part_cost(part, image_size):
             outputs += layer.weight.numel() * area_out
 
     with torch.device("meta"):
-        module = _make(part)
+        module = part.make()
     module.to_empty(device="cpu").eval()
     for layer in module.modules():
         if isinstance(layer, (ElasticConv2d, ElasticConvTranspose2d, GlobalContext)):
             layer.register_forward_hook(count)
     with torch.no_grad():
-        module(*(torch.empty(0, channels, height // r, width // r) for channels, r in part[2]))
+        module(*(torch.empty(0, channels, height // r, width // r) for channels, r in part.inputs))
     return Cost(sum(p.numel() for p in module.parameters()), macs, outputs / 2 ** 30)
 
 def _sum(costs):
     return Cost(*map(sum, zip((0, 0, 0.), *costs)))
 
-@lru_cache(maxsize=None)
-def _branch_cost(image_size, *which):
-    transition, blocks = branch_parts(*which)
-    return _sum(_part_cost(p, image_size) for p in transition + blocks)
+@lru_cache(maxsize=2 ** 17)
+def _parts_cost(image_size, parts, *arguments):
+    """Cost of what `branch_parts`, `exchange_parts` or `_end_parts` list."""
+    return _sum(_part_cost(part, image_size) for part in parts(*arguments))
 
-@lru_cache(maxsize=None)
-def _exchange_cost(image_size, *which):
-    return _sum(_part_cost(p, image_size) for p in exchange_parts(*which))
+def _end_parts(backbone, stem, last, head, fusion, fused, joints):
+    """Stem, head and fusion; last, fused: channels that the head and the fusion see."""
+    plan = BACKBONES[backbone]
+    end = plan.reduction(len(plan.strides))
+    parts = [Part(Stem, (backbone, stem), ((3, 1),)), Part(PoseHead, (last, head, end, joints), ((last, end),))]
+    if fusion:
+        parts.append(Part(TemporalFusion, (joints, fused, (fusion.operation,)), ((fused, plan.reduction(fusion.stage)), (joints, 4))))
+    return parts
 
 @lru_cache(maxsize=2 ** 17)
-def _stage_cost(backbone, index, ins, stage, image_size):
-    """ins: widths of the branches of the stage before."""
-    costs = [_branch_cost(image_size, backbone, index, b, in_channels, branch, stage.depth)
+def _stage_cost(image_size, backbone, index, ins, stage):
+    """Its branches, and the exchange units between them; ins: widths of the branches of the stage before."""
+    costs = [_parts_cost(image_size, branch_parts, backbone, index, b, in_channels, branch, stage.depth)
              for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:]))]
-    return _sum(costs + [_exchange_cost(image_size, backbone, index, tuple(b.width for b in stage.branches), stage.depth)])
-
-@lru_cache(maxsize=None)
-def _rest_cost(backbone, stem, ins, head, fusion, fused, image_size, joints):
-    parts = stem_parts(backbone, stem) + head_parts(backbone, ins, head, joints)
-    if fusion:
-        parts += fusion_parts(backbone, fusion.stage, fused, joints, (fusion.operation,))
-    return _sum(_part_cost(p, image_size) for p in parts)
+    outs = tuple(branch.width for branch in stage.branches)
+    return _sum(costs + [_parts_cost(image_size, exchange_parts, backbone, index, outs, stage.depth)])
 
 def _costs(arch, image_size, joints):
-    """Cost of stem, fusion and head together, then of each stage."""
+    """Cost of stem, head and fusion together, then of each stage.
+
+    Given the widths at their borders they are independent, so each is counted once and then looked up.
+    """
     widths = [(arch.stem,)] + [tuple(b.width for b in s.branches) for s in arch.stages]
     fused = arch.fusion and widths[arch.fusion.stage][0]
-    rest = _rest_cost(arch.backbone, arch.stem, widths[-1][0], arch.head, arch.fusion, fused, image_size, joints)
-    return [rest] + [_stage_cost(arch.backbone, i, widths[i], s, image_size) for i, s in enumerate(arch.stages)]
+    ends = _parts_cost(image_size, _end_parts, arch.backbone, arch.stem, widths[-1][0], arch.head, arch.fusion, fused, joints)
+    return [ends] + [_stage_cost(image_size, arch.backbone, i, widths[i], s) for i, s in enumerate(arch.stages)]
 
 def cost(arch, image_size=(256, 192), joints=17):
-    """Cost of an architecture at an image size (height, width), counted from the network's own parts.
-
-    The stages' costs are independent given the widths at their borders (and so are the branches' within a stage, but for
-    the exchange units between them), so each is counted once and then looked up.
-    """
+    """Cost of an architecture at an image size (height, width), counted from the network's own parts."""
     return _sum(_costs(arch, tuple(image_size), joints))
 
 # ---------------------------------------------------------------------------------------------- files
@@ -800,47 +753,45 @@ def load_finished(path):
         raise CheckpointError(f"{path} lacks a part of a finished network ({error}); make it anew") from None
     return nets, about
 
-# mmpose's words for the layers of ours (`_mmpose_name` has already put in the numbers of its blocks and deconvolutions)
+# mmpose's words for the layers of ours, put in one after the other
 MMPOSE = {
-    "resnet50": {"stem.conv": "backbone.conv1", "stem.norm": "backbone.bn1", ".norm": ".bn", ".attention.bn": ".attention.channel_add_conv.1",
-                 ".attention.mask": ".attention.conv_mask", ".attention.reduce": ".attention.channel_add_conv.0",
-                 ".attention.expand": ".attention.channel_add_conv.3", ".project_norm": ".downsample.1", ".project": ".downsample.0"},
-    "mobilenetv3": {"stem.conv": "backbone.conv0.conv", "stem.norm": "backbone.conv0.bn", ".conv1": ".expand_conv.conv",
-                    ".norm1": ".expand_conv.bn", ".conv2": ".depthwise_conv.conv", ".norm2": ".depthwise_conv.bn",
-                    ".conv3": ".linear_conv.conv", ".norm3": ".linear_conv.bn", ".conv0": ".conv1",
-                    ".attention.reduce": ".se.conv1.conv", ".attention.expand": ".se.conv2.conv"}}
+    "resnet50": {"stem.conv": "backbone.conv1", "stem.norm": "backbone.bn1", "attention.norm": "attention.channel_add_conv.1",
+                 "attention.mask": "attention.conv_mask", "attention.reduce": "attention.channel_add_conv.0",
+                 "attention.expand": "attention.channel_add_conv.3", ".norm": ".bn", "project_norm": "downsample.1", "project": "downsample.0"},
+    "mobilenetv3": {"conv1": "expand_conv.conv", "norm1": "expand_conv.bn", "conv2": "depthwise_conv.conv", "norm2": "depthwise_conv.bn",
+                    "conv3": "linear_conv.conv", "norm3": "linear_conv.bn", "stem.conv": "backbone.conv1.conv", "stem.norm": "backbone.conv1.bn",
+                    "attention.reduce": "se.conv1.conv", "attention.expand": "se.conv2.conv"}}
 
 def _mmpose_name(arch, name):
     """mmpose's name of our tensor `name` (of its newer generation: the older one says keypoint_head for head)."""
-    def block(match):  # ResNet's blocks are numbered stage by stage, MobileNet's throughout
-        stage, k = int(match[1]), int(match[2])
-        return f"layer{stage + 1}.{k}" if arch.backbone == "resnet50" else f"layer{1 + sum(s.depth for s in arch.stages[:stage]) + k}"
-    name = re.sub(r"^stages\.(\d)\.0\.(\d)", lambda m: "backbone." + block(m), name)
+    if block := re.match(r"stages\.(\d)\.0\.(\d)", name):  # ResNet's blocks are numbered stage by stage, MobileNet's throughout
+        stage, k = map(int, block.groups())
+        number = f"{stage + 1}.{k}" if arch.backbone == "resnet50" else 1 + sum(s.depth for s in arch.stages[:stage]) + k
+        name = f"backbone.layer{number}{name[block.end():]}"
+    # the head counts its ReLUs: deconvolution 0, norm 1, ReLU 2, deconvolution 3, ...
+    name = re.sub(r"^head\.(deconvs|norms)\.(\d)", lambda m: f"head.deconv_layers.{3 * int(m[2]) + (m[1] == 'norms')}", name)
     for ours, theirs in MMPOSE[arch.backbone].items():
         name = name.replace(ours, theirs)
-    # the head counts its ReLUs: deconvolution 0, norm 1, ReLU 2, deconvolution 3, ...
-    name = re.sub(r"^head\.(deconvs|norms|bns)\.(\d)", lambda m: f"head.deconv_layers.{3 * int(m[2]) + (m[1] != 'deconvs')}", name)
     return name.replace("head.final", "head.final_layer")
 
 def load_mmpose(path):
     """A published S-ViPNAS checkpoint as a finished PoseNet in eval mode, with the same outputs.
 
-    Which of the two networks it is, the tensors say. Raises CheckpointError for a file of any other network.
+    Which of the two networks it is, its names say. Raises CheckpointError for a file of any other network.
     """
-    found, attempts = read(path), []
+    found = read(path)
     found = found["state_dict"] if isinstance(found.get("state_dict"), dict) else found
     found = {re.sub("^keypoint_head[.]", "head.", str(k)): v for k, v in found.items() if isinstance(v, torch.Tensor)}
-    for arch in (ARCHS["s_vipnas_resnet50"], ARCHS["s_vipnas_mobilenetv3"]):
-        net = PoseNet(arch).eval()
-        state = {name: (_mmpose_name(arch, name), tensor) for name, tensor in net.state_dict().items()}
-        wrong = [name for name, tensor in state.values()  # a layer norm's has two more dimensions of size 1 there
-                 if name not in found or found[name].squeeze().shape != tensor.squeeze().shape]
-        if not wrong:
-            net.load_state_dict({ours: found[name].view_as(tensor) for ours, (name, tensor) in state.items()})
-            return net
-        attempts.append(wrong)
-    wrong = ", ".join(min(attempts, key=len)[:3])
-    raise CheckpointError(f"{path} is neither of the two published S-ViPNAS networks: {wrong} are missing in it or do not fit")
+    arch = ARCHS["s_vipnas_resnet50" if any(k.startswith("backbone.layer1.0.") for k in found) else "s_vipnas_mobilenetv3"]
+    net = PoseNet(arch).eval()
+    state = {_mmpose_name(arch, name): (name, tensor) for name, tensor in net.state_dict().items()}
+    wrong = [name for name, (_, tensor) in state.items()  # a layer norm's has two more dimensions of size 1 there
+             if name not in found or found[name].squeeze().shape != tensor.squeeze().shape]
+    if wrong:
+        raise CheckpointError(f"{path} is neither of the two published S-ViPNAS networks: {', '.join(wrong[:3])} are missing in it "
+                              "or do not fit")
+    net.load_state_dict({ours: found[name].view_as(tensor) for name, (ours, tensor) in state.items()})
+    return net
 
 # ---------------------------------------------------------------------------------------------- heatmaps to keypoints
 def decode(heatmaps):
@@ -868,6 +819,7 @@ def decode(heatmaps):
     return torch.stack([4 * (column + dx) + 1.5, 4 * (row + dy) + 1.5, score], -1)
 
 # ---------------------------------------------------------------------------------------------- the video estimator
+@dataclass
 class VideoPose:
     """The finished estimator (Fig. 2): the S network on key frames, its T networks on the frames between.
 
@@ -875,9 +827,8 @@ class VideoPose:
         for frame in frames:
             keypoints = stream.step(frame)     # (K, 3): x, y in pixels of the frame, and score
     """
-
-    def __init__(self, nets, about):
-        self.nets, self.about = nets, about
+    nets: list    # finished PoseNets, the key frame's first
+    about: dict   # how to feed them, from `data.about`
 
     @classmethod
     def load(cls, path):
@@ -910,10 +861,9 @@ class Stream:
         with torch.inference_mode():
             self.heatmaps = self.pose.nets[t](x, heatmaps=self.heatmaps)
         keypoints = decode(self.heatmaps)[0].double().numpy()  # pixel centres of the crop, to those of the frame
-        keypoints[:, 0] = left + (keypoints[:, 0] + .5) * (right - left) / width - .5
-        keypoints[:, 1] = top + (keypoints[:, 1] + .5) * (bottom - top) / height - .5
+        keypoints[:, :2] = (left, top) + (keypoints[:, :2] + .5) * (right - left, bottom - top) / (width, height) - .5
         self.count += 1
-        if self.count % len(self.pose.nets) == 0:
+        if t == len(self.pose.nets) - 1:
             self.box = self._follow(keypoints)
         return keypoints
 
@@ -993,8 +943,8 @@ def show(arch, image_size):
     """What an architecture is made of, and what each part costs."""
     print(f"{arch}\n\nat {image_size[0]}x{image_size[1]}      parameters   multiply-adds    GFLOPs (as the paper counts)")
     names = ["stem, head" + ", fusion" * bool(arch.fusion)] + [f"stage {i + 1}" for i in range(len(arch.stages))] + ["all"]
-    rows = zip(names, _costs(arch, image_size, 17) + [cost(arch, image_size)])
-    for name, c in rows:
+    costs = _costs(arch, image_size, 17) + [cost(arch, image_size)]
+    for name, c in zip(names, costs):
         print(f"{name:18} {c.params:11,} {c.macs:15,}    {c.gflops:.4f}")
 
 # what Tables 1 and 2 print, and why ours is not quite that
