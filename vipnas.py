@@ -160,10 +160,9 @@ class Arch:
             raise ValueError(f"this is not an architecture's JSON ({type(error).__name__}: {error})") from None
 
 # ---------------------------------------------------------------------------------------------- a search space
-def hidden_width(backbone, branch):
+def hidden_width(kind, branch):
     """Channels of a block's middle convolution, the one whose kernel and groups are searched (a basic block's expansion is 1)."""
-    mobile = BACKBONES[backbone].blocks[0] == "mobile"
-    return branch.width * branch.expansion if mobile else branch.width // branch.expansion
+    return branch.width * branch.expansion if kind == "mobile" else branch.width // branch.expansion
 
 class Row(NamedTuple):
     """One line of Tables A1-A3: the choices of a stage's (or branch's) blocks, or of the head."""
@@ -183,7 +182,7 @@ class Row(NamedTuple):
         """
         found = [Branch(*values) for values in product(*self[:5])]
         if len(found) > 1:
-            hidden = [hidden_width(backbone, b) for b in found]
+            hidden = [hidden_width(BACKBONES[backbone].blocks[0], b) for b in found]
             found = [b for b, h in zip(found, hidden) if h % b.groups == 0 and h // b.groups <= self.per_group
                      and h // math.gcd(b.groups, in_channels) <= self.per_group_first]
         return tuple(kind(*b[:len(kind._fields)]) for b in found)
@@ -271,7 +270,7 @@ class Space:
         return Row(_down(row.width, branch.width), tuple(range(min(row.kernel[0], branch.kernel), branch.kernel + 1, 2)),
                    tuple(sorted({*row.groups, branch.groups})), BOTH if branch.attention else (False,),
                    tuple(e for e in row.expansion[:-1] if e < branch.expansion) + (branch.expansion,),
-                   hidden_width(self.backbone, branch) // branch.groups)
+                   hidden_width(BACKBONES[self.backbone].blocks[0], branch) // branch.groups)
 
 def _down(table, width):
     """Widths from half of `width` up to it, in the steps of the table; a width the table does not search stays."""
@@ -348,86 +347,52 @@ class Stem(nn.Module):
             x = self.plan.stem_activation(self.norm2(self.conv2(x, width)))
         return F.max_pool2d(x, 3, 2, 1) if self.plan.stem_second == "pool" else x
 
-class ResidualBlock(nn.Module):
-    """What ResNet's two kinds of block share: their convolutions (`build`, `convolve`); attention; the skip added; ReLU.
+class Block(nn.Module):
+    """One block of a stage. Every convolution has batch norm; between them is the activation. K x K is the grouped one.
 
-    The skip is a strided 1x1 convolution where the shape changes. In a super-network that depends on the widths chosen,
-    so a first block owns one (`projects`) and the shapes decide whether it is used.
+        bottleneck   1x1, K x K (stride), 1x1, attention; skip added; activation                                  (ResNet)
+        basic        K x K (stride), K x K, attention; skip added; activation                                     (ResNet)
+        mobile       1x1 (absent at ratio 1), K x K (stride), attention, 1x1; a skip where the shape stays   (MobileNet-V3)
+
+    ResNet's skip is a strided 1x1 convolution where the shape changes. In a super-network that depends on the widths
+    chosen, so a first block owns one (`projects`) and the shapes decide whether it is used.
     """
 
-    def __init__(self, in_channels, branch, stride, activation, attention, projects):
+    def __init__(self, kind, in_channels, branch, stride, activation, attention, projects):
         super().__init__()
-        self.branch, self.stride, self.activation = branch, stride, activation
-        self.build(in_channels, branch, stride)
-        self.attention = attention(branch.width) if branch.attention else None
-        if projects or stride > 1 or in_channels != branch.width:
-            self.project, self.project_norm = ElasticConv2d(in_channels, branch.width, 1, stride), ElasticBatchNorm2d(branch.width)
+        self.kind, self.branch, self.stride, self.activation = kind, branch, stride, activation
+        self.attended = 3 if kind == "bottleneck" else 2  # number of the convolution after which attention comes
+        strided, channels = 1 if kind == "basic" else 2, in_channels
+        for i, (width, kernel, groups) in self.convolutions(in_channels, branch).items():
+            self.add_module(f"conv{i}", ElasticConv2d(channels, width, kernel, stride if i == strided else 1, groups))
+            self.add_module(f"norm{i}", ElasticBatchNorm2d(width))
+            if i == self.attended and branch.attention:
+                self.attention = attention(width)
+            channels = width
+        if kind != "mobile" and (projects or stride > 1 or in_channels != branch.width):
+            self.project, self.project_norm = ElasticConv2d(in_channels, channels, 1, stride), ElasticBatchNorm2d(channels)
+
+    def convolutions(self, in_channels, branch):
+        """{number: (width, kernel, groups)}, as they are made and as they are run."""
+        if self.kind == "basic":
+            return {1: branch[:3], 2: branch[:3]}
+        hidden = hidden_width(self.kind, branch)
+        expands = self.kind == "bottleneck" or branch.expansion > 1 or hidden != in_channels
+        return {**({1: (hidden, 1, 1)} if expands else {}), 2: (hidden, branch.kernel, branch.groups), 3: (branch.width, 1, 1)}
 
     def forward(self, x, branch=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
-        branch = branch or self.branch
-        y = self.convolve(x, branch)
-        if branch.attention:
-            y = self.attention(y)
-        if self.stride > 1 or x.shape[1] != branch.width:
-            x = self.project_norm(self.project(x, branch.width))
-        return self.activation(x + y)
-
-class Bottleneck(ResidualBlock):
-    """1x1, K x K (grouped, with the stride), 1x1."""
-
-    def build(self, in_channels, branch, stride):
-        width, hidden = branch.width, branch.width // branch.expansion
-        self.conv1, self.norm1 = ElasticConv2d(in_channels, hidden), ElasticBatchNorm2d(hidden)
-        self.conv2 = ElasticConv2d(hidden, hidden, branch.kernel, stride, branch.groups)
-        self.norm2 = ElasticBatchNorm2d(hidden)
-        self.conv3, self.norm3 = ElasticConv2d(hidden, width), ElasticBatchNorm2d(width)
-
-    def convolve(self, x, branch):
-        hidden = branch.width // branch.expansion
-        y = self.activation(self.norm1(self.conv1(x, hidden)))
-        y = self.activation(self.norm2(self.conv2(y, hidden, branch.kernel, branch.groups)))
-        return self.norm3(self.conv3(y, branch.width))
-
-class BasicBlock(ResidualBlock):
-    """K x K (with the stride), K x K, both grouped."""
-
-    def build(self, in_channels, branch, stride):
-        width, kernel, groups = branch[:3]
-        self.conv1, self.norm1 = ElasticConv2d(in_channels, width, kernel, stride, groups), ElasticBatchNorm2d(width)
-        self.conv2, self.norm2 = ElasticConv2d(width, width, kernel, 1, groups), ElasticBatchNorm2d(width)
-
-    def convolve(self, x, branch):
-        y = self.activation(self.norm1(self.conv1(x, *branch[:3])))
-        return self.norm2(self.conv2(y, *branch[:3]))
-
-class MobileBlock(nn.Module):
-    """MobileNet-V3's block: 1x1 expansion (absent at ratio 1), K x K (grouped, with the stride), SE, 1x1 projection.
-
-    No activation at the end; a skip where the shape stays.
-    """
-
-    def __init__(self, in_channels, branch, stride, activation, attention, projects):
-        super().__init__()
-        width, hidden = branch.width, branch.width * branch.expansion
-        self.branch, self.stride, self.activation = branch, stride, activation
-        if hidden != in_channels or branch.expansion > 1:
-            self.conv1, self.norm1 = ElasticConv2d(in_channels, hidden), ElasticBatchNorm2d(hidden)
-        self.conv2 = ElasticConv2d(hidden, hidden, branch.kernel, stride, branch.groups)
-        self.norm2 = ElasticBatchNorm2d(hidden)
-        self.attention = attention(hidden) if branch.attention else None
-        self.conv3, self.norm3 = ElasticConv2d(hidden, width), ElasticBatchNorm2d(width)
-
-    def forward(self, x, branch=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
-        branch = branch or self.branch
-        hidden = branch.width * branch.expansion
-        y = x
-        if hidden != x.shape[1] or branch.expansion > 1:
-            y = self.activation(self.norm1(self.conv1(x, hidden)))
-        y = self.activation(self.norm2(self.conv2(y, hidden, branch.kernel, branch.groups)))
-        if branch.attention:
-            y = self.attention(y)
-        y = self.norm3(self.conv3(y, branch.width))
-        return x + y if self.stride == 1 and x.shape[1] == branch.width else y
+        branch, y = branch or self.branch, x
+        convolutions = self.convolutions(x.shape[1], branch)
+        for i, choice in convolutions.items():
+            y = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(y, *choice))
+            if i < max(convolutions):
+                y = self.activation(y)
+            if i == self.attended and branch.attention:
+                y = self.attention(y)
+        same = self.stride == 1 and x.shape[1] == branch.width
+        if self.kind == "mobile":
+            return x + y if same else y
+        return self.activation(y + (x if same else self.project_norm(self.project(x, branch.width))))
 
 class Rescale(nn.Module):
     """Convolution and batch norm between branches of HRNet: 3x3 at stride 1 or 2, or 1x1."""
@@ -483,8 +448,6 @@ class PoseHead(nn.Module):
             x = F.relu(norm(deconv(x, head.width, head.kernel, head.groups)))
         return self.final(x)
 
-BLOCKS = {"bottleneck": Bottleneck, "basic": BasicBlock, "mobile": MobileBlock}
-
 class Part(NamedTuple):
     """A module that is still to be made. PoseNet makes it and `cost` counts it: there is no second description of a network."""
     kind: type
@@ -506,9 +469,9 @@ def branch_parts(backbone, index, b, in_channels, branch, depth, elastic=False):
         if elastic or shrink > 1 or in_channels != branch.width:
             parts.append(Part(Rescale, (in_channels, branch.width, 3, shrink), ((in_channels, reduction // shrink),)))
         in_channels = branch.width
-    block, rest = BLOCKS[plan.blocks[index]], (plan.activations[index], plan.attention)
-    parts.append(Part(block, (in_channels, branch, stride, *rest, elastic), ((in_channels, reduction),)))
-    other = Part(block, (branch.width, branch, 1, *rest, False), ((branch.width, reduction * stride),))
+    kind, rest = plan.blocks[index], (plan.activations[index], plan.attention)
+    parts.append(Part(Block, (kind, in_channels, branch, stride, *rest, elastic), ((in_channels, reduction),)))
+    other = Part(Block, (kind, branch.width, branch, 1, *rest, False), ((branch.width, reduction * stride),))
     return parts + [other] * (depth - 1)
 
 def exchange_parts(backbone, index, widths, depth):
