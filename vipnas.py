@@ -48,8 +48,8 @@ class Backbone:
     module: int = 0       # HRNet: stage n has n branches, and after so many blocks an exchange unit; 0: one branch
     image_size: tuple = (256, 192)   # height, width it is meant for
 
-    def reduction(self, count):
-        """Image pixels to a cell of branch 1 after so many stages. From the last stage, the head doubles until it is back at 4."""
+    def reduction(self, count=None):
+        """Image pixels to a cell of branch 1 after so many stages, or all; from there the head doubles until it is back at 4."""
         return (4 if self.stem_second else 2) * math.prod(self.strides[:count])
 
     def branches(self, index):
@@ -68,20 +68,21 @@ BACKBONES = {
     "mobilenetv3": Backbone(("mobile",) * 6, (1, 2, 2, 2, 1, 2), (RELU,) * 3 + (HSWISH,) * 3, 3, HSWISH, "", SqueezeExcite),
     "hrnet_w32": Backbone(("bottleneck",) + ("basic",) * 3, (1,) * 4, (RELU,) * 4, 3, RELU, "conv", SqueezeExcite, module=4),
     # ours, for two CPU cores: MobileNet-V3's blocks; h-swish only where the features are small
-    "tiny": Backbone(("mobile",) * 4, (2, 2, 2, 1), (RELU,) * 2 + (HSWISH,) * 2, 3, RELU, "", SqueezeExcite, image_size=(128, 96)),
+    "tiny": Backbone(("mobile",) * 4, (2, 2, 2, 1), (RELU,) * 2 + (HSWISH,) * 2, 3, RELU, "", SqueezeExcite, 0, (128, 96)),
 }
 
 # ---------------------------------------------------------------------------------------------- an architecture
 class Branch(NamedTuple):
-    """What the blocks of one stage look like (of one branch of it, where stages have several).
-
-    width is what comes out; the middle of a mobile block has width x expansion channels, that of a bottleneck width / expansion.
-    """
+    """What the blocks of one stage look like (of one branch of it, where stages have several); width is what comes out."""
     width: int
     kernel: int = 3
     groups: int = 1
     attention: bool = False
     expansion: int = 1
+
+    def hidden(self, kind):
+        """Channels of the middle convolution, the one whose kernel and groups are searched (a basic block's expansion is 1)."""
+        return self.width * self.expansion if kind == "mobile" else self.width // self.expansion
 
 class Stage(NamedTuple):
     """`depth` equal blocks in each branch."""
@@ -118,29 +119,30 @@ class Arch:
         count, branches = len(plan.strides), [b for s in self.stages for b in s.branches]
         if len(self.stages) != count:
             raise ValueError(f"{self.backbone} has {count} stages, this architecture {len(self.stages)}")
-        parallel, headless = [plan.branches(i) for i in range(count)], plan.reduction(count) == 4
+        parallel, headless = [plan.branches(i) for i in range(count)], plan.reduction() == 4
         if [len(s.branches) for s in self.stages] != parallel or (self.head is None) != headless:
-            raise ValueError(f"{self.backbone} has {', '.join(map(str, parallel))} branches in its stages, and {'no ' * headless}deconvolutions")
-        numbers = [self.stem, *(self.head or ()), *(s.depth for s in self.stages), *(n for b in branches for n in (*b[:3], b.expansion))]
+            raise ValueError(f"{self.backbone} has {', '.join(map(str, parallel))} branches in its stages, "
+                             f"and {'no ' * headless}deconvolutions")
+        numbers = [self.stem, *(self.head or ()), *(s.depth for s in self.stages)]
+        numbers += [n for b in branches for n in (*b[:3], b.expansion)]
         if not all(type(n) is int and n > 0 for n in numbers):
             raise ValueError("depth, width, kernel, groups and expansion of an architecture are whole numbers above zero")
         if any(b.kernel % 2 == 0 for b in branches) or self.head and self.head.kernel not in (2, 4):
             raise ValueError("kernels are odd in the stages, and 2 or 4 in the head")
         for i, (kind, s) in enumerate(zip(plan.blocks, self.stages)):
             if s.depth % plan.depth_step(i):
-                raise ValueError(f"stage {i + 1} of {self.backbone} consists of modules of {plan.module} blocks, so {s.depth} is no depth of it")
+                raise ValueError(f"stage {i + 1} of {self.backbone} consists of modules of {plan.module} blocks, "
+                                 f"so {s.depth} is no depth of it")
             if any(kind == "basic" and b.expansion > 1 or kind == "bottleneck" and b.width % b.expansion for b in s.branches):
                 raise ValueError("the expansion of a basic block is 1, that of a bottleneck divides its width")
         if self.fusion and not (self.fusion.stage in range(1, count + 1) and self.fusion.operation in OPERATIONS):
             raise ValueError(f"a fusion names a stage from 1 to {count} and one of {', '.join(OPERATIONS)}, not {self.fusion}")
 
     def __str__(self):
-        def name(branch):
-            return f"{branch.width} k{branch.kernel} g{branch.groups} e{branch.expansion}{' att' * branch.attention}"
-        stages = " | ".join(f"{s.depth} x " + " / ".join(map(name, s.branches)) for s in self.stages)
-        fusion = f" | {self.fusion.operation} after stage {self.fusion.stage}" if self.fusion else ""
-        head = f" | head {self.head.width} k{self.head.kernel} g{self.head.groups}" if self.head else ""
-        return f"{self.backbone}: {self.stem} | {stages}{head}{fusion}"
+        name = lambda b: f"{b.width} k{b.kernel} g{b.groups} e{b.expansion}{' att' * b.attention}"
+        parts = [f"{self.backbone}: {self.stem}"] + [f"{s.depth} x " + " / ".join(map(name, s.branches)) for s in self.stages]
+        parts += [f"head {self.head.width} k{self.head.kernel} g{self.head.groups}"] if self.head else []
+        return " | ".join(parts + ([f"{self.fusion.operation} after stage {self.fusion.stage}"] if self.fusion else []))
 
     def to_json(self):
         """One line of JSON that `from_json` reads back to an equal Arch."""
@@ -160,10 +162,6 @@ class Arch:
             raise ValueError(f"this is not an architecture's JSON ({type(error).__name__}: {error})") from None
 
 # ---------------------------------------------------------------------------------------------- a search space
-def hidden_width(kind, branch):
-    """Channels of a block's middle convolution, the one whose kernel and groups are searched (a basic block's expansion is 1)."""
-    return branch.width * branch.expansion if kind == "mobile" else branch.width // branch.expansion
-
 class Row(NamedTuple):
     """One line of Tables A1-A3: the choices of a stage's (or branch's) blocks, or of the head."""
     width: tuple
@@ -176,19 +174,19 @@ class Row(NamedTuple):
 
     @lru_cache(maxsize=None)
     def choices(self, backbone, kind, in_channels=0):
-        """Every valid `kind` of this line: Branch, or Head over `in_channels`, where the first deconvolution may use fewer groups.
+        """Every valid `kind` of this line: Branch, or Head over `in_channels`; its first deconvolution may use fewer groups.
 
         A line with a single choice stands as it is, whatever it divides.
         """
-        found = [Branch(*values) for values in product(*self[:5])]
+        found = [Branch(*values) for values in product(*self[:5])]  # of a head, attention and expansion are the defaults
         if len(found) > 1:
-            hidden = [hidden_width(BACKBONES[backbone].blocks[0], b) for b in found]
+            hidden = [b.hidden(BACKBONES[backbone].blocks[0]) for b in found]
             found = [b for b, h in zip(found, hidden) if h % b.groups == 0 and h // b.groups <= self.per_group
                      and h // math.gcd(b.groups, in_channels) <= self.per_group_first]
         return tuple(kind(*b[:len(kind._fields)]) for b in found)
 
 def _size_of(choice):
-    """Order of choices from small to large: width, expansion, kernel, then fewer groups, then attention. Fusions are all alike."""
+    """Order of choices from small to large: width, expansion, kernel, then fewer groups, then attention. Fusions are alike."""
     if isinstance(choice, (Branch, Head)):
         return choice.width, getattr(choice, "expansion", 1), choice.kernel, -choice.groups, getattr(choice, "attention", 0)
     return choice if isinstance(choice, int) else 0
@@ -245,15 +243,15 @@ class Space:
     def size(self):
         """How many architectures there are (a Python int: it does not fit a float)."""
         branches = [[row.choices(self.backbone, Branch) for row in rows] for rows in self.rows]
-        seen = branches[-1].pop(0)  # by the head, whose choices depend on it
-        return math.prod(map(len, [self.stem, self.fusions, *self.depth, *sum(branches, [])])) * sum(len(self._heads(b)) for b in seen)
+        ends = sum(len(self._heads(branch)) for branch in branches[-1].pop(0))  # the one that the head sees, with the head
+        return ends * math.prod(map(len, [self.stem, self.fusions, *self.depth, *sum(branches, [])]))
 
     def within(self, arch, fusions=None):
         """The space of everything not larger than `arch`: how a found S-ViPNAS becomes the T super-network (Sec. 3.4.2).
 
         The paper does not say how small its T networks may get; ours: depth down to 1 (block, or module of HRNet), searched
-        widths down to half in the table's steps, kernels down to the table's least, no fewer groups than keep a group's channels, attention
-        only where `arch` has it. With a fusion after any stage by any operation, or the `fusions` given.
+        widths down to half in the table's steps, kernels down to the table's least, no fewer groups than keep a group's
+        channels, attention only where `arch` has it. With a fusion after any stage by any operation, or the `fusions` given.
         """
         if arch.backbone != self.backbone:
             raise ValueError(f"a {arch.backbone} architecture does not lie in the space {self.backbone}")
@@ -270,7 +268,7 @@ class Space:
         return Row(_down(row.width, branch.width), tuple(range(min(row.kernel[0], branch.kernel), branch.kernel + 1, 2)),
                    tuple(sorted({*row.groups, branch.groups})), BOTH if branch.attention else (False,),
                    tuple(e for e in row.expansion[:-1] if e < branch.expansion) + (branch.expansion,),
-                   hidden_width(BACKBONES[self.backbone].blocks[0], branch) // branch.groups)
+                   branch.hidden(BACKBONES[self.backbone].blocks[0]) // branch.groups)
 
 def _down(table, width):
     """Widths from half of `width` up to it, in the steps of the table; a width the table does not search stays."""
@@ -286,7 +284,8 @@ SPACES = {
     # Table A2. Steps (Sec. A.2): depth 1, width 16, kernel 2, groups 16
     "resnet50": Space(
         "resnet50", stem=steps(32, 64), depth=(steps(3, 4, 1), steps(4, 6, 1), steps(6, 8, 1), steps(3, 4, 1)),
-        rows=tuple((Row(steps(low, high), (3, 5), steps(16, 64), BOTH),) for low, high in ((64, 80), (128, 160), (256, 320), (512, 640))),
+        rows=tuple((Row(widths, (3, 5), steps(16, 64), BOTH),) for widths in
+                   (steps(64, 80), steps(128, 160), steps(256, 320), steps(512, 640))),
         head=Row(steps(64, 256), (4,), steps(16, 64))),
     # Table A1. Groups: every number of the printed range, 3/8 to 6 times the width, that divides the block's hidden width
     "mobilenetv3": Space(
@@ -299,7 +298,8 @@ SPACES = {
     "hrnet_w32": Space(
         "hrnet_w32", stem=steps(16, 64), depth=(steps(2, 4, 1), (4,), steps(8, 16, 4), steps(8, 12, 4)),
         rows=((Row(steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),),) + tuple(
-            tuple(Row(steps(w // 4, w, w // 4), (3,), steps(1, w, 1), BOTH) for w in (32, 64, 128, 256)[:count]) for count in (2, 3, 4)),
+            tuple(Row(steps(w // 4, w, w // 4), (3,), steps(1, w, 1), BOTH) for w in widths)
+            for widths in ((32, 64), (32, 64, 128), (32, 64, 128, 256))),
         head=None),
     # ours: MobileNet-V3 shaped, small enough to train on two CPU cores in minutes
     "tiny": Space(
@@ -312,7 +312,7 @@ SPACES = {
 }
 
 def serial(backbone, stem, rows, head, fusion=None):
-    """An Arch with one branch a stage, from rows of (depth, width, kernel, groups, attention, expansion), the last four optional."""
+    """An Arch with one branch a stage, from rows (depth, width, kernel, groups, attention, expansion); two are enough."""
     return Arch(backbone, stem, tuple(Stage(depth, (Branch(*row),)) for depth, *row in rows), Head(*head), fusion)
 
 ARCHS = {
@@ -324,7 +324,7 @@ ARCHS = {
                                                        (4, 160, 5, 240, True, 6)], (160, 4, 160)),
     # made by hand: Simple Baselines [56] and HRNet [49]
     "sbl_resnet18": serial("resnet18", 64, [(2, 64), (2, 128), (2, 256), (2, 512)], (256,)),
-    "sbl_resnet50": serial("resnet50", 64, [(d, w, 3, 1, False, 4) for d, w in ((3, 256), (4, 512), (6, 1024), (3, 2048))], (256,)),
+    "sbl_resnet50": serial("resnet50", 64, [(d, 256 * 2 ** i, 3, 1, False, 4) for i, d in enumerate((3, 4, 6, 3))], (256,)),
     "hrnet_w32": Arch("hrnet_w32", 64, (Stage(4, (Branch(256, expansion=4),)),) + tuple(
         Stage(depth, tuple(Branch(32 * 2 ** b) for b in range(count))) for count, depth in ((2, 4), (3, 16), (4, 12))), None),
 }
@@ -376,9 +376,11 @@ class Block(nn.Module):
         """{number: (width, kernel, groups)}, as they are made and as they are run."""
         if self.kind == "basic":
             return {1: branch[:3], 2: branch[:3]}
-        hidden = hidden_width(self.kind, branch)
-        expands = self.kind == "bottleneck" or branch.expansion > 1 or hidden != in_channels
-        return {**({1: (hidden, 1, 1)} if expands else {}), 2: (hidden, branch.kernel, branch.groups), 3: (branch.width, 1, 1)}
+        hidden = branch.hidden(self.kind)
+        found = {1: (hidden, 1, 1), 2: (hidden, branch.kernel, branch.groups), 3: (branch.width, 1, 1)}
+        if self.kind == "mobile" and branch.expansion == 1 and hidden == in_channels:
+            del found[1]
+        return found
 
     def forward(self, x, branch=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
         branch, y = branch or self.branch, x
@@ -480,7 +482,8 @@ def exchange_parts(backbone, index, widths, depth):
     if count == 1:
         return []
     outputs = [count] * (depth // plan.module - 1) + [1 if index == len(plan.strides) - 1 else count]
-    return [Part(Exchange, (widths, n), tuple((w, plan.reduction(index) * 2 ** b) for b, w in enumerate(widths))) for n in outputs]
+    inputs = tuple((width, plan.reduction(index) * 2 ** b) for b, width in enumerate(widths))
+    return [Part(Exchange, (widths, n), inputs) for n in outputs]
 
 class PoseNet(nn.Module):
     """A pose network: images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4).
@@ -493,7 +496,7 @@ class PoseNet(nn.Module):
         super().__init__()
         space = Space.of(space_or_arch) if isinstance(space_or_arch, Arch) else space_or_arch
         self.space, self.joints = space, joints
-        plan, largest, elastic = BACKBONES[space.backbone], space.largest(), space.size() > 1
+        largest, elastic = space.largest(), space.size() > 1
         self.arch = None if elastic else largest
         self.stem = Stem(space.backbone, largest.stem)
         self.stages, self.transitions, self.exchanges, ins = nn.ModuleList(), nn.ModuleDict(), nn.ModuleDict(), (largest.stem,)
@@ -510,7 +513,7 @@ class PoseNet(nn.Module):
         for stage in sorted({f.stage for f in space.fusions if f}):
             operations = tuple(o for o in OPERATIONS if Fusion(stage, o) in space.fusions)
             self.fusions[str(stage)] = TemporalFusion(joints, largest.stages[stage - 1].branches[0].width, operations)
-        self.head = PoseHead(ins[0], largest.head, plan.reduction(len(plan.strides)), joints)
+        self.head = PoseHead(ins[0], largest.head, BACKBONES[space.backbone].reduction(), joints)
 
     def forward(self, images, arch=None, heatmaps=None):
         """heatmaps: (B, joints, H/4, W/4) of the last frame; an architecture with a fusion needs them."""
@@ -535,7 +538,7 @@ class PoseNet(nn.Module):
             key, x = f"{i}_{b}", xs[b]
             if key in self.transitions and (self.transitions[key].stride > 1 or x.shape[1] != branch.width):
                 xs[b] = F.relu(self.transitions[key](x, branch.width))
-        module = BACKBONES[self.space.backbone].module if len(xs) > 1 else stage.depth
+        module = BACKBONES[self.space.backbone].depth_step(i)
         for start in range(0, stage.depth, module):
             for b, branch in enumerate(stage.branches):
                 for block in self.stages[i][b][start:start + module]:
@@ -599,16 +602,16 @@ def _sum(costs):
 
 @lru_cache(maxsize=2 ** 17)
 def _parts_cost(image_size, parts, *arguments):
-    """Cost of what `branch_parts`, `exchange_parts` or `_end_parts` list."""
+    """Cost of all that `parts` (`branch_parts`, `exchange_parts` or `_end_parts`) lists."""
     return _sum(_part_cost(part, image_size) for part in parts(*arguments))
 
 def _end_parts(backbone, stem, last, head, fusion, fused, joints):
     """Stem, head and fusion; last, fused: channels that the head and the fusion see."""
-    plan = BACKBONES[backbone]
-    end = plan.reduction(len(plan.strides))
+    plan, end = BACKBONES[backbone], BACKBONES[backbone].reduction()
     parts = [Part(Stem, (backbone, stem), ((3, 1),)), Part(PoseHead, (last, head, end, joints), ((last, end),))]
     if fusion:
-        parts.append(Part(TemporalFusion, (joints, fused, (fusion.operation,)), ((fused, plan.reduction(fusion.stage)), (joints, 4))))
+        inputs = (fused, plan.reduction(fusion.stage)), (joints, 4)
+        parts.append(Part(TemporalFusion, (joints, fused, (fusion.operation,)), inputs))
     return parts
 
 @lru_cache(maxsize=2 ** 17)
@@ -716,13 +719,14 @@ def load_finished(path):
         raise CheckpointError(f"{path} lacks a part of a finished network ({error}); make it anew") from None
     return nets, about
 
-# mmpose's words for the layers of ours, put in one after the other
+# mmpose's words for ours, put in one after the other
 MMPOSE = {
     "resnet50": {"stem.conv": "backbone.conv1", "stem.norm": "backbone.bn1", "attention.norm": "attention.channel_add_conv.1",
-                 "attention.mask": "attention.conv_mask", "attention.reduce": "attention.channel_add_conv.0",
-                 "attention.expand": "attention.channel_add_conv.3", ".norm": ".bn", "project_norm": "downsample.1", "project": "downsample.0"},
-    "mobilenetv3": {"conv1": "expand_conv.conv", "norm1": "expand_conv.bn", "conv2": "depthwise_conv.conv", "norm2": "depthwise_conv.bn",
-                    "conv3": "linear_conv.conv", "norm3": "linear_conv.bn", "stem.conv": "backbone.conv1.conv", "stem.norm": "backbone.conv1.bn",
+                 "attention.mask": "attention.conv_mask", "attention.reduce": "attention.channel_add_conv.0", ".norm": ".bn",
+                 "attention.expand": "attention.channel_add_conv.3", "project_norm": "downsample.1", "project": "downsample.0"},
+    "mobilenetv3": {"conv1": "expand_conv.conv", "conv2": "depthwise_conv.conv", "conv3": "linear_conv.conv",
+                    "norm1": "expand_conv.bn", "norm2": "depthwise_conv.bn", "norm3": "linear_conv.bn",
+                    "stem.conv": "backbone.conv1.conv", "stem.norm": "backbone.conv1.bn",
                     "attention.reduce": "se.conv1.conv", "attention.expand": "se.conv2.conv"}}
 
 def _mmpose_name(arch, name):
@@ -751,8 +755,8 @@ def load_mmpose(path):
     wrong = [name for name, (_, tensor) in state.items()  # a layer norm's has two more dimensions of size 1 there
              if name not in found or found[name].squeeze().shape != tensor.squeeze().shape]
     if wrong:
-        raise CheckpointError(f"{path} is neither of the two published S-ViPNAS networks: {', '.join(wrong[:3])} are missing in it "
-                              "or do not fit")
+        raise CheckpointError(f"{path} is neither of the two published S-ViPNAS networks: {', '.join(wrong[:3])} are missing "
+                              "in it or do not fit")
     net.load_state_dict({ours: found[name].view_as(tensor) for name, (ours, tensor) in state.items()})
     return net
 
@@ -782,7 +786,6 @@ def decode(heatmaps):
     return torch.stack([4 * (column + dx) + 1.5, 4 * (row + dy) + 1.5, score], -1)
 
 # ---------------------------------------------------------------------------------------------- the video estimator
-@dataclass
 class VideoPose:
     """The finished estimator (Fig. 2): the S network on key frames, its T networks on the frames between.
 
@@ -790,8 +793,9 @@ class VideoPose:
         for frame in frames:
             keypoints = stream.step(frame)     # (K, 3): x, y in pixels of the frame, and score
     """
-    nets: list    # finished PoseNets, the key frame's first
-    about: dict   # how to feed them, from `data.about`
+
+    def __init__(self, nets, about):
+        self.nets, self.about = nets, about
 
     @classmethod
     def load(cls, path):
@@ -818,7 +822,8 @@ class Stream:
         height, width = self.pose.about["size"]
         shrink = max(1, (right - left) // width)  # cropped as in training: black outside, whole blocks averaged, bilinear
         small = image.crop(self.window).reduce(shrink).transform(
-            (width, height), Image.Transform.EXTENT, (0, 0, (right - left) / shrink, (bottom - top) / shrink), Image.Resampling.BILINEAR)
+            (width, height), Image.Transform.EXTENT, (0, 0, (right - left) / shrink, (bottom - top) / shrink),
+            Image.Resampling.BILINEAR)
         x = torch.from_numpy(np.asarray(small, np.float32) / 255)
         x = ((x - torch.tensor(self.pose.about["mean"])) / torch.tensor(self.pose.about["std"])).permute(2, 0, 1)[None]
         with torch.inference_mode():
@@ -834,10 +839,9 @@ class Stream:
         """The box, enlarged to the network's aspect and padded as in training -> whole pixels left, top, right, bottom."""
         x, y, w, h = self.box or (0, 0, *image.size)
         height, width = self.pose.about["size"]
-        scale = self.pose.about["padding"] * max(w / width, h / height)
-        cx, cy = x + w / 2, y + h / 2
-        return (round(cx - scale * width / 2), round(cy - scale * height / 2),
-                round(cx + scale * width / 2), round(cy + scale * height / 2))
+        scale = self.pose.about["padding"] * max(w / width, h / height) / 2
+        cx, cy, dx, dy = x + w / 2, y + h / 2, scale * width, scale * height
+        return tuple(map(round, (cx - dx, cy - dy, cx + dx, cy + dy)))
 
     def _follow(self, keypoints):
         """The next key frame's box: around the joints seen, a tenth larger on each side (ours); else the last one."""
@@ -853,7 +857,8 @@ def read_video(path):
     path = pathlib.Path(path)
     if not path.exists():
         raise CheckpointError(f"there is no video {path}; name a folder of frames or an animated GIF")
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")) if path.is_dir() else [path]
+    kinds = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in kinds) if path.is_dir() else [path]
     if not files:
         raise CheckpointError(f"the folder {path} holds no images; put the video's frames there as JPEG or PNG")
     for file in files:
@@ -878,8 +883,8 @@ def overlay(frame, keypoints, limbs, threshold=.2):
 
 def run_video(video, checkpoint, box, out):
     """Poses of one person through a video, as overlays and poses.json under the folder `out`."""
-    pose, out = VideoPose.load(checkpoint), pathlib.Path(out)
-    stream, poses = pose.stream(box), []
+    pose, out, poses = VideoPose.load(checkpoint), pathlib.Path(out), []
+    stream = pose.stream(box)
     out.mkdir(parents=True, exist_ok=True)
     for i, frame in enumerate(read_video(video)):
         keypoints = stream.step(frame)
@@ -931,10 +936,11 @@ def show_all():
 
 def _boxes(arch):
     """The boxes of a frame's row, each a list of lines: {depth, width, kernel, groups}, a line for each branch."""
+    name = lambda *numbers: f"{{{', '.join(map(str, numbers))}}}"
     attention = {GlobalContext: " +GC", SqueezeExcite: " +SE"}[BACKBONES[arch.backbone].attention]
-    stages = [[f"stage {i}"] + [f"{{{s.depth}, {b.width}, {b.kernel}, {b.groups}}}" + f" e{b.expansion}" * (b.expansion > 1) + attention * b.attention
+    stages = [[f"stage {i}"] + [name(s.depth, *b[:3]) + f" e{b.expansion}" * (b.expansion > 1) + attention * b.attention
                                 for b in s.branches] for i, s in enumerate(arch.stages, 1)]
-    head = ["deconvolutions", f"{{{arch.head.width}, {arch.head.kernel}, {arch.head.groups}}}"] if arch.head else ["1x1 convolution"]
+    head = ["deconvolutions", name(*arch.head)] if arch.head else ["1x1 convolution"]
     return [["stem", str(arch.stem)], *stages, head, ["heatmaps"]]
 
 def picture(archs, path):
@@ -950,21 +956,30 @@ def picture(archs, path):
     pen = ImageDraw.Draw(image)
     for r, (arch, row) in enumerate(zip(archs, rows)):
         top = 50 + r * down
-        middle = top + high / 2
-        pen.text((10, middle), f"frame t + {r}" if arch.fusion and r else "a later frame" if arch.fusion else "key frame", "black", font, anchor="lm")
+        middle, frame = top + high / 2, f"frame t + {r}" if r else "a later frame"
+        pen.text((10, middle), frame if arch.fusion else "key frame", "black", font, anchor="lm")
+        pen.line([(left, middle), (left + (len(row) - 1) * right, middle)], "black", 2)
         for c, box in enumerate(row):
             x, attention = left + c * right, any("+" in line for line in box)
-            if c:
-                pen.line([(x - 36, middle), (x, middle)], "black", 2)
             pen.rectangle([x, top, x + wide, top + high], (255, 214, 160) if attention else (222, 232, 246), "black")
             pen.multiline_text((x + wide / 2, middle), "\n".join(box), "black", font, anchor="mm", align="center")
-        if arch.fusion:
-            x, source = left + (arch.fusion.stage + 1) * right - 18, left + (len(row) - .5) * right - 18  # after the stage; heatmaps
+        if arch.fusion:  # drawn from the heatmaps to behind its stage
+            x, source = left + (arch.fusion.stage + 1) * right - 18, left + (len(row) - .5) * right - 18
             pen.line([(source, top - 50), (source, top - 25), (x, top - 25), (x, middle)], (200, 30, 30), 2)
             pen.ellipse([x - 11, middle - 11, x + 11, middle + 11], "white", (200, 30, 30), 2)
             pen.text((x, middle), {"add": "+", "mul": "x", "cat": "C"}[arch.fusion.operation], (200, 30, 30), font, anchor="mm")
     image.save(f"{path}.tmp", "PNG")
     os.replace(f"{path}.tmp", path)
+
+def read_box(text):
+    """x, y, w, h from "x,y,w,h"; None from nothing."""
+    try:
+        box = tuple(map(float, text.split(","))) if text else None
+    except ValueError:
+        box = ()
+    if box is not None and (len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0):
+        raise CheckpointError(f"--box is x,y,w,h with w and h above zero, not {text}")
+    return box
 
 def main():
     """Show architectures, or run an estimator on a video; whatever the user can mend is one sentence and exit code 1."""
@@ -980,13 +995,7 @@ def main():
         if options.video:
             if not (options.checkpoint and options.out):
                 raise CheckpointError("--video needs --checkpoint FILE and --out DIR too")
-            try:
-                box = tuple(float(v) for v in options.box.split(",")) if options.box else None
-            except ValueError:
-                box = ()
-            if box is not None and (len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0):
-                raise CheckpointError(f"--box is x,y,w,h with w and h above zero, not {options.box}")
-            run_video(options.video, options.checkpoint, box, options.out)
+            run_video(options.video, options.checkpoint, read_box(options.box), options.out)
         elif options.arch or options.checkpoint:
             archs = [read_arch(options.arch)] if options.arch else [net.arch for net in load_finished(options.checkpoint)[0]]
             for arch in archs:
