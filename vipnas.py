@@ -373,7 +373,7 @@ class Block(nn.Module):
             self.project, self.project_norm = ElasticConv2d(in_channels, channels, 1, stride), ElasticBatchNorm2d(channels)
 
     def convolutions(self, in_channels, branch):
-        """{number: (width, kernel, groups)}, as they are made and as they are run."""
+        """{number: (width, kernel, groups)} of the convolutions that `branch` asks for: what is made, and what is run."""
         if self.kind == "basic":
             return {1: branch[:3], 2: branch[:3]}
         hidden = branch.hidden(self.kind)
@@ -451,7 +451,7 @@ class PoseHead(nn.Module):
         return self.final(x)
 
 class Part(NamedTuple):
-    """A module that is still to be made. PoseNet makes it and `cost` counts it: there is no second description of a network."""
+    """A module that is still to be made. PoseNet makes it, `cost` counts it: no second description of a network is needed."""
     kind: type
     arguments: tuple
     inputs: tuple    # (channels, reduction) of each input
