@@ -23,7 +23,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -42,20 +42,15 @@ class Backbone:
     strides: tuple
     activations: tuple
     stem_kernel: int
-    stem_activation: str
+    stem_activation: Callable
     stem_second: str      # after the stride-2 stem convolution: a 3x3 stride-2 "pool" (maximum) or "conv", or nothing
     attention: type
     module: int = 0       # HRNet: stage n has n branches, and after so many blocks an exchange unit; 0: one branch
     image_size: tuple = (256, 192)   # height, width it is meant for
 
-    @property
-    def stem_stride(self):
-        return 4 if self.stem_second else 2
-
-    @property
-    def stride(self):
-        """From image to the last stage (its branch 1). The head doubles until it is back at 4."""
-        return self.stem_stride * math.prod(self.strides)
+    def reduction(self, count=None):
+        """Image pixels to a cell of branch 1 after so many stages, or all; from there the head doubles until it is back at 4."""
+        return (4 if self.stem_second else 2) * math.prod(self.strides[:count])
 
     def branches(self, index):
         """Parallel branches of stage `index` (from 0); each works at half the resolution of the one before."""
@@ -65,7 +60,7 @@ class Backbone:
         """Blocks a stage can grow by: HRNet's stages with several branches consist of whole modules."""
         return self.module if self.branches(index) > 1 else 1
 
-RELU, HSWISH = "relu", "hswish"
+RELU, HSWISH = F.relu, F.hardswish
 BACKBONES = {
     # stage 1 of ResNet works at 1/4 (stride 1), though Table A2 prints 1/8: so do the released weights
     "resnet50": Backbone(("bottleneck",) * 4, (1, 2, 2, 2), (RELU,) * 4, 7, RELU, "pool", GlobalContext),
@@ -73,20 +68,21 @@ BACKBONES = {
     "mobilenetv3": Backbone(("mobile",) * 6, (1, 2, 2, 2, 1, 2), (RELU,) * 3 + (HSWISH,) * 3, 3, HSWISH, "", SqueezeExcite),
     "hrnet_w32": Backbone(("bottleneck",) + ("basic",) * 3, (1,) * 4, (RELU,) * 4, 3, RELU, "conv", SqueezeExcite, module=4),
     # ours, for two CPU cores: MobileNet-V3's blocks; h-swish only where the features are small
-    "tiny": Backbone(("mobile",) * 4, (2, 2, 2, 1), (RELU,) * 2 + (HSWISH,) * 2, 3, RELU, "", SqueezeExcite, image_size=(128, 96)),
+    "tiny": Backbone(("mobile",) * 4, (2, 2, 2, 1), (RELU,) * 2 + (HSWISH,) * 2, 3, RELU, "", SqueezeExcite, 0, (128, 96)),
 }
 
 # ---------------------------------------------------------------------------------------------- an architecture
 class Branch(NamedTuple):
-    """What the blocks of one stage look like (of one branch of it, where stages have several).
-
-    width is what comes out; the middle of a mobile block has width x expansion channels, that of a bottleneck width / expansion.
-    """
+    """What the blocks of one stage look like (of one branch of it, where stages have several); width is what comes out."""
     width: int
     kernel: int = 3
     groups: int = 1
     attention: bool = False
     expansion: int = 1
+
+    def hidden(self, kind):
+        """Channels of the middle convolution, the one whose kernel and groups are searched (a basic block's expansion is 1)."""
+        return self.width * self.expansion if kind == "mobile" else self.width // self.expansion
 
 class Stage(NamedTuple):
     """`depth` equal blocks in each branch."""
@@ -120,33 +116,33 @@ class Arch:
         if self.backbone not in BACKBONES:
             raise ValueError(f"there is no backbone '{self.backbone}'; choose one of {', '.join(BACKBONES)}")
         plan = BACKBONES[self.backbone]
-        count = len(plan.strides)
+        count, branches = len(plan.strides), [b for s in self.stages for b in s.branches]
         if len(self.stages) != count:
             raise ValueError(f"{self.backbone} has {count} stages, this architecture {len(self.stages)}")
-        if any(len(s.branches) != plan.branches(i) for i, s in enumerate(self.stages)) or (self.head is None) != (plan.stride == 4):
-            raise ValueError(f"{self.backbone} has {', '.join(str(plan.branches(i)) for i in range(count))} branches in its stages, "
-                             f"and {'no ' * (plan.stride == 4)}deconvolutions")
-        numbers = [self.stem, *(self.head or ())] + [n for s in self.stages for b in s.branches for n in (s.depth, *b[:3], b.expansion)]
+        parallel, headless = [plan.branches(i) for i in range(count)], plan.reduction() == 4
+        if [len(s.branches) for s in self.stages] != parallel or (self.head is None) != headless:
+            raise ValueError(f"{self.backbone} has {', '.join(map(str, parallel))} branches in its stages, "
+                             f"and {'no ' * headless}deconvolutions")
+        numbers = [self.stem, *(self.head or ()), *(s.depth for s in self.stages)]
+        numbers += [n for b in branches for n in (*b[:3], b.expansion)]
         if not all(type(n) is int and n > 0 for n in numbers):
             raise ValueError("depth, width, kernel, groups and expansion of an architecture are whole numbers above zero")
-        kernels = [b.kernel for s in self.stages for b in s.branches]
-        if any(k % 2 == 0 for k in kernels) or self.head and self.head.kernel not in (2, 4):
+        if any(b.kernel % 2 == 0 for b in branches) or self.head and self.head.kernel not in (2, 4):
             raise ValueError("kernels are odd in the stages, and 2 or 4 in the head")
         for i, (kind, s) in enumerate(zip(plan.blocks, self.stages)):
             if s.depth % plan.depth_step(i):
-                raise ValueError(f"stage {i + 1} of {self.backbone} consists of modules of {plan.module} blocks, so {s.depth} is no depth of it")
+                raise ValueError(f"stage {i + 1} of {self.backbone} consists of modules of {plan.module} blocks, "
+                                 f"so {s.depth} is no depth of it")
             if any(kind == "basic" and b.expansion > 1 or kind == "bottleneck" and b.width % b.expansion for b in s.branches):
                 raise ValueError("the expansion of a basic block is 1, that of a bottleneck divides its width")
         if self.fusion and not (self.fusion.stage in range(1, count + 1) and self.fusion.operation in OPERATIONS):
             raise ValueError(f"a fusion names a stage from 1 to {count} and one of {', '.join(OPERATIONS)}, not {self.fusion}")
 
     def __str__(self):
-        def name(branch):
-            return f"{branch.width} k{branch.kernel} g{branch.groups} e{branch.expansion}{' att' * branch.attention}"
-        stages = " | ".join(f"{s.depth} x " + " / ".join(map(name, s.branches)) for s in self.stages)
-        fusion = f" | {self.fusion.operation} after stage {self.fusion.stage}" if self.fusion else ""
-        head = f" | head {self.head.width} k{self.head.kernel} g{self.head.groups}" if self.head else ""
-        return f"{self.backbone}: {self.stem} | {stages}{head}{fusion}"
+        name = lambda b: f"{b.width} k{b.kernel} g{b.groups} e{b.expansion}{' att' * b.attention}"
+        parts = [f"{self.backbone}: {self.stem}"] + [f"{s.depth} x " + " / ".join(map(name, s.branches)) for s in self.stages]
+        parts += [f"head {self.head.width} k{self.head.kernel} g{self.head.groups}"] if self.head else []
+        return " | ".join(parts + ([f"{self.fusion.operation} after stage {self.fusion.stage}"] if self.fusion else []))
 
     def to_json(self):
         """One line of JSON that `from_json` reads back to an equal Arch."""
@@ -166,13 +162,7 @@ class Arch:
             raise ValueError(f"this is not an architecture's JSON ({type(error).__name__}: {error})") from None
 
 # ---------------------------------------------------------------------------------------------- a search space
-def hidden_width(backbone, branch):
-    """Channels of a block's middle convolution, the one whose kernel and groups are searched (a basic block's expansion is 1)."""
-    mobile = BACKBONES[backbone].blocks[0] == "mobile"
-    return branch.width * branch.expansion if mobile else branch.width // branch.expansion
-
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One line of Tables A1-A3: the choices of a stage's (or branch's) blocks, or of the head."""
     width: tuple
     kernel: tuple
@@ -183,27 +173,23 @@ class Row:
     per_group_first: int = 10 ** 9  # the same for a head's first deconvolution, whose input has another width
 
     @lru_cache(maxsize=None)
-    def branches(self, backbone):
-        """Every valid Branch of this line. A line with a single choice stands as it is, whatever it divides."""
-        found = tuple(Branch(w, k, g, a, e) for w, k, g, a, e in
-                      product(self.width, self.kernel, self.groups, self.attention, self.expansion))
-        if len(found) == 1:
-            return found
-        return tuple(b for b in found if hidden_width(backbone, b) % b.groups == 0
-                     and hidden_width(backbone, b) // b.groups <= self.per_group)
+    def choices(self, backbone, kind, in_channels=0):
+        """Every valid `kind` of this line: Branch, or Head over `in_channels`; its first deconvolution may use fewer groups.
 
-    @lru_cache(maxsize=None)
-    def heads(self, in_channels):
-        """Every valid Head over features of `in_channels`; the first deconvolution may have to use fewer groups."""
-        found = tuple(Head(w, k, g) for w, k, g in product(self.width, self.kernel, self.groups))
-        if len(found) == 1:
-            return found
-        return tuple(h for h in found if h.width % h.groups == 0 and h.width // h.groups <= self.per_group
-                     and h.width // math.gcd(h.groups, in_channels) <= self.per_group_first)
+        A line with a single choice stands as it is, whatever it divides.
+        """
+        found = [Branch(*values) for values in product(*self[:5])]  # of a head, attention and expansion are the defaults
+        if len(found) > 1:
+            hidden = [b.hidden(BACKBONES[backbone].blocks[0]) for b in found]
+            found = [b for b, h in zip(found, hidden) if h % b.groups == 0 and h // b.groups <= self.per_group
+                     and h // math.gcd(b.groups, in_channels) <= self.per_group_first]
+        return tuple(kind(*b[:len(kind._fields)]) for b in found)
 
 def _size_of(choice):
-    """Order of choices from small to large: width, expansion, kernel, then fewer groups, then attention."""
-    return choice.width, getattr(choice, "expansion", 1), choice.kernel, -choice.groups, getattr(choice, "attention", 0)
+    """Order of choices from small to large: width, expansion, kernel, then fewer groups, then attention. Fusions are alike."""
+    if isinstance(choice, (Branch, Head)):
+        return choice.width, getattr(choice, "expansion", 1), choice.kernel, -choice.groups, getattr(choice, "attention", 0)
+    return choice if isinstance(choice, int) else 0
 
 @dataclass(frozen=True)
 class Space:
@@ -224,26 +210,24 @@ class Space:
         return Space(arch.backbone, (arch.stem,), tuple((s.depth,) for s in arch.stages), rows,
                      arch.head and Row(*((c,) for c in arch.head)), image_size, (arch.fusion,))
 
-    def _heads(self, stage):
-        """The heads over the last stage, of whose branches they see the first."""
-        return self.head.heads(stage.branches[0].width) if self.head else (None,)
+    def _heads(self, branch):
+        """The heads over the last stage, of which they see branch 1."""
+        return self.head.choices(self.backbone, Head, branch.width) if self.head else (None,)
 
     def _build(self, choose):
         """An Arch from `choose(list of choices) -> choice`, asked once for every decision."""
-        stages = tuple(Stage(choose(depth), tuple(choose(row.branches(self.backbone)) for row in rows))
+        stages = tuple(Stage(choose(depth), tuple(choose(row.choices(self.backbone, Branch)) for row in rows))
                        for depth, rows in zip(self.depth, self.rows))
-        head = choose(self._heads(stages[-1]))
+        head = choose(self._heads(stages[-1].branches[0]))
         return Arch(self.backbone, choose(self.stem), stages, head, choose(self.fusions))
 
     def smallest(self):
-        """The least of everything: depth, width, expansion, kernel, most groups, no attention."""
-        return self._build(lambda c: min(c, key=_size_of) if isinstance(c[0], (Branch, Head)) else
-                           c[0] if c is self.fusions else min(c))
+        """The least of everything: depth, width, expansion, kernel, most groups, no attention; the first fusion."""
+        return self._build(lambda choices: min(choices, key=_size_of))
 
     def largest(self):
         """The most of everything; every other network of the space is a slice of this one."""
-        return self._build(lambda c: max(c, key=_size_of) if isinstance(c[0], (Branch, Head)) else
-                           c[0] if c is self.fusions else max(c))
+        return self._build(lambda choices: max(choices, key=_size_of))
 
     def sample(self, rng):
         """A random Arch, from a `random.Random`."""
@@ -252,49 +236,44 @@ class Space:
     def __contains__(self, arch):
         return (arch.backbone == self.backbone and arch.stem in self.stem and arch.fusion in self.fusions
                 and all(s.depth in depth and len(s.branches) == len(rows)
-                        and all(b in row.branches(self.backbone) for b, row in zip(s.branches, rows))
+                        and all(b in row.choices(self.backbone, Branch) for b, row in zip(s.branches, rows))
                         for s, depth, rows in zip(arch.stages, self.depth, self.rows))
-                and arch.head in self._heads(arch.stages[-1]))
+                and arch.head in self._heads(arch.stages[-1].branches[0]))
 
     def size(self):
         """How many architectures there are (a Python int: it does not fit a float)."""
-        count = len(self.stem) * len(self.fusions)
-        for depth, rows in zip(self.depth[:-1], self.rows[:-1]):
-            count *= len(depth) * math.prod(len(row.branches(self.backbone)) for row in rows)
-        others = math.prod(len(row.branches(self.backbone)) for row in self.rows[-1][1:])  # the head sees branch 1 alone
-        ends = sum(len(self._heads(Stage(1, (b,)))) for b in self.rows[-1][0].branches(self.backbone))
-        return count * len(self.depth[-1]) * others * ends
+        branches = [[row.choices(self.backbone, Branch) for row in rows] for rows in self.rows]
+        ends = sum(len(self._heads(branch)) for branch in branches[-1].pop(0))  # the one that the head sees, with the head
+        return ends * math.prod(map(len, [self.stem, self.fusions, *self.depth, *sum(branches, [])]))
 
     def within(self, arch, fusions=None):
         """The space of everything not larger than `arch`: how a found S-ViPNAS becomes the T super-network (Sec. 3.4.2).
 
         The paper does not say how small its T networks may get; ours: depth down to 1 (block, or module of HRNet), searched
-        widths down to half in the table's steps, kernels down to the table's least, no fewer groups than keep a group's channels, attention
-        only where `arch` has it. With a fusion after any stage by any operation, or the `fusions` given.
+        widths down to half in the table's steps, kernels down to the table's least, no fewer groups than keep a group's
+        channels, attention only where `arch` has it. With a fusion after any stage by any operation, or the `fusions` given.
         """
         if arch.backbone != self.backbone:
             raise ValueError(f"a {arch.backbone} architecture does not lie in the space {self.backbone}")
-        rows = tuple(tuple(self._inside(row, b, hidden_width(self.backbone, b)) for row, b in zip(rows, s.branches))
-                     for rows, s in zip(self.rows, arch.stages))
+        rows = tuple(tuple(map(self._inside, rows, s.branches)) for rows, s in zip(self.rows, arch.stages))
         head, every = None, tuple(Fusion(s, o) for s in range(1, len(rows) + 1) for o in OPERATIONS)
         if arch.head:
             first = common_groups(arch.head.groups, arch.stages[-1].branches[0].width, arch.head.width)
-            head = replace(self._inside(self.head, Branch(*arch.head), arch.head.width), per_group_first=arch.head.width // first)
+            head = self._inside(self.head, Branch(*arch.head))._replace(per_group_first=arch.head.width // first)
         step = BACKBONES[self.backbone].depth_step
         return replace(self, stem=_down(self.stem, arch.stem), rows=rows, head=head, fusions=fusions or every,
                        depth=tuple(steps(step(i), s.depth, step(i)) for i, s in enumerate(arch.stages)))
 
-    @staticmethod
-    def _inside(row, branch, hidden):
+    def _inside(self, row, branch):
         return Row(_down(row.width, branch.width), tuple(range(min(row.kernel[0], branch.kernel), branch.kernel + 1, 2)),
-                   tuple(sorted({*row.groups, branch.groups})), (False, True) if branch.attention else (False,),
-                   tuple(e for e in row.expansion[:-1] if e < branch.expansion) + (branch.expansion,), hidden // branch.groups)
+                   tuple(sorted({*row.groups, branch.groups})), BOTH if branch.attention else (False,),
+                   tuple(e for e in row.expansion[:-1] if e < branch.expansion) + (branch.expansion,),
+                   branch.hidden(BACKBONES[self.backbone].blocks[0]) // branch.groups)
 
 def _down(table, width):
     """Widths from half of `width` up to it, in the steps of the table; a width the table does not search stays."""
-    if len(table) == 1:
-        return (width,)
-    return tuple(sorted(range(width, (width + 1) // 2 - 1, table[0] - table[1])))
+    step = table[1] - table[0] if len(table) > 1 else width
+    return steps(width - width // 2 // step * step, width, step)
 
 def steps(low, high, step=16):
     """low, low + step, ..., high."""
@@ -305,27 +284,22 @@ SPACES = {
     # Table A2. Steps (Sec. A.2): depth 1, width 16, kernel 2, groups 16
     "resnet50": Space(
         "resnet50", stem=steps(32, 64), depth=(steps(3, 4, 1), steps(4, 6, 1), steps(6, 8, 1), steps(3, 4, 1)),
-        rows=((Row(steps(64, 80), (3, 5), steps(16, 64), BOTH),),
-              (Row(steps(128, 160), (3, 5), steps(16, 64), BOTH),),
-              (Row(steps(256, 320), (3, 5), steps(16, 64), BOTH),),
-              (Row(steps(512, 640), (3, 5), steps(16, 64), BOTH),)),
+        rows=tuple((Row(widths, (3, 5), steps(16, 64), BOTH),) for widths in
+                   (steps(64, 80), steps(128, 160), steps(256, 320), steps(512, 640))),
         head=Row(steps(64, 256), (4,), steps(16, 64))),
-    # Table A1. Groups: every number of the printed range that divides the block's hidden width
+    # Table A1. Groups: every number of the printed range, 3/8 to 6 times the width, that divides the block's hidden width
     "mobilenetv3": Space(
         "mobilenetv3", stem=(16,), depth=((1,),) + (steps(2, 4, 1),) * 5,
-        rows=((Row((16,), (3,), steps(2, 16, 1), BOTH),),
-              (Row((24,), (3, 5, 7), steps(9, 144, 1), BOTH, steps(3, 6, 1)),),
-              (Row((40,), (3, 5, 7), steps(15, 240, 1), BOTH, steps(3, 6, 1)),),
-              (Row((80,), (3, 5, 7), steps(30, 480, 1), BOTH, steps(3, 6, 1)),),
-              (Row((112,), (3, 5, 7), steps(42, 672, 1), BOTH, steps(3, 6, 1)),),
-              (Row((160,), (3, 5, 7), steps(60, 960, 1), BOTH, steps(3, 6, 1)),)),
+        rows=((Row((16,), (3,), steps(2, 16, 1), BOTH),),) + tuple(
+            (Row((w,), (3, 5, 7), steps(3 * w // 8, 6 * w, 1), BOTH, steps(3, 6, 1)),) for w in (24, 40, 80, 112, 160)),
         head=Row((256,), (4,), steps(32, 256, 1))),
     # Table A3. Width steps: a quarter of each printed maximum (8, 16, 32, 64; ours). The Bottlenecks of stage 1 print their
     # middle width, 16 to 64; four times that comes out
     "hrnet_w32": Space(
         "hrnet_w32", stem=steps(16, 64), depth=(steps(2, 4, 1), (4,), steps(8, 16, 4), steps(8, 12, 4)),
         rows=((Row(steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),),) + tuple(
-            tuple(Row(steps(w // 4, w, w // 4), (3,), steps(1, w, 1), BOTH) for w in (32, 64, 128, 256)[:count]) for count in (2, 3, 4)),
+            tuple(Row(steps(w // 4, w, w // 4), (3,), steps(1, w, 1), BOTH) for w in widths)
+            for widths in ((32, 64), (32, 64, 128), (32, 64, 128, 256))),
         head=None),
     # ours: MobileNet-V3 shaped, small enough to train on two CPU cores in minutes
     "tiny": Space(
@@ -338,7 +312,7 @@ SPACES = {
 }
 
 def serial(backbone, stem, rows, head, fusion=None):
-    """An Arch with one branch a stage, from rows of (depth, width, kernel, groups, attention, expansion), the last four optional."""
+    """An Arch with one branch a stage, from rows (depth, width, kernel, groups, attention, expansion); two are enough."""
     return Arch(backbone, stem, tuple(Stage(depth, (Branch(*row),)) for depth, *row in rows), Head(*head), fusion)
 
 ARCHS = {
@@ -350,14 +324,12 @@ ARCHS = {
                                                        (4, 160, 5, 240, True, 6)], (160, 4, 160)),
     # made by hand: Simple Baselines [56] and HRNet [49]
     "sbl_resnet18": serial("resnet18", 64, [(2, 64), (2, 128), (2, 256), (2, 512)], (256,)),
-    "sbl_resnet50": serial("resnet50", 64, [(d, w, 3, 1, False, 4) for d, w in ((3, 256), (4, 512), (6, 1024), (3, 2048))], (256,)),
+    "sbl_resnet50": serial("resnet50", 64, [(d, 256 * 2 ** i, 3, 1, False, 4) for i, d in enumerate((3, 4, 6, 3))], (256,)),
     "hrnet_w32": Arch("hrnet_w32", 64, (Stage(4, (Branch(256, expansion=4),)),) + tuple(
         Stage(depth, tuple(Branch(32 * 2 ** b) for b in range(count))) for count, depth in ((2, 4), (3, 16), (4, 12))), None),
 }
 
 # ---------------------------------------------------------------------------------------------- the network's parts
-ACTIVATIONS = {RELU: F.relu, HSWISH: F.hardswish}
-
 class Stem(nn.Module):
     """A stride-2 convolution, batch norm, activation; then a stride-2 max pool (ResNet) or all of it again (HRNet)."""
 
@@ -370,92 +342,59 @@ class Stem(nn.Module):
             self.conv2, self.norm2 = ElasticConv2d(width, width, 3, stride=2), ElasticBatchNorm2d(width)
 
     def forward(self, x, width=None):  # (B, 3, H, W) -> (B, width, H/2, W/2), or H/4, W/4 with pool or second convolution
-        activation = ACTIVATIONS[self.plan.stem_activation]
-        x = activation(self.norm(self.conv(x, width)))
+        x = self.plan.stem_activation(self.norm(self.conv(x, width)))
         if self.plan.stem_second == "conv":
-            x = activation(self.norm2(self.conv2(x, width)))
+            x = self.plan.stem_activation(self.norm2(self.conv2(x, width)))
         return F.max_pool2d(x, 3, 2, 1) if self.plan.stem_second == "pool" else x
 
-class ResidualBlock(nn.Module):
-    """What ResNet's two kinds of block share: their convolutions (`build`, `convolve`); attention; the skip added; ReLU.
+class Block(nn.Module):
+    """One block of a stage. Every convolution has batch norm; between them is the activation. K x K is the grouped one.
 
-    The skip is a strided 1x1 convolution where the shape changes. In a super-network that depends on the widths chosen,
-    so a first block owns one (`projects`) and the shapes decide whether it is used.
+        bottleneck   1x1, K x K (stride), 1x1, attention; skip added; activation                                  (ResNet)
+        basic        K x K (stride), K x K, attention; skip added; activation                                     (ResNet)
+        mobile       1x1 (absent at ratio 1), K x K (stride), attention, 1x1; a skip where the shape stays   (MobileNet-V3)
+
+    ResNet's skip is a strided 1x1 convolution where the shape changes. In a super-network that depends on the widths
+    chosen, so a first block owns one (`projects`) and the shapes decide whether it is used.
     """
 
-    def __init__(self, in_channels, branch, stride, activation, attention, projects):
+    def __init__(self, kind, in_channels, branch, stride, activation, attention, projects):
         super().__init__()
-        self.branch, self.stride, self.activation = branch, stride, ACTIVATIONS[activation]
-        self.build(in_channels, branch, stride)
-        self.attention = attention(branch.width) if branch.attention else None
-        if projects or stride > 1 or in_channels != branch.width:
-            self.project, self.project_norm = ElasticConv2d(in_channels, branch.width, 1, stride), ElasticBatchNorm2d(branch.width)
+        self.kind, self.branch, self.stride, self.activation = kind, branch, stride, activation
+        self.attended = 3 if kind == "bottleneck" else 2  # number of the convolution after which attention comes
+        strided, channels = 1 if kind == "basic" else 2, in_channels
+        for i, (width, kernel, groups) in self.convolutions(in_channels, branch).items():
+            self.add_module(f"conv{i}", ElasticConv2d(channels, width, kernel, stride if i == strided else 1, groups))
+            self.add_module(f"norm{i}", ElasticBatchNorm2d(width))
+            if i == self.attended and branch.attention:
+                self.attention = attention(width)
+            channels = width
+        if kind != "mobile" and (projects or stride > 1 or in_channels != branch.width):
+            self.project, self.project_norm = ElasticConv2d(in_channels, channels, 1, stride), ElasticBatchNorm2d(channels)
+
+    def convolutions(self, in_channels, branch):
+        """{number: (width, kernel, groups)} of the convolutions that `branch` asks for: what is made, and what is run."""
+        if self.kind == "basic":
+            return {1: branch[:3], 2: branch[:3]}
+        hidden = branch.hidden(self.kind)
+        found = {1: (hidden, 1, 1), 2: (hidden, branch.kernel, branch.groups), 3: (branch.width, 1, 1)}
+        if self.kind == "mobile" and branch.expansion == 1 and hidden == in_channels:
+            del found[1]
+        return found
 
     def forward(self, x, branch=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
-        branch = branch or self.branch
-        y = self.convolve(x, branch)
-        if branch.attention:
-            y = self.attention(y)
-        if self.stride > 1 or x.shape[1] != branch.width:
-            x = self.project_norm(self.project(x, branch.width))
-        return self.activation(x + y)
-
-class Bottleneck(ResidualBlock):
-    """1x1, K x K (grouped, with the stride), 1x1."""
-
-    def build(self, in_channels, branch, stride):
-        width, hidden = branch.width, branch.width // branch.expansion
-        self.conv1, self.norm1 = ElasticConv2d(in_channels, hidden), ElasticBatchNorm2d(hidden)
-        self.conv2 = ElasticConv2d(hidden, hidden, branch.kernel, stride, branch.groups)
-        self.norm2 = ElasticBatchNorm2d(hidden)
-        self.conv3, self.norm3 = ElasticConv2d(hidden, width), ElasticBatchNorm2d(width)
-
-    def convolve(self, x, branch):
-        hidden = branch.width // branch.expansion
-        y = self.activation(self.norm1(self.conv1(x, hidden)))
-        y = self.activation(self.norm2(self.conv2(y, hidden, branch.kernel, branch.groups)))
-        return self.norm3(self.conv3(y, branch.width))
-
-class BasicBlock(ResidualBlock):
-    """K x K (with the stride), K x K, both grouped."""
-
-    def build(self, in_channels, branch, stride):
-        width, kernel, groups = branch[:3]
-        self.conv1, self.norm1 = ElasticConv2d(in_channels, width, kernel, stride, groups), ElasticBatchNorm2d(width)
-        self.conv2, self.norm2 = ElasticConv2d(width, width, kernel, 1, groups), ElasticBatchNorm2d(width)
-
-    def convolve(self, x, branch):
-        y = self.activation(self.norm1(self.conv1(x, *branch[:3])))
-        return self.norm2(self.conv2(y, *branch[:3]))
-
-class MobileBlock(nn.Module):
-    """MobileNet-V3's block: 1x1 expansion (absent at ratio 1), K x K (grouped, with the stride), SE, 1x1 projection.
-
-    No activation at the end; a skip where the shape stays.
-    """
-
-    def __init__(self, in_channels, branch, stride, activation, attention, projects):
-        super().__init__()
-        width, hidden = branch.width, branch.width * branch.expansion
-        self.branch, self.stride, self.activation = branch, stride, ACTIVATIONS[activation]
-        if hidden != in_channels or branch.expansion > 1:
-            self.conv1, self.norm1 = ElasticConv2d(in_channels, hidden), ElasticBatchNorm2d(hidden)
-        self.conv2 = ElasticConv2d(hidden, hidden, branch.kernel, stride, branch.groups)
-        self.norm2 = ElasticBatchNorm2d(hidden)
-        self.attention = attention(hidden) if branch.attention else None
-        self.conv3, self.norm3 = ElasticConv2d(hidden, width), ElasticBatchNorm2d(width)
-
-    def forward(self, x, branch=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
-        branch = branch or self.branch
-        hidden = branch.width * branch.expansion
-        y = x
-        if hidden != x.shape[1] or branch.expansion > 1:
-            y = self.activation(self.norm1(self.conv1(x, hidden)))
-        y = self.activation(self.norm2(self.conv2(y, hidden, branch.kernel, branch.groups)))
-        if branch.attention:
-            y = self.attention(y)
-        y = self.norm3(self.conv3(y, branch.width))
-        return x + y if self.stride == 1 and x.shape[1] == branch.width else y
+        branch, y = branch or self.branch, x
+        convolutions = self.convolutions(x.shape[1], branch)
+        for i, choice in convolutions.items():
+            y = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(y, *choice))
+            if i < max(convolutions):
+                y = self.activation(y)
+            if i == self.attended and branch.attention:
+                y = self.attention(y)
+        same = self.stride == 1 and x.shape[1] == branch.width
+        if self.kind == "mobile":
+            return x + y if same else y
+        return self.activation(y + (x if same else self.project_norm(self.project(x, branch.width))))
 
 class Rescale(nn.Module):
     """Convolution and batch norm between branches of HRNet: 3x3 at stride 1 or 2, or 1x1."""
@@ -466,12 +405,6 @@ class Rescale(nn.Module):
 
     def forward(self, x, width=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
         return self.norm(self.conv(x, width))
-
-class Transition(Rescale):
-    """Into a branch of the next stage of HRNet. A branch that goes on at its width is left alone."""
-
-    def forward(self, x, width=None):
-        return x if self.stride == 1 and x.shape[1] == width else F.relu(super().forward(x, width))
 
 class Exchange(nn.Module):
     """HRNet's exchange unit [49]: each branch becomes the sum of all branches, brought to its width and size; then ReLU.
@@ -492,9 +425,8 @@ class Exchange(nn.Module):
         for target, row in zip(xs[:outputs], self.paths):
             total = target
             for x, path in zip(xs, row):
-                source = x.shape[1]
                 for k, layer in enumerate(path, 1):
-                    x = layer(x, target.shape[1]) if k == len(path) else F.relu(layer(x, source))
+                    x = layer(F.relu(x) if k > 1 else x, target.shape[1] if k == len(path) else x.shape[1])
                 if len(path):  # else x is the target itself
                     total = total + (x if x.shape == target.shape else F.interpolate(x, target.shape[2:]))
             fused.append(F.relu(total))
@@ -503,10 +435,10 @@ class Exchange(nn.Module):
 class PoseHead(nn.Module):
     """Deconvolutions (batch norm, ReLU) up to 1/4 of the image, if it is not there yet, then a 1x1 convolution to K heatmaps."""
 
-    def __init__(self, in_channels, head, count, joints):
+    def __init__(self, in_channels, head, reduction, joints):
         super().__init__()
         self.head = head
-        *ins, last = [in_channels] + [head.width for _ in range(count)]
+        *ins, last = [in_channels] + [head.width for _ in range(int(math.log2(reduction // 4)))]
         self.deconvs = nn.ModuleList(ElasticConvTranspose2d(i, head.width, head.kernel, head.groups) for i in ins)
         self.norms = nn.ModuleList(ElasticBatchNorm2d(head.width) for _ in ins)
         self.final = ElasticConv2d(last, joints, bias=True)
@@ -518,51 +450,40 @@ class PoseHead(nn.Module):
             x = F.relu(norm(deconv(x, head.width, head.kernel, head.groups)))
         return self.final(x)
 
-# Each of the following lists parts of a network as (class, arguments, (channels, reduction) of each input). PoseNet builds
-# from these lists and `cost` counts them: there is no second description of a network anywhere.
-def stem_parts(backbone, width):
-    return [(Stem, (backbone, width), ((3, 1),))]
+class Part(NamedTuple):
+    """A module that is still to be made. PoseNet makes it, `cost` counts it: no second description of a network is needed."""
+    kind: type
+    arguments: tuple
+    inputs: tuple    # (channels, reduction) of each input
 
-BLOCKS = {"bottleneck": Bottleneck, "basic": BasicBlock, "mobile": MobileBlock}
+    def make(self):
+        return self.kind(*self.arguments)
 
 def branch_parts(backbone, index, b, in_channels, branch, depth, elastic=False):
-    """Branch `b` of stage `index` (both from 0): its transition (a list of one or none), and its blocks.
+    """Branch `b` of stage `index` (both from 0): its transition, where it has one, then its `depth` blocks.
 
     in_channels: width of the same branch in the stage before, or of the coarsest one there for a new branch.
     """
-    plan, stride, transition = BACKBONES[backbone], BACKBONES[backbone].strides[index], []
-    reduction = plan.stem_stride * math.prod(plan.strides[:index]) * 2 ** b
+    plan, parts = BACKBONES[backbone], []
+    stride, reduction = plan.strides[index], plan.reduction(index) * 2 ** b
     if plan.branches(index) > 1:  # parallel branches change width and size in the transition, others in their first block
         shrink = 2 if b == index else 1
-        reduction //= shrink
         if elastic or shrink > 1 or in_channels != branch.width:
-            transition = [(Transition, (in_channels, branch.width, 3, shrink), ((in_channels, reduction),))]
-        in_channels, reduction = branch.width, reduction * shrink
-    block, rest = BLOCKS[plan.blocks[index]], (plan.activations[index], plan.attention)
-    first = (block, (in_channels, branch, stride, *rest, elastic), ((in_channels, reduction),))
-    other = (block, (branch.width, branch, 1, *rest, False), ((branch.width, reduction * stride),))
-    return transition, [first] + [other] * (depth - 1)
+            parts.append(Part(Rescale, (in_channels, branch.width, 3, shrink), ((in_channels, reduction // shrink),)))
+        in_channels = branch.width
+    kind, rest = plan.blocks[index], (plan.activations[index], plan.attention)
+    parts.append(Part(Block, (kind, in_channels, branch, stride, *rest, elastic), ((in_channels, reduction),)))
+    other = Part(Block, (kind, branch.width, branch, 1, *rest, False), ((branch.width, reduction * stride),))
+    return parts + [other] * (depth - 1)
 
 def exchange_parts(backbone, index, widths, depth):
     """The exchange units of a stage with parallel branches, one after each module. The very last keeps branch 1, for the head."""
-    plan = BACKBONES[backbone]
-    if len(widths) == 1:
+    plan, count = BACKBONES[backbone], len(widths)
+    if count == 1:
         return []
-    ends = [len(widths)] * (depth // plan.module - 1) + [1 if index == len(plan.strides) - 1 else len(widths)]
-    return [(Exchange, (widths, outputs), tuple((w, plan.stem_stride * 2 ** b) for b, w in enumerate(widths))) for outputs in ends]
-
-def fusion_parts(backbone, stage, channels, joints, operations):
-    """The fusion after `stage` (from 1)."""
-    plan = BACKBONES[backbone]
-    reduction = plan.stem_stride * math.prod(plan.strides[:stage])
-    return [(TemporalFusion, (joints, channels, operations), ((channels, reduction), (joints, 4)))]
-
-def head_parts(backbone, in_channels, head, joints):
-    stride = BACKBONES[backbone].stride
-    return [(PoseHead, (in_channels, head, int(math.log2(stride // 4)), joints), ((in_channels, stride),))]
-
-def _make(part):
-    return part[0](*part[1])
+    outputs = [count] * (depth // plan.module - 1) + [1 if index == len(plan.strides) - 1 else count]
+    inputs = tuple((width, plan.reduction(index) * 2 ** b) for b, width in enumerate(widths))
+    return [Part(Exchange, (widths, n), inputs) for n in outputs]
 
 class PoseNet(nn.Module):
     """A pose network: images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4).
@@ -577,23 +498,22 @@ class PoseNet(nn.Module):
         self.space, self.joints = space, joints
         largest, elastic = space.largest(), space.size() > 1
         self.arch = None if elastic else largest
-        self.stem, = map(_make, stem_parts(space.backbone, largest.stem))
+        self.stem = Stem(space.backbone, largest.stem)
         self.stages, self.transitions, self.exchanges, ins = nn.ModuleList(), nn.ModuleDict(), nn.ModuleDict(), (largest.stem,)
         for i, stage in enumerate(largest.stages):
             self.stages.append(nn.ModuleList())
             for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:])):
-                transition, blocks = branch_parts(space.backbone, i, b, in_channels, branch, stage.depth, elastic)
-                self.stages[i].append(nn.ModuleList(map(_make, blocks)))
-                self.transitions.update({f"{i}_{b}": _make(part) for part in transition})
+                parts = branch_parts(space.backbone, i, b, in_channels, branch, stage.depth, elastic)
+                self.stages[i].append(nn.ModuleList(part.make() for part in parts[-stage.depth:]))
+                self.transitions.update({f"{i}_{b}": part.make() for part in parts[:-stage.depth]})
             ins = tuple(branch.width for branch in stage.branches)
-            exchanges = exchange_parts(space.backbone, i, ins, stage.depth)
-            self.exchanges.update({f"{i}_{m}": _make(part) for m, part in enumerate(exchanges)})
+            for m, part in enumerate(exchange_parts(space.backbone, i, ins, stage.depth)):
+                self.exchanges[f"{i}_{m}"] = part.make()
         self.fusions = nn.ModuleDict()
         for stage in sorted({f.stage for f in space.fusions if f}):
             operations = tuple(o for o in OPERATIONS if Fusion(stage, o) in space.fusions)
-            channels = largest.stages[stage - 1].branches[0].width
-            self.fusions[str(stage)], = map(_make, fusion_parts(space.backbone, stage, channels, joints, operations))
-        self.head, = map(_make, head_parts(space.backbone, ins[0], largest.head, joints))
+            self.fusions[str(stage)] = TemporalFusion(joints, largest.stages[stage - 1].branches[0].width, operations)
+        self.head = PoseHead(ins[0], largest.head, BACKBONES[space.backbone].reduction(), joints)
 
     def forward(self, images, arch=None, heatmaps=None):
         """heatmaps: (B, joints, H/4, W/4) of the last frame; an architecture with a fusion needs them."""
@@ -615,9 +535,10 @@ class PoseNet(nn.Module):
         """Stage i (from 0): transitions, then blocks and, where there are several branches, exchanges between them."""
         xs = xs + xs[-1:] * (len(stage.branches) - len(xs))  # a new branch starts from the coarsest one
         for b, branch in enumerate(stage.branches):
-            if f"{i}_{b}" in self.transitions:
-                xs[b] = self.transitions[f"{i}_{b}"](xs[b], branch.width)
-        module = BACKBONES[self.space.backbone].module if len(xs) > 1 else stage.depth
+            key, x = f"{i}_{b}", xs[b]
+            if key in self.transitions and (self.transitions[key].stride > 1 or x.shape[1] != branch.width):
+                xs[b] = F.relu(self.transitions[key](x, branch.width))
+        module = BACKBONES[self.space.backbone].depth_step(i)
         for start in range(0, stage.depth, module):
             for b, branch in enumerate(stage.branches):
                 for block in self.stages[i][b][start:start + module]:
@@ -667,54 +588,52 @@ def _part_cost(part, image_size):
             outputs += layer.weight.numel() * area_out
 
     with torch.device("meta"):
-        module = _make(part)
+        module = part.make()
     module.to_empty(device="cpu").eval()
     for layer in module.modules():
         if isinstance(layer, (ElasticConv2d, ElasticConvTranspose2d, GlobalContext)):
             layer.register_forward_hook(count)
     with torch.no_grad():
-        module(*(torch.empty(0, channels, height // r, width // r) for channels, r in part[2]))
+        module(*(torch.empty(0, channels, height // r, width // r) for channels, r in part.inputs))
     return Cost(sum(p.numel() for p in module.parameters()), macs, outputs / 2 ** 30)
 
 def _sum(costs):
     return Cost(*map(sum, zip((0, 0, 0.), *costs)))
 
-@lru_cache(maxsize=None)
-def _branch_cost(image_size, *which):
-    transition, blocks = branch_parts(*which)
-    return _sum(_part_cost(p, image_size) for p in transition + blocks)
+@lru_cache(maxsize=2 ** 17)
+def _parts_cost(image_size, parts, *arguments):
+    """Cost of all that `parts` (`branch_parts`, `exchange_parts` or `_end_parts`) lists."""
+    return _sum(_part_cost(part, image_size) for part in parts(*arguments))
 
-@lru_cache(maxsize=None)
-def _exchange_cost(image_size, *which):
-    return _sum(_part_cost(p, image_size) for p in exchange_parts(*which))
+def _end_parts(backbone, stem, last, head, fusion, fused, joints):
+    """Stem, head and fusion; last, fused: channels that the head and the fusion see."""
+    plan, end = BACKBONES[backbone], BACKBONES[backbone].reduction()
+    parts = [Part(Stem, (backbone, stem), ((3, 1),)), Part(PoseHead, (last, head, end, joints), ((last, end),))]
+    if fusion:
+        inputs = (fused, plan.reduction(fusion.stage)), (joints, 4)
+        parts.append(Part(TemporalFusion, (joints, fused, (fusion.operation,)), inputs))
+    return parts
 
 @lru_cache(maxsize=2 ** 17)
-def _stage_cost(backbone, index, ins, stage, image_size):
-    """ins: widths of the branches of the stage before."""
-    costs = [_branch_cost(image_size, backbone, index, b, in_channels, branch, stage.depth)
+def _stage_cost(image_size, backbone, index, ins, stage):
+    """Its branches, and the exchange units between them; ins: widths of the branches of the stage before."""
+    costs = [_parts_cost(image_size, branch_parts, backbone, index, b, in_channels, branch, stage.depth)
              for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:]))]
-    return _sum(costs + [_exchange_cost(image_size, backbone, index, tuple(b.width for b in stage.branches), stage.depth)])
-
-@lru_cache(maxsize=None)
-def _rest_cost(backbone, stem, ins, head, fusion, fused, image_size, joints):
-    parts = stem_parts(backbone, stem) + head_parts(backbone, ins, head, joints)
-    if fusion:
-        parts += fusion_parts(backbone, fusion.stage, fused, joints, (fusion.operation,))
-    return _sum(_part_cost(p, image_size) for p in parts)
+    outs = tuple(branch.width for branch in stage.branches)
+    return _sum(costs + [_parts_cost(image_size, exchange_parts, backbone, index, outs, stage.depth)])
 
 def _costs(arch, image_size, joints):
-    """Cost of stem, fusion and head together, then of each stage."""
+    """Cost of stem, head and fusion together, then of each stage.
+
+    Given the widths at their borders they are independent, so each is counted once and then looked up.
+    """
     widths = [(arch.stem,)] + [tuple(b.width for b in s.branches) for s in arch.stages]
     fused = arch.fusion and widths[arch.fusion.stage][0]
-    rest = _rest_cost(arch.backbone, arch.stem, widths[-1][0], arch.head, arch.fusion, fused, image_size, joints)
-    return [rest] + [_stage_cost(arch.backbone, i, widths[i], s, image_size) for i, s in enumerate(arch.stages)]
+    ends = _parts_cost(image_size, _end_parts, arch.backbone, arch.stem, widths[-1][0], arch.head, arch.fusion, fused, joints)
+    return [ends] + [_stage_cost(image_size, arch.backbone, i, widths[i], s) for i, s in enumerate(arch.stages)]
 
 def cost(arch, image_size=(256, 192), joints=17):
-    """Cost of an architecture at an image size (height, width), counted from the network's own parts.
-
-    The stages' costs are independent given the widths at their borders (and so are the branches' within a stage, but for
-    the exchange units between them), so each is counted once and then looked up.
-    """
+    """Cost of an architecture at an image size (height, width), counted from the network's own parts."""
     return _sum(_costs(arch, tuple(image_size), joints))
 
 # ---------------------------------------------------------------------------------------------- files
@@ -800,47 +719,46 @@ def load_finished(path):
         raise CheckpointError(f"{path} lacks a part of a finished network ({error}); make it anew") from None
     return nets, about
 
-# mmpose's words for the layers of ours (`_mmpose_name` has already put in the numbers of its blocks and deconvolutions)
+# mmpose's words for ours, put in one after the other
 MMPOSE = {
-    "resnet50": {"stem.conv": "backbone.conv1", "stem.norm": "backbone.bn1", ".norm": ".bn", ".attention.bn": ".attention.channel_add_conv.1",
-                 ".attention.mask": ".attention.conv_mask", ".attention.reduce": ".attention.channel_add_conv.0",
-                 ".attention.expand": ".attention.channel_add_conv.3", ".project_norm": ".downsample.1", ".project": ".downsample.0"},
-    "mobilenetv3": {"stem.conv": "backbone.conv0.conv", "stem.norm": "backbone.conv0.bn", ".conv1": ".expand_conv.conv",
-                    ".norm1": ".expand_conv.bn", ".conv2": ".depthwise_conv.conv", ".norm2": ".depthwise_conv.bn",
-                    ".conv3": ".linear_conv.conv", ".norm3": ".linear_conv.bn", ".conv0": ".conv1",
-                    ".attention.reduce": ".se.conv1.conv", ".attention.expand": ".se.conv2.conv"}}
+    "resnet50": {"stem.conv": "backbone.conv1", "stem.norm": "backbone.bn1", "attention.norm": "attention.channel_add_conv.1",
+                 "attention.mask": "attention.conv_mask", "attention.reduce": "attention.channel_add_conv.0", ".norm": ".bn",
+                 "attention.expand": "attention.channel_add_conv.3", "project_norm": "downsample.1", "project": "downsample.0"},
+    "mobilenetv3": {"conv1": "expand_conv.conv", "conv2": "depthwise_conv.conv", "conv3": "linear_conv.conv",
+                    "norm1": "expand_conv.bn", "norm2": "depthwise_conv.bn", "norm3": "linear_conv.bn",
+                    "stem.conv": "backbone.conv1.conv", "stem.norm": "backbone.conv1.bn",
+                    "attention.reduce": "se.conv1.conv", "attention.expand": "se.conv2.conv"}}
 
 def _mmpose_name(arch, name):
     """mmpose's name of our tensor `name` (of its newer generation: the older one says keypoint_head for head)."""
-    def block(match):  # ResNet's blocks are numbered stage by stage, MobileNet's throughout
-        stage, k = int(match[1]), int(match[2])
-        return f"layer{stage + 1}.{k}" if arch.backbone == "resnet50" else f"layer{1 + sum(s.depth for s in arch.stages[:stage]) + k}"
-    name = re.sub(r"^stages\.(\d)\.0\.(\d)", lambda m: "backbone." + block(m), name)
+    if block := re.match(r"stages\.(\d)\.0\.(\d)", name):  # ResNet's blocks are numbered stage by stage, MobileNet's throughout
+        stage, k = map(int, block.groups())
+        number = f"{stage + 1}.{k}" if arch.backbone == "resnet50" else 1 + sum(s.depth for s in arch.stages[:stage]) + k
+        name = f"backbone.layer{number}{name[block.end():]}"
+    # the head counts its ReLUs: deconvolution 0, norm 1, ReLU 2, deconvolution 3, ...
+    name = re.sub(r"^head\.(deconvs|norms)\.(\d)", lambda m: f"head.deconv_layers.{3 * int(m[2]) + (m[1] == 'norms')}", name)
     for ours, theirs in MMPOSE[arch.backbone].items():
         name = name.replace(ours, theirs)
-    # the head counts its ReLUs: deconvolution 0, norm 1, ReLU 2, deconvolution 3, ...
-    name = re.sub(r"^head\.(deconvs|norms|bns)\.(\d)", lambda m: f"head.deconv_layers.{3 * int(m[2]) + (m[1] != 'deconvs')}", name)
     return name.replace("head.final", "head.final_layer")
 
 def load_mmpose(path):
     """A published S-ViPNAS checkpoint as a finished PoseNet in eval mode, with the same outputs.
 
-    Which of the two networks it is, the tensors say. Raises CheckpointError for a file of any other network.
+    Which of the two networks it is, its names say. Raises CheckpointError for a file of any other network.
     """
-    found, attempts = read(path), []
+    found = read(path)
     found = found["state_dict"] if isinstance(found.get("state_dict"), dict) else found
     found = {re.sub("^keypoint_head[.]", "head.", str(k)): v for k, v in found.items() if isinstance(v, torch.Tensor)}
-    for arch in (ARCHS["s_vipnas_resnet50"], ARCHS["s_vipnas_mobilenetv3"]):
-        net = PoseNet(arch).eval()
-        state = {name: (_mmpose_name(arch, name), tensor) for name, tensor in net.state_dict().items()}
-        wrong = [name for name, tensor in state.values()  # a layer norm's has two more dimensions of size 1 there
-                 if name not in found or found[name].squeeze().shape != tensor.squeeze().shape]
-        if not wrong:
-            net.load_state_dict({ours: found[name].view_as(tensor) for ours, (name, tensor) in state.items()})
-            return net
-        attempts.append(wrong)
-    wrong = ", ".join(min(attempts, key=len)[:3])
-    raise CheckpointError(f"{path} is neither of the two published S-ViPNAS networks: {wrong} are missing in it or do not fit")
+    arch = ARCHS["s_vipnas_resnet50" if any(k.startswith("backbone.layer1.0.") for k in found) else "s_vipnas_mobilenetv3"]
+    net = PoseNet(arch).eval()
+    state = {_mmpose_name(arch, name): (name, tensor) for name, tensor in net.state_dict().items()}
+    wrong = [name for name, (_, tensor) in state.items()  # a layer norm's has two more dimensions of size 1 there
+             if name not in found or found[name].squeeze().shape != tensor.squeeze().shape]
+    if wrong:
+        raise CheckpointError(f"{path} is neither of the two published S-ViPNAS networks: {', '.join(wrong[:3])} are missing "
+                              "in it or do not fit")
+    net.load_state_dict({ours: found[name].view_as(tensor) for name, (ours, tensor) in state.items()})
+    return net
 
 # ---------------------------------------------------------------------------------------------- heatmaps to keypoints
 def decode(heatmaps, quarter=False, cell=1.5):
@@ -906,16 +824,16 @@ class Stream:
         height, width = self.pose.about["size"]
         shrink = max(1, (right - left) // width)  # cropped as in training: black outside, whole blocks averaged, bilinear
         small = image.crop(self.window).reduce(shrink).transform(
-            (width, height), Image.Transform.EXTENT, (0, 0, (right - left) / shrink, (bottom - top) / shrink), Image.Resampling.BILINEAR)
+            (width, height), Image.Transform.EXTENT, (0, 0, (right - left) / shrink, (bottom - top) / shrink),
+            Image.Resampling.BILINEAR)
         x = torch.from_numpy(np.asarray(small, np.float32) / 255)
         x = ((x - torch.tensor(self.pose.about["mean"])) / torch.tensor(self.pose.about["std"])).permute(2, 0, 1)[None]
         with torch.inference_mode():
             self.heatmaps = self.pose.nets[t](x, heatmaps=self.heatmaps)
         keypoints = decode(self.heatmaps)[0].double().numpy()  # pixel centres of the crop, to those of the frame
-        keypoints[:, 0] = left + (keypoints[:, 0] + .5) * (right - left) / width - .5
-        keypoints[:, 1] = top + (keypoints[:, 1] + .5) * (bottom - top) / height - .5
+        keypoints[:, :2] = (left, top) + (keypoints[:, :2] + .5) * (right - left, bottom - top) / (width, height) - .5
         self.count += 1
-        if self.count % len(self.pose.nets) == 0:
+        if t == len(self.pose.nets) - 1:
             self.box = self._follow(keypoints)
         return keypoints
 
@@ -923,10 +841,9 @@ class Stream:
         """The box, enlarged to the network's aspect and padded as in training -> whole pixels left, top, right, bottom."""
         x, y, w, h = self.box or (0, 0, *image.size)
         height, width = self.pose.about["size"]
-        scale = self.pose.about["padding"] * max(w / width, h / height)
-        cx, cy = x + w / 2, y + h / 2
-        return (round(cx - scale * width / 2), round(cy - scale * height / 2),
-                round(cx + scale * width / 2), round(cy + scale * height / 2))
+        scale = self.pose.about["padding"] * max(w / width, h / height) / 2
+        cx, cy, dx, dy = x + w / 2, y + h / 2, scale * width, scale * height
+        return tuple(map(round, (cx - dx, cy - dy, cx + dx, cy + dy)))
 
     def _follow(self, keypoints):
         """The next key frame's box: around the joints seen, a tenth larger on each side (ours); else the last one."""
@@ -942,7 +859,8 @@ def read_video(path):
     path = pathlib.Path(path)
     if not path.exists():
         raise CheckpointError(f"there is no video {path}; name a folder of frames or an animated GIF")
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")) if path.is_dir() else [path]
+    kinds = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in kinds) if path.is_dir() else [path]
     if not files:
         raise CheckpointError(f"the folder {path} holds no images; put the video's frames there as JPEG or PNG")
     for file in files:
@@ -967,8 +885,8 @@ def overlay(frame, keypoints, limbs, threshold=.2):
 
 def run_video(video, checkpoint, box, out):
     """Poses of one person through a video, as overlays and poses.json under the folder `out`."""
-    pose, out = VideoPose.load(checkpoint), pathlib.Path(out)
-    stream, poses = pose.stream(box), []
+    pose, out, poses = VideoPose.load(checkpoint), pathlib.Path(out), []
+    stream = pose.stream(box)
     out.mkdir(parents=True, exist_ok=True)
     for i, frame in enumerate(read_video(video)):
         keypoints = stream.step(frame)
@@ -995,8 +913,8 @@ def show(arch, image_size):
     """What an architecture is made of, and what each part costs."""
     print(f"{arch}\n\nat {image_size[0]}x{image_size[1]}      parameters   multiply-adds    GFLOPs (as the paper counts)")
     names = ["stem, head" + ", fusion" * bool(arch.fusion)] + [f"stage {i + 1}" for i in range(len(arch.stages))] + ["all"]
-    rows = zip(names, _costs(arch, image_size, 17) + [cost(arch, image_size)])
-    for name, c in rows:
+    costs = _costs(arch, image_size, 17) + [cost(arch, image_size)]
+    for name, c in zip(names, costs):
         print(f"{name:18} {c.params:11,} {c.macs:15,}    {c.gflops:.4f}")
 
 # what Tables 1 and 2 print, and why ours is not quite that
@@ -1020,10 +938,11 @@ def show_all():
 
 def _boxes(arch):
     """The boxes of a frame's row, each a list of lines: {depth, width, kernel, groups}, a line for each branch."""
+    name = lambda *numbers: f"{{{', '.join(map(str, numbers))}}}"
     attention = {GlobalContext: " +GC", SqueezeExcite: " +SE"}[BACKBONES[arch.backbone].attention]
-    stages = [[f"stage {i}"] + [f"{{{s.depth}, {b.width}, {b.kernel}, {b.groups}}}" + f" e{b.expansion}" * (b.expansion > 1) + attention * b.attention
+    stages = [[f"stage {i}"] + [name(s.depth, *b[:3]) + f" e{b.expansion}" * (b.expansion > 1) + attention * b.attention
                                 for b in s.branches] for i, s in enumerate(arch.stages, 1)]
-    head = ["deconvolutions", f"{{{arch.head.width}, {arch.head.kernel}, {arch.head.groups}}}"] if arch.head else ["1x1 convolution"]
+    head = ["deconvolutions", name(*arch.head)] if arch.head else ["1x1 convolution"]
     return [["stem", str(arch.stem)], *stages, head, ["heatmaps"]]
 
 def picture(archs, path):
@@ -1039,21 +958,30 @@ def picture(archs, path):
     pen = ImageDraw.Draw(image)
     for r, (arch, row) in enumerate(zip(archs, rows)):
         top = 50 + r * down
-        middle = top + high / 2
-        pen.text((10, middle), f"frame t + {r}" if arch.fusion and r else "a later frame" if arch.fusion else "key frame", "black", font, anchor="lm")
+        middle, frame = top + high / 2, f"frame t + {r}" if r else "a later frame"
+        pen.text((10, middle), frame if arch.fusion else "key frame", "black", font, anchor="lm")
+        pen.line([(left, middle), (left + (len(row) - 1) * right, middle)], "black", 2)
         for c, box in enumerate(row):
             x, attention = left + c * right, any("+" in line for line in box)
-            if c:
-                pen.line([(x - 36, middle), (x, middle)], "black", 2)
             pen.rectangle([x, top, x + wide, top + high], (255, 214, 160) if attention else (222, 232, 246), "black")
             pen.multiline_text((x + wide / 2, middle), "\n".join(box), "black", font, anchor="mm", align="center")
-        if arch.fusion:
-            x, source = left + (arch.fusion.stage + 1) * right - 18, left + (len(row) - .5) * right - 18  # after the stage; heatmaps
+        if arch.fusion:  # drawn from the heatmaps to behind its stage
+            x, source = left + (arch.fusion.stage + 1) * right - 18, left + (len(row) - .5) * right - 18
             pen.line([(source, top - 50), (source, top - 25), (x, top - 25), (x, middle)], (200, 30, 30), 2)
             pen.ellipse([x - 11, middle - 11, x + 11, middle + 11], "white", (200, 30, 30), 2)
             pen.text((x, middle), {"add": "+", "mul": "x", "cat": "C"}[arch.fusion.operation], (200, 30, 30), font, anchor="mm")
     image.save(f"{path}.tmp", "PNG")
     os.replace(f"{path}.tmp", path)
+
+def read_box(text):
+    """x, y, w, h from "x,y,w,h"; None from nothing."""
+    try:
+        box = tuple(map(float, text.split(","))) if text else None
+    except ValueError:
+        box = ()
+    if box is not None and (len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0):
+        raise CheckpointError(f"--box is x,y,w,h with w and h above zero, not {text}")
+    return box
 
 def main():
     """Show architectures, or run an estimator on a video; whatever the user can mend is one sentence and exit code 1."""
@@ -1069,13 +997,7 @@ def main():
         if options.video:
             if not (options.checkpoint and options.out):
                 raise CheckpointError("--video needs --checkpoint FILE and --out DIR too")
-            try:
-                box = tuple(float(v) for v in options.box.split(",")) if options.box else None
-            except ValueError:
-                box = ()
-            if box is not None and (len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0):
-                raise CheckpointError(f"--box is x,y,w,h with w and h above zero, not {options.box}")
-            run_video(options.video, options.checkpoint, box, options.out)
+            run_video(options.video, options.checkpoint, read_box(options.box), options.out)
         elif options.arch or options.checkpoint:
             archs = [read_arch(options.arch)] if options.arch else [net.arch for net in load_finished(options.checkpoint)[0]]
             for arch in archs:
