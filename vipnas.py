@@ -830,7 +830,7 @@ class Stream:
         x = ((x - torch.tensor(self.pose.about["mean"])) / torch.tensor(self.pose.about["std"])).permute(2, 0, 1)[None]
         with torch.inference_mode():
             self.heatmaps = self.pose.nets[t](x, heatmaps=self.heatmaps)
-        keypoints = decode(self.heatmaps)[0].double().numpy()  # pixel centres of the crop, to those of the frame
+        keypoints = decode(self.heatmaps, cell=self.pose.about.get("cell", 1.5))[0].double().numpy()  # pixel centres of the crop, to those of the frame
         keypoints[:, :2] = (left, top) + (keypoints[:, :2] + .5) * (right - left, bottom - top) / (width, height) - .5
         self.count += 1
         if t == len(self.pose.nets) - 1:
