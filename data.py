@@ -210,11 +210,12 @@ class Clips(Dataset):
             setattr(clips, field, getattr(self, field)[:count])
         return clips
 
-    def batch(self, indices, rng=None, rotation=40.0):
+    def batch(self, indices, rng=None, rotation=40.0, share=slice(None)):
         """Crops, targets and matrices of the clips `indices` as a `Batch`.
 
         rng: a random.Random draws one augmentation for each clip, the same on all its frames (Sec. 4.1): a rotation within
         +-`rotation` degrees, a mirror for every second clip, and a scale within 10 % (ours). None: no augmentation.
+        share: which of the clips to return. All are drawn for, so a part has the augmentation that it has in the whole.
         """
         indices, matrices, joints = [int(index) for index in indices], [], []
         for index in indices:
@@ -224,9 +225,9 @@ class Clips(Dataset):
             matrices.append(affine(self.boxes[index], self.size, turn, scale, flip))
             moved = transform(self.joints[index], matrices[-1])                                 # (F, K, 3)
             joints.append(moved[:, list(self.skeleton.flip)] if flip else moved)
-        matrices = np.stack(matrices)
-        joints = torch.from_numpy(np.stack(joints)).float()                                     # (B, F, K, 3)
-        images = normalise(self.pixels(indices, matrices))                                      # (B, F, 3, H, W)
+        matrices = np.stack(matrices[share])
+        joints = torch.from_numpy(np.stack(joints[share])).float()                              # (B, F, K, 3)
+        images = normalise(self.pixels(indices[share], matrices))                                    # (B, F, 3, H, W)
         return Batch(images, *targets(joints, self.size), torch.from_numpy(matrices), joints)
 
 # ------------------------------------------------------------------------------------------------ drawn people: body

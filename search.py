@@ -10,7 +10,6 @@
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
 import random
 import sys
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image, ImageDraw, ImageFont
 
 from data import COCO, DataError, invert, open_clips, save_image, transform
@@ -281,6 +281,17 @@ def allocate(space, frames, budget, count, rng):
     return found
 
 # ---------------------------------------------------------------------------------------------- the search
+def ranks():
+    """(number of this process, how many there are): torchrun starts several, which `train.main` joins to one group."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+def gather(value):
+    """The values that all processes give here, in their order."""
+    values = [value] * ranks()[1]
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return values
+
 def finish(net, archs, calibration):
     """Cut a candidate out of the super-network and re-calibrate it: a list of finished networks."""
     nets = [net.extract(arch).to(memory_format=torch.channels_last) for arch in archs]
@@ -290,22 +301,30 @@ def finish(net, archs, calibration):
 def search(net, candidates, calibration, sight, path, about, say=print):
     """Judge every candidate (a tuple of architectures) on `sight`; return (best, all) and keep a table in `path`.
 
-    path: search.json, written after every tenth candidate; `about`: what identifies this search. A table of the same
-    search found there is continued, not repeated.
+    path: search.json; `about`: what identifies this search. A table of the same search found there is continued, not
+    repeated. Each process judges another candidate, all get the whole table, the first one writes it after each round.
     """
+    (rank, world), start = ranks(), time.time()
     about = {**about, "weights": sum(p.double().sum().item() for p in net.parameters())}
-    table, start = _read_table(path, about), time.time()
-    for i, archs in enumerate(candidates[len(table):], len(table)):
-        points = score(predict(finish(net, archs, calibration), sight), sight.clips, sight.first)
-        costs = [cost(a, net.space.image_size, net.joints) for a in archs]
-        table.append({"archs": [json.loads(a.to_json()) for a in archs], "gflops": sum(c.gflops for c in costs),
-                      "params": sum(c.params for c in costs), "ap": 100 * float(np.nanmean(points)),
-                      "ap_by_frame": (100 * np.nanmean(points, 0)).round(2).tolist()})
-        if i % 10 == 9 or i == len(candidates) - 1:
+    table = gather(_read_table(path, about))[0]
+    while len(table) < len(candidates):
+        done = len(table)
+        own = candidates[done:done + world][rank:rank + 1]  # none for some in the last round
+        table += sum(gather([_judge(net, archs, calibration, sight) for archs in own]), [])
+        if rank == 0:
             write_json({**about, "best": _best(table), "candidates": table}, path)
-            say(f"search: {i + 1} of {len(candidates)} candidates, best {table[_best(table)]['ap']:.1f} AP, "
+        if len(table) // 10 > done // 10 or len(table) == len(candidates):
+            say(f"search: {len(table)} of {len(candidates)} candidates, best {table[_best(table)]['ap']:.1f} AP, "
                 f"{time.time() - start:.0f} s")
     return candidates[_best(table)], table
+
+def _judge(net, archs, calibration, sight):
+    """The table's row for one candidate."""
+    points = score(predict(finish(net, archs, calibration), sight), sight.clips, sight.first)
+    costs = [cost(a, net.space.image_size, net.joints) for a in archs]
+    return {"archs": [json.loads(a.to_json()) for a in archs], "gflops": sum(c.gflops for c in costs),
+            "params": sum(c.params for c in costs), "ap": 100 * float(np.nanmean(points)),
+            "ap_by_frame": (100 * np.nanmean(points, 0)).round(2).tolist()}
 
 def _best(table):
     return max(range(len(table)), key=lambda i: table[i]["ap"])
@@ -318,9 +337,9 @@ def _read_table(path, about):
         return []
 
 def write_json(contents, path):
-    """JSON to a temporary name, then rename."""
-    pathlib.Path(f"{path}.tmp").write_text(json.dumps(contents, indent=1))
-    os.replace(f"{path}.tmp", path)
+    """JSON, whole or not at all."""
+    with vipnas.replacing(path) as file:
+        file.write(json.dumps(contents, indent=1).encode())
 
 class Found(NamedTuple):
     """What a search leaves: finished networks of the best candidate, and what it was chosen from."""
@@ -340,8 +359,9 @@ def search_s(net, budget, count, seed, train, val, out, first=0, name="search"):
     calibration, sight = Sight(train.head(256), first, device), Sight(val, first, device)
     about = {"stage": "s", "budget": budget, "seed": seed, "candidates_wanted": count}
     archs, table = search(net, candidates, calibration, sight, out / f"{name}.json", about)
-    plot([(row["gflops"] / len(archs), row["ap"]) for row in table], _best(table),
-         f"S candidates under {budget:g} GFLOPs, AP on val", out / f"{name}.png")
+    if ranks()[0] == 0:
+        plot([(row["gflops"] / len(archs), row["ap"]) for row in table], _best(table),
+             f"S candidates under {budget:g} GFLOPs, AP on val", out / f"{name}.png")
     return Found(finish(net, archs, calibration), archs, candidates, table, calibration)
 
 def search_t(net, key_net, average, count, seed, train, val, out):
@@ -354,8 +374,9 @@ def search_t(net, key_net, average, count, seed, train, val, out):
     calibration, sight = Sight(train.head(128), 1, device, key_net), Sight(val, 1, device, key_net)
     about = {"stage": "t", "average": average, "frames": frames, "seed": seed, "candidates_wanted": count, "key": key_net.arch.to_json()}
     archs, table = search(net, candidates, calibration, sight, out / "search.json", about)
-    plot([((row["gflops"] + key) / (frames + 1), row["ap"]) for row in table], _best(table),
-         f"allocations over {frames} non-key frames, AP on val", out / "search.png")
+    if ranks()[0] == 0:
+        plot([((row["gflops"] + key) / (frames + 1), row["ap"]) for row in table], _best(table),
+             f"allocations over {frames} non-key frames, AP on val", out / "search.png")
     return Found(finish(net, archs, calibration), archs, candidates, table, calibration)
 
 def rest(average, key, frames):

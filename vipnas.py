@@ -12,6 +12,7 @@
     python vipnas.py --video DIR --checkpoint runs/t/vipnas_t.pt --box x,y,w,h --out DIR
 """
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -721,15 +722,31 @@ def cost(arch, image_size=(256, 192), joints=17):
 class CheckpointError(Exception):
     """A file that cannot be used, in one sentence for the person who named it."""
 
-def save(contents, path):
-    """torch.save to a temporary name, then rename: a reader never meets half a file."""
-    path = pathlib.Path(path)
+@contextlib.contextmanager
+def replacing(path):
+    """A binary file to write what shall be found under `path`: it gets that name when it is complete, never before.
+
+    Whatever goes wrong leaves an older file of that name as it was, and no other; a full disk is a CheckpointError.
+    """
+    temporary = pathlib.Path(f"{path}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(contents, f"{path}.tmp")
-        os.replace(f"{path}.tmp", path)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be written ({error}); an older file of that name is untouched") from None
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # the contents are on the disk before the name is
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise CheckpointError(f"{path} cannot be written ({error.strerror or error}); an older file of that name is untouched") from None
+        raise
+
+def save(contents, path):
+    """torch.save, whole or not at all."""
+    with replacing(path) as file:
+        torch.save(contents, file)
 
 class _Inert:
     """Stands in for whatever a file names besides tensors: can be made, called, filled and given a state; does nothing."""
