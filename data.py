@@ -227,7 +227,7 @@ class Clips(Dataset):
             joints.append(moved[:, list(self.skeleton.flip)] if flip else moved)
         matrices = np.stack(matrices[share])
         joints = torch.from_numpy(np.stack(joints[share])).float()                              # (B, F, K, 3)
-        images = normalise(self.pixels(indices[share], matrices))                                    # (B, F, 3, H, W)
+        images = normalise(self.pixels(indices[share], matrices))                               # (B, F, 3, H, W)
         return Batch(images, *targets(joints, self.size), torch.from_numpy(matrices), joints)
 
 # ------------------------------------------------------------------------------------------------ drawn people: body

@@ -312,7 +312,8 @@ def search(net, candidates, calibration, sight, path, about, say=print):
         own = candidates[done:done + world][rank:rank + 1]  # none for some in the last round
         table += sum(gather([_judge(net, archs, calibration, sight) for archs in own]), [])
         if rank == 0:
-            write_json({**about, "best": _best(table), "candidates": table}, path)
+            with vipnas.replacing(path) as file:
+                file.write(json.dumps({**about, "best": _best(table), "candidates": table}, indent=1).encode())
         if len(table) // 10 > done // 10 or len(table) == len(candidates):
             say(f"search: {len(table)} of {len(candidates)} candidates, best {table[_best(table)]['ap']:.1f} AP, "
                 f"{time.time() - start:.0f} s")
@@ -335,11 +336,6 @@ def _read_table(path, about):
         return old["candidates"] if {k: old.get(k) for k in about} == json.loads(json.dumps(about)) else []
     except (OSError, ValueError, KeyError):
         return []
-
-def write_json(contents, path):
-    """JSON, whole or not at all."""
-    with vipnas.replacing(path) as file:
-        file.write(json.dumps(contents, indent=1).encode())
 
 class Found(NamedTuple):
     """What a search leaves: finished networks of the best candidate, and what it was chosen from."""

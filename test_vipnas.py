@@ -6,8 +6,10 @@ import json
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -463,23 +465,94 @@ def test_both_stages_leave_a_whole_run(runs):
     tests = [e for e in map(json.loads, open(runs / "t" / "log.jsonl")) if e.get("event") == "test"]
     assert len(tests) == 3 and all(len(e["ap_by_frame"]) == 3 for e in tests)  # T, its single-frame rival, the copied pose
 
-def test_resume_is_exact(runs, tmp_path, monkeypatch):
-    def stop(path, step, *rest):
-        if step == 3:
-            raise KeyboardInterrupt
-    monkeypatch.setattr(train, "report", stop)
-    monkeypatch.setattr(train.time, "time", iter(range(0, 10 ** 6, 100)).__next__)  # so that every step is saved
+def same_run(one, other, *names):
+    """Two run folders hold the same weights, bit for bit, and the same tables; each step is in the log once."""
+    for name in names:
+        ours, theirs = (vipnas.read(folder / name) for folder in (one, other))
+        ours, theirs = (c["nets"] if "nets" in c else [n["state"] for n in c["networks"]] for c in (ours, theirs))
+        assert all(torch.equal(v, b[k]) for a, b in zip(ours, theirs) for k, v in a.items()) and len(ours) == len(theirs)
+    texts = lambda folder: {path.name: path.read_text() for path in folder.glob("*.json*")}
+    assert texts(one) == texts(other) and not list(one.glob("*.tmp"))
+
+def test_ctrl_c_saves_the_step_and_resume_is_exact(runs, tmp_path, monkeypatch):
+    report = train.report
+
+    def interrupt(path, step, *rest):
+        report(path, step, *rest)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+    monkeypatch.setattr(train, "report", interrupt)
     arguments = f"--stage s --steps 4 --out {tmp_path}/s {SMALL}".split()
     with pytest.raises(SystemExit, match="--resume"):
         train.main(arguments)
     monkeypatch.undo()
-    assert vipnas.load(tmp_path / "s" / "supernet.pt", "supernet")["step"] == 2
+    assert vipnas.load(tmp_path / "s" / "supernet.pt", "supernet")["step"] == 3  # the next one was complete
     train.main(arguments + ["--resume"])
-    ours, theirs = (vipnas.load(f / "s" / "supernet.pt", "supernet") for f in (tmp_path, runs))
-    assert all(torch.equal(v, theirs["nets"][0][k]) for k, v in ours["nets"][0].items())
-    assert (tmp_path / "s" / "search.json").read_text() == (runs / "s" / "search.json").read_text()
+    same_run(tmp_path / "s", runs / "s", "supernet.pt", "vipnas_s.pt")
     with pytest.raises(SystemExit, match="--lr was"):
         train.main(arguments + ["--resume", "--lr", "1"])
+
+def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(runs, tmp_path):
+    code = "import itertools, sys, train; train.time.time = itertools.count(0, 100).__next__; train.main(sys.argv[1:])"  # saves often
+    command = [sys.executable, "-c", code, "--stage", "t", "--steps", "3", "--finish", "2", "--s", f"{runs}/s/vipnas_s.pt"]
+    command += ["--out", f"{tmp_path}/t", *SMALL.split()]
+    for name in ("supernet.pt", "search.json", "rival.pt", "nothing"):
+        process = subprocess.Popen(command, cwd=HERE, stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (tmp_path / "t" / name).exists():
+            time.sleep(.01)
+        process.kill()
+        command += ["--resume"] * (name == "supernet.pt")
+    assert process.wait() == 0
+    same_run(tmp_path / "t", runs / "t", "supernet.pt", "finish.pt", "rival.pt", "vipnas_t.pt")
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("name", ["supernet.pt", "search.json", "log.jsonl"])
+def test_a_full_disk_is_one_sentence_and_leaves_the_last_good_file(name, tmp_path):
+    arguments, path = f"{ONE} --candidates 1 --gflops .025 --out {tmp_path}".split() + ["--resume"], tmp_path / name
+    before = name == "search.json" and path.write_text("{}") and "{}"
+    (tmp_path / f"{name}.tmp").symlink_to("/dev/full")
+    with pytest.raises(SystemExit, match=f"{name} cannot be written .No space left on device.; an older file"):
+        train.main(arguments)
+    assert not list(tmp_path.glob("*.tmp")) and (path.read_text() == before if before else not path.exists())
+
+def gradients_of_a_share():
+    """Of this process's share of a batch, averaged over all. With fixed statistics, or each would normalise its own share."""
+    torch.manual_seed(0)
+    net, options = PoseNet(TINY).double().eval(), train.read_options("--stage s --batch 4".split())
+    batch = train.Feed(data.SyntheticClips("train", 4, 1, workers=1), options)[0]
+    batch = type(batch)(*(x.double() for x in batch))
+    losses = train.train_step([net], train.sandwich(TINY, 1, random.Random(0)), batch, 0, None)
+    losses, stop = train.average([*net.parameters()], losses, [True] * search.ranks()[0])  # Ctrl-C in all but the first
+    return {k: p.grad for k, p in net.named_parameters() if p.grad is not None}, torch.tensor(losses), stop
+
+def test_two_processes_are_one(tmp_path):
+    (tmp_path / "work.py").write_text("""
+import sys, torch, search, test_vipnas, train
+with train.processes() as device:
+    torch.save(test_vipnas.gradients_of_a_share(), f"{sys.argv[1]}/{search.ranks()[0]}.pt")
+    train.stage_s(train.read_options(sys.argv[2:]), device)""")
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc_per_node=2 --".split()]
+    small = f"--steps 2 {SMALL} --candidates 3 --finish 1"
+
+    def start(script, words):
+        return subprocess.run([*torchrun, script, *words.split()], env=environment, capture_output=True, text=True)
+    start(tmp_path / "work.py", f"{tmp_path} --stage s {small} --out {tmp_path}/s").check_returncode()
+    whole, losses, _ = gradients_of_a_share()
+    for rank in (0, 1):
+        shared, mean, stop = torch.load(tmp_path / f"{rank}.pt")
+        assert stop and shared.keys() == whole.keys() and torch.allclose(mean, losses, rtol=1e-6)
+        for name in whole:
+            close(shared[name], whole[name], 1e-9)
+
+    run = start(HERE / "train.py", f"--stage t --s {tmp_path}/s/vipnas_s.pt {small} --out {tmp_path}/t")
+    assert run.returncode == 0 and run.stdout.count("run:") == run.stdout.count("search: 3 of 3 candidates, best") / 2 == 1
+    assert {"supernet.pt", "finish.pt", "rival.pt", "vipnas_t.pt", "search.png", "poses.gif"} <= set(os.listdir(tmp_path / "t"))
+    s, t = (json.loads((tmp_path / stage / "search.json").read_text()) for stage in "st")
+    expected = [[json.loads(a.to_json())] for a in search.sample(TINY, .025, 3, random.Random("0 search"))]
+    assert [row["archs"] for row in s["candidates"]] == expected and len(t["candidates"]) == 3
+    wrong = start(HERE / "train.py", "--stage s --batch 5")
+    assert wrong.returncode and wrong.stderr.count("train: --batch 5 cannot be shared") == 1 and not wrong.stdout
 
 @pytest.mark.parametrize("space", ["mobilenetv3", "resnet50"])
 def test_the_papers_spaces_go_all_the_way(space, tmp_path):

@@ -18,7 +18,7 @@ fixed S network's heatmaps start it, each frame's own prediction goes to the nex
     python train.py --stage t --s CKPT --data posetrack --root DIR --frames 3
     python train.py --stage s --clips 16 --steps 2 --candidates 4                          # everything can be small
     python train.py --benchmark resnet50                                                   # what weight sharing costs
-    torchrun --nproc_per_node=8 train.py --stage s ...                                     # several GPUs, or machines that share runs/
+    torchrun --nproc_per_node=8 -- train.py --stage t --s CKPT ...          # several GPUs, or machines that share runs/
 """
 import argparse
 import contextlib
@@ -137,7 +137,7 @@ def read_options(argv):
         elif value is not None and (value < 0 or value == 0 and name not in ("rotation", "finish")):
             raise UsageError(f"--{name} must be above zero")
     if options.batch % search.ranks()[1]:
-        raise UsageError(f"--batch {options.batch} cannot be shared equally by {search.ranks()[1]} processes: choose a multiple of that")
+        raise UsageError(f"--batch {options.batch} cannot be shared equally by {search.ranks()[1]} processes: choose a multiple")
     if options.compare is None:
         options.compare = int(options.data == "synthetic")
     if options.frames < 1:
@@ -255,16 +255,15 @@ def average(parameters, losses, asked):
 
     One reduction of one tensor. Each process's batch norm has seen its own share of the batch, as each of a Team's does.
     """
-    world = search.ranks()[1]
-    if world == 1:
+    if search.ranks()[1] == 1:
         return losses, bool(asked)
     gradients = [p.grad for p in parameters if p.grad is not None]  # the same ones everywhere, as the chains are
     everything = torch.cat([g.flatten() for g in gradients] + [gradients[0].new_tensor([*losses, len(asked)])])
     dist.all_reduce(everything)
-    *means, rest = (everything / world).split([g.numel() for g in gradients] + [len(losses) + 1])
-    for gradient, mean in zip(gradients, means):
+    everything /= search.ranks()[1]
+    for gradient, mean in zip(gradients, everything.split([g.numel() for g in gradients] + [len(losses) + 1])):
         gradient.copy_(mean.view(gradient.shape))
-    *losses, asked = rest.tolist()
+    *losses, asked = everything[-len(losses) - 1:].tolist()
     return losses, asked > 0
 
 @contextlib.contextmanager
@@ -303,18 +302,17 @@ def fit(nets, chains_of, clips, options, steps, path, first=0, key_net=None, jud
         vipnas.save({"kind": "supernet", "step": step, "nets": [net.state_dict() for net in own],
                      "optimizer": optimizer.state_dict(), "options": dataclasses.asdict(options), **(about or {})}, path)
 
-    workers = max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    cores = os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    workers = 0 if isinstance(clips, data.SyntheticClips) else max(1, cores)  # drawn people are in memory already
     batches = DataLoader(Feed(clips, options), sampler=range(start, steps), batch_size=None, pin_memory=device.type == "cuda",
-                         num_workers=0 if isinstance(clips, data.SyntheticClips) else workers,  # drawn people are in memory already
-                         worker_init_fn=_leave_interrupts)
-    autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+                         num_workers=workers, worker_init_fn=_leave_interrupts)
     team, begun, saved = Team([net.train() for net in nets], options.batch // world, device), time.time(), time.time()
     with patient() as asked:
         for step, batch in enumerate(batches, start):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, options, nets[0].space.backbone)
             batch = search.to_device(batch, device)
-            with autocast:
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 with torch.no_grad():
                     heatmaps = key_net(batch.images[:, 0]) if key_net else None
                 chains = chains_of(random.Random(f"{options.seed} arch {step}"))
@@ -529,25 +527,23 @@ def inherit_from(net, path):
         raise UsageError(f"--init {path}: its network is smaller than the one to train ({error})") from None
 
 def start_folder(options, key_net=None):
-    """Make the run folder. An older run in it is moved aside, unless it is to be resumed with the same options and key network."""
+    """Make the run folder. An older run in it is moved aside, or resumed if options and key-frame network are the same."""
     out, now = pathlib.Path(options.out), {**dataclasses.asdict(options), "resume": False}
     if options.resume and (out / "supernet.pt").is_file():
         saved = vipnas.load(out / "supernet.pt", "supernet")
         changed = [f"--{k} was {saved['options'].get(k)}" for k in now if k != "resume" and now[k] != saved["options"].get(k)]
         if changed:
             raise UsageError(f"--resume goes on with the same options only; in {out}, {', '.join(changed)}")
-        if key_net and not all(torch.equal(v.cpu(), saved["key"].get(k)) for k, v in key_net.state_dict().items()):
-            raise UsageError(f"{options.s} is no longer the network that the run in {out} began with; leave out --resume to start anew")
-    try:
-        if search.ranks()[0] == 0:
-            if not options.resume and out.is_dir() and any(out.iterdir()):
-                aside = next(p for p in (pathlib.Path(f"{out}.{n}") for n in range(1, 10 ** 6)) if not p.exists())
-                out.rename(aside)
-                print(f"moved the run that was in {out} to {aside}")
-            out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"the run folder {out} cannot be made ({error.strerror}): name another one with --out") from None
-    search.gather(None)  # all wait for it
+        key = key_net.state_dict() if key_net else {}
+        if key and not (saved["key"].keys() == key.keys() and all(torch.equal(v.cpu(), saved["key"][k]) for k, v in key.items())):
+            raise UsageError(f"{options.s} is not the network any more that the run in {out} began with: leave out --resume")
+    if search.ranks()[0] == 0:
+        if not options.resume and out.is_dir() and any(out.iterdir()):
+            aside = next(p for p in (pathlib.Path(f"{out}.{n}") for n in range(1, 10 ** 6)) if not p.exists())
+            out.rename(aside)
+            print(f"moved the run that was in {out} to {aside}")
+        out.mkdir(parents=True, exist_ok=True)
+    search.gather(None)  # the others wait for it
     print("run: " + "  ".join(f"{k} {v}" for k, v in now.items() if v not in (None, False)))
 
 def benchmark(options, device, batch=4, rounds=5):
@@ -602,13 +598,14 @@ def processes():
             if local >= gpus:
                 raise UsageError(f"torchrun started more processes than the {gpus} GPUs that are here")
             torch.cuda.set_device(device)
-        # as long as the first one may report alone while the others wait
-        dist.init_process_group("nccl" if gpus else "gloo", store=store, rank=rank, world_size=world, timeout=datetime.timedelta(hours=12))
-        with contextlib.redirect_stdout(open(os.devnull, "w") if rank else sys.stdout):
+        patience = datetime.timedelta(hours=12)  # the others wait while the first one reports
+        dist.init_process_group("nccl" if gpus else "gloo", timeout=patience, world_size=world, rank=rank, store=store)
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if rank else sys.stdout):
             yield device
         dist.destroy_process_group()
     except (Exception, KeyboardInterrupt):
         if store.add("failed", 1) > 1:
+            time.sleep(2)  # torchrun ends all as soon as one has ended: let that be the one that speaks
             sys.exit(1)
         raise
 
@@ -623,7 +620,7 @@ def main(argv=None):
         # what a loader process raised carries its traceback before the sentence
         sys.exit("train: " + (str(error).splitlines() or [repr(error)])[-1].removeprefix("data.DataError: "))
     except KeyboardInterrupt:
-        sys.exit("train: stopped; what was done is saved, and the same command with --resume goes on from there")
+        sys.exit("train: stopped; what was saved is kept, and the same command with --resume goes on from there")
 
 if __name__ == "__main__":
     main()

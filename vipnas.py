@@ -740,7 +740,8 @@ def replacing(path):
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise CheckpointError(f"{path} cannot be written ({error.strerror or error}); an older file of that name is untouched") from None
+            reason = error.strerror or error
+            raise CheckpointError(f"{path} cannot be written ({reason}); an older file of that name is untouched") from None
         raise
 
 def save(contents, path):
