@@ -493,7 +493,8 @@ def test_ctrl_c_saves_the_step_and_resume_is_exact(runs, tmp_path, monkeypatch):
         train.main(arguments + ["--resume", "--lr", "1"])
 
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(runs, tmp_path):
-    code = "import itertools, sys, train; train.time.time = itertools.count(0, 100).__next__; train.main(sys.argv[1:])"  # saves often
+    # by this clock each step takes long enough to be saved
+    code = "import itertools, sys, train; train.time.time = itertools.count(0, 100).__next__; train.main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "--stage", "t", "--steps", "3", "--finish", "2", "--s", f"{runs}/s/vipnas_s.pt"]
     command += ["--out", f"{tmp_path}/t", *SMALL.split()]
     for name in ("supernet.pt", "search.json", "rival.pt", "nothing"):
