@@ -4,7 +4,7 @@ A *clip* is `frames` consecutive pictures of one person seen through one window,
 be handed to the next (Sec. 3.3); a COCO person is a clip of one frame. Every source of clips below has the same face:
 
     clips = SyntheticClips("train", 1000)              # or CocoPeople(root, "train"), PoseTrackClips(root, "train")
-    batch = clips.batch([0, 1, 2], rng=random.Random(0))          # images, heatmaps, weights, matrices, joints
+    batch = clips.batch([0, 1, 2], rng=random.Random(0))          # images, matrices, joints
 
 Coordinates: a pixel's centre has whole numbers, x to the right, y down. A heatmap has a quarter of the crop's size;
 its cell i lies over the pixels 4i .. 4i+3, so its centre is at pixel 4i + 1.5.
@@ -191,9 +191,7 @@ def flip_heatmaps(heatmaps, skeleton, cell=CELL):
 
 # --------------------------------------------------------------------------------------------------- clips, batches
 class Batch(NamedTuple):
-    images: torch.Tensor        # (B, F, 3, H, W) uint8 RGB; normalised where they are used, which spares the loaders
-    targets: torch.Tensor       # (B, F, K, H/4, W/4) heatmaps
-    weights: torch.Tensor       # (B, F, K) 1 for a joint that counts, else 0
+    images: torch.Tensor        # (B, F, 3, H, W) uint8 RGB; `normalise` and `targets` are left to the device they are used on
     matrices: torch.Tensor      # (B, 2, 3) float64, image pixels -> crop pixels, one window for all frames of a clip
     joints: torch.Tensor        # (B, F, K, 3) x, y in crop pixels (left and right swapped where mirrored), visibility
 
@@ -230,11 +228,12 @@ class Clips(Dataset):
             setattr(clips, field, getattr(self, field)[:count])
         return clips
 
-    def batch(self, indices, rng=None, rotation=40.0):
-        """Crops, targets and matrices of the clips `indices` as a `Batch`.
+    def batch(self, indices, rng=None, rotation=40.0, share=slice(None)):
+        """Crops, matrices and joints of the clips `indices` as a `Batch`.
 
         rng: a random.Random draws one augmentation for each clip, the same on all its frames (Sec. 4.1): a rotation within
         +-`rotation` degrees, a mirror for every second clip, and a scale within 10 % (ours). None: no augmentation.
+        share: which of the clips to return. All are drawn for, so a part has the augmentation that it has in the whole.
         """
         indices, matrices, joints = [int(index) for index in indices], [], []
         for index in indices:
@@ -244,11 +243,11 @@ class Clips(Dataset):
             matrices.append(affine(self.boxes[index], self.size, turn, scale, flip))
             moved = transform(self.joints[index], matrices[-1])                                 # (F, K, 3)
             joints.append(moved[:, list(self.skeleton.flip)] if flip else moved)
-        matrices = np.stack(matrices)
-        images, read = self.pixels(indices, matrices)                                           # (B, F, 3, H, W), (B, F)
-        joints = torch.from_numpy(np.stack(joints)).float()                                     # (B, F, K, 3)
+        matrices = np.stack(matrices[share])
+        images, read = self.pixels(indices[share], matrices)                                    # (B, F, 3, H, W), (B, F)
+        joints = torch.from_numpy(np.stack(joints[share])).float()                              # (B, F, K, 3)
         joints[..., 2] *= torch.as_tensor(read)[..., None]          # nothing is learnt from a picture that is not there
-        return Batch(images, *targets(joints, self.size, cell=self.cell), torch.from_numpy(matrices), joints)
+        return Batch(images, torch.from_numpy(matrices), joints)
 
 # ------------------------------------------------------------------------------------------------ drawn people: body
 # A figure of 29 points moves in three dimensions: x to the right, y up, z towards the viewer; its height is about 1.

@@ -13,18 +13,21 @@ import json
 import os
 import pathlib
 import random
+import signal
 import sys
 import time
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image, ImageDraw, ImageFont
+from torch.utils.data import DataLoader, Dataset
 
 import data
-from data import COCO, DataError, flip_heatmaps, invert, normalise, open_clips, save_image, transform, window
+from data import COCO, DataError, SyntheticClips, flip_heatmaps, invert, normalise, open_clips, save_image, transform, window
 import vipnas
-from vipnas import Arch, CheckpointError, PoseNet, cost, decode
+from vipnas import Arch, CheckpointError, PoseNet, cost, decode, write_json
 
 # ---------------------------------------------------------------------------------------------- average precision
 OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)                                      # (T,)
@@ -225,32 +228,48 @@ def propagate(nets, images, heatmaps=None, archs=None):
         predicted.append(heatmaps)
     return torch.stack(predicted, 1)
 
-def to_device(batch, device):
-    """A batch's tensors on the device, images normalised and in the memory format that convolutions like best."""
-    batch = type(batch)(*(x.to(device, non_blocking=True) for x in batch))
-    b, f = batch.images.shape[:2]
-    images = normalise(batch.images).flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (b, f))
-    return batch._replace(images=images)
+def to_device(images, device):
+    """uint8 images (B, F, 3, H, W) -> normalised ones on the device, in the memory format that convolutions like best."""
+    b, f = images.shape[:2]
+    images = normalise(images.to(device, non_blocking=True)).flatten(0, 1)
+    return images.contiguous(memory_format=torch.channels_last).unflatten(0, (b, f))
 
-class Sight:
+def loader(dataset, order, clips, device):
+    """`dataset[i]` for each i of `order`, made ahead by worker processes where the clips are read from files."""
+    cores = os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return DataLoader(dataset, sampler=order, batch_size=None, pin_memory=device.type == "cuda", worker_init_fn=_leave_interrupts,
+                      num_workers=0 if isinstance(clips, SyntheticClips) else max(1, cores))
+
+def _leave_interrupts(worker):
+    """A loader process goes on through Ctrl-C: the step that is to be completed may need its batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+class Sight(Dataset):
     """Clips that candidates are judged on, or re-calibrated with: some frames of each, the key frame's heatmaps beside.
 
-    The key-frame network runs once over all of them, here, and never again. `first` is the first frame that counts: 0
-    for S, 1 for T. Without a key-frame network there are no heatmaps.
+    They are read once, here, and the key-frame network runs once over them; never again. `first` is the first frame that
+    counts: 0 for S, 1 for T. Without a key-frame network there are no heatmaps. keep: hold the crops in memory, for what
+    is looked at many times.
     """
 
-    def __init__(self, clips, first, device, key_net=None, batch=64):
+    def __init__(self, clips, first, device, key_net=None, batch=64, keep=True):
         self.clips, self.first, self.device, self.heatmaps = clips, first, device, []
         self.parts = [range(i, min(i + batch, len(clips))) for i in range(0, len(clips), batch)]
+        self.batches = loader(self, range(len(self.parts)), clips, device)
+        if keep:
+            self.batches = list(self.batches)
         if key_net:
             with torch.inference_mode():
-                self.heatmaps = [key_net.eval()(to_device(self.clips.batch(p), device).images[:, 0]) for p in self.parts]
+                self.heatmaps = [key_net.eval()(to_device(images[:, :1], device)[:, 0]) for images, _ in self.batches]
+
+    def __getitem__(self, part):
+        images, matrices, _ = self.clips.batch(self.parts[part])
+        return images, matrices
 
     def __iter__(self):
         """(images (B, F - first, 3, H, W), heatmaps or None, matrices (B, 2, 3)) for each part."""
-        for i, part in enumerate(self.parts):
-            batch = to_device(self.clips.batch(part), self.device)
-            yield batch.images[:, self.first:], self.heatmaps[i] if self.heatmaps else None, batch.matrices.cpu().numpy()
+        for i, (images, matrices) in enumerate(self.batches):
+            yield to_device(images[:, self.first:], self.device), self.heatmaps[i] if self.heatmaps else None, matrices
 
 def recalibrate(nets, sight):
     """Measure the batch-norm statistics of finished networks anew, in place, over all clips of a `Sight`.
@@ -338,7 +357,7 @@ def official(nets, clips, device, out):
     reads. Returns the numbers, in percent.
     """
     coco = clips.skeleton is COCO
-    keypoints = predict(nets, Sight(clips, 0, device), flip=coco, quarter=True)
+    keypoints = predict(nets, Sight(clips, 0, device, keep=False), flip=coco, quarter=True)
     results = (coco_results if coco else posetrack_results)(keypoints, clips)
     write_json(results, pathlib.Path(out, "results.json"))
     if coco:
@@ -412,6 +431,17 @@ def allocate(space, frames, budget, count, rng):
     return found
 
 # ---------------------------------------------------------------------------------------------- the search
+def ranks():
+    """(number of this process, how many there are): torchrun starts several, which `train.main` joins to one group."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+def gather(value):
+    """The values that all processes give here, in their order."""
+    values = [value] * ranks()[1]
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return values
+
 def finish(net, archs, calibration):
     """Cut a candidate out of the super-network and re-calibrate it: a list of finished networks."""
     nets = [net.extract(arch).to(memory_format=torch.channels_last) for arch in archs]
@@ -421,22 +451,30 @@ def finish(net, archs, calibration):
 def search(net, candidates, calibration, sight, path, about, say=print):
     """Judge every candidate (a tuple of architectures) on `sight`; return (best, all) and keep a table in `path`.
 
-    path: search.json, written after every tenth candidate; `about`: what identifies this search. A table of the same
-    search found there is continued, not repeated.
+    path: search.json; `about`: what identifies this search. A table of the same search found there is continued, not
+    repeated. Each process judges another candidate, all get the whole table, the first one writes it after each round.
     """
+    (rank, world), start = ranks(), time.time()
     about = {**about, "weights": sum(p.double().sum().item() for p in net.parameters())}
-    table, start = _read_table(path, about), time.time()
-    for i, archs in enumerate(candidates[len(table):], len(table)):
-        points = score(predict(finish(net, archs, calibration), sight), sight.clips, sight.first)
-        costs = [cost(a, net.space.image_size, net.joints) for a in archs]
-        table.append({"archs": [json.loads(a.to_json()) for a in archs], "gflops": sum(c.gflops for c in costs),
-                      "params": sum(c.params for c in costs), "ap": 100 * float(np.nanmean(points)),
-                      "ap_by_frame": (100 * np.nanmean(points, 0)).round(2).tolist()})
-        if i % 10 == 9 or i == len(candidates) - 1:
+    table = gather(_read_table(path, about))[0]
+    while len(table) < len(candidates):
+        done = len(table)
+        own = candidates[done:done + world][rank:rank + 1]  # none for some in the last round
+        table += sum(gather([_judge(net, archs, calibration, sight) for archs in own]), [])
+        if rank == 0:
             write_json({**about, "best": _best(table), "candidates": table}, path)
-            say(f"search: {i + 1} of {len(candidates)} candidates, best {table[_best(table)]['ap']:.1f} AP, "
+        if len(table) // 10 > done // 10 or len(table) == len(candidates):
+            say(f"search: {len(table)} of {len(candidates)} candidates, best {table[_best(table)]['ap']:.1f} AP, "
                 f"{time.time() - start:.0f} s")
     return candidates[_best(table)], table
+
+def _judge(net, archs, calibration, sight):
+    """The table's row for one candidate."""
+    points = score(predict(finish(net, archs, calibration), sight), sight.clips, sight.first)
+    costs = [cost(a, net.space.image_size, net.joints) for a in archs]
+    return {"archs": [json.loads(a.to_json()) for a in archs], "gflops": sum(c.gflops for c in costs),
+            "params": sum(c.params for c in costs), "ap": 100 * float(np.nanmean(points)),
+            "ap_by_frame": (100 * np.nanmean(points, 0)).round(2).tolist()}
 
 def _best(table):
     return max(range(len(table)), key=lambda i: table[i]["ap"])
@@ -447,11 +485,6 @@ def _read_table(path, about):
         return old["candidates"] if {k: old.get(k) for k in about} == json.loads(json.dumps(about)) else []
     except (OSError, ValueError, KeyError):
         return []
-
-def write_json(contents, path):
-    """JSON to a temporary name, then rename."""
-    pathlib.Path(f"{path}.tmp").write_text(json.dumps(contents, indent=1))
-    os.replace(f"{path}.tmp", path)
 
 class Found(NamedTuple):
     """What a search leaves: finished networks of the best candidate, and what it was chosen from."""
@@ -471,8 +504,9 @@ def search_s(net, budget, count, seed, train, val, out, first=0, name="search"):
     calibration, sight = Sight(train.head(256), first, device), Sight(val, first, device)
     about = {"stage": "s", "budget": budget, "seed": seed, "candidates_wanted": count}
     archs, table = search(net, candidates, calibration, sight, out / f"{name}.json", about)
-    plot([(row["gflops"] / len(archs), row["ap"]) for row in table], _best(table),
-         f"S candidates under {budget:g} GFLOPs, AP on val", out / f"{name}.png")
+    if ranks()[0] == 0:
+        plot([(row["gflops"] / len(archs), row["ap"]) for row in table], _best(table),
+             f"S candidates under {budget:g} GFLOPs, AP on val", out / f"{name}.png")
     return Found(finish(net, archs, calibration), archs, candidates, table, calibration)
 
 def search_t(net, key_net, average, count, seed, train, val, out):
@@ -485,8 +519,9 @@ def search_t(net, key_net, average, count, seed, train, val, out):
     calibration, sight = Sight(train.head(128), 1, device, key_net), Sight(val, 1, device, key_net)
     about = {"stage": "t", "average": average, "frames": frames, "seed": seed, "candidates_wanted": count, "key": key_net.arch.to_json()}
     archs, table = search(net, candidates, calibration, sight, out / "search.json", about)
-    plot([((row["gflops"] + key) / (frames + 1), row["ap"]) for row in table], _best(table),
-         f"allocations over {frames} non-key frames, AP on val", out / "search.png")
+    if ranks()[0] == 0:
+        plot([((row["gflops"] + key) / (frames + 1), row["ap"]) for row in table], _best(table),
+             f"allocations over {frames} non-key frames, AP on val", out / "search.png")
     return Found(finish(net, archs, calibration), archs, candidates, table, calibration)
 
 def rest(average, key, frames):

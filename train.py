@@ -18,11 +18,13 @@ fixed S network's heatmaps start it, each frame's own prediction goes to the nex
     python train.py --stage t --s CKPT --data posetrack --root DIR --frames 3
     python train.py --stage s --clips 16 --steps 2 --candidates 4                          # everything can be small
     python train.py --benchmark resnet50                                                   # what weight sharing costs
+    torchrun --nproc_per_node=8 -- train.py --stage t --s CKPT ...          # several GPUs, or machines that share runs/
 """
 import argparse
 import contextlib
 import copy
 import dataclasses
+import datetime
 import importlib
 import io
 import json
@@ -30,6 +32,7 @@ import math
 import os
 import pathlib
 import random
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -39,8 +42,9 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 import data
 import search
@@ -77,7 +81,7 @@ class Options:
     gflops: float = option("budget, the paper's GFLOPs: of the S network, or the average over key and non-key frames")
     compare: int = option("stage t: 1 also trains a single-frame rival of the same average GFLOPs, 0 does not (default: 1 for drawn people)")
     seed: int = option("all randomness follows from it", 0)
-    resume: bool = option("go on with the run in the run folder, exactly", False)
+    resume: bool = option("go on with the run in the run folder, exactly (with as many processes and threads)", False)
     benchmark: str = option("nothing but a measurement: a space's name: one sandwich step beside the same networks alone; ap: COCO's AP")
 
 class Recipe(NamedTuple):
@@ -145,6 +149,8 @@ def read_options(argv):
             setattr(options, name, getattr(recipe, name))
         elif value is not None and (value < 0 or value == 0 and name not in ("rotation", "finish")):
             raise UsageError(f"--{name} must be above zero")
+    if options.batch % search.ranks()[1]:
+        raise UsageError(f"--batch {options.batch} cannot be shared equally by {search.ranks()[1]} processes: choose a multiple")
     if options.compare is None:
         options.compare = int(options.data == "synthetic")
     if options.frames < 1:
@@ -159,16 +165,21 @@ def open_clips(options, split, frames, size):
 
 # ---------------------------------------------------------------------------------------------- the training loop
 class Feed(Dataset):
-    """Batch number `step`. What it holds, and how it is augmented, depends on (seed, step) alone."""
+    """This process's share of batch number `step`. What that holds, and how it is augmented, depends on (seed, step) alone."""
 
     def __init__(self, clips, options):
-        self.clips, self.options = clips, options
+        rank, world = search.ranks()
+        self.clips, self.options, self.share = clips, options, slice(rank, None, world)
 
     def __getitem__(self, step):
         count, options = len(self.clips), self.options
         places = range(step * options.batch, (step + 1) * options.batch)  # in an endless row of shuffled epochs
         indices = [_order(options.seed, p // count, count)[p % count] for p in places]
-        return self.clips.batch(indices, random.Random(f"{options.seed} augment {step}"), options.rotation)
+        return self.clips.batch(indices, random.Random(f"{options.seed} augment {step}"), options.rotation, self.share)
+
+def unpack(batch, clips, device):
+    """(images, targets, weights) of a data.Batch on the device, as `train_step` wants them."""
+    return search.to_device(batch.images, device), *data.targets(batch.joints.to(device), clips.size, cell=clips.cell)
 
 @lru_cache(maxsize=4)
 def _order(seed, epoch, count):
@@ -209,9 +220,12 @@ def sandwich(space, frames, rng, count=2):
     biggest, smallest = ends(space.largest()), ends(space.smallest())
     return [biggest, smallest] + [tuple(space.sample(rng) for _ in range(frames)) for _ in range(count)]
 
-def train_step(nets, chains, batch, first, heatmaps):
-    """Gradients of one step, and the losses of its chains. `first`: the first frame to predict (0 for S, 1 for T)."""
-    images, targets, weights = batch.images[:, first:], batch.targets[:, first:], batch.weights[:, first:]
+def train_step(nets, chains, images, targets, weights, heatmaps):
+    """Gradients of one step, and the losses of its chains.
+
+    images (B, F, 3, H, W), targets (B, F, K, H/4, W/4) and weights (B, F, K) are of the frames to predict; heatmaps
+    (B, K, H/4, W/4) of the key frame before them, for T.
+    """
     soft, losses = None, []
     for archs in chains:
         predicted = search.propagate(nets, images, heatmaps, archs).float()
@@ -241,11 +255,10 @@ class Team:
                 mine.data = shared.data
         self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(cores // count,))
 
-    def step(self, chains, batch, first, heatmaps):
+    def step(self, chains, *batch):
         """`train_step` on all parts at once; the gradients end up in the networks themselves."""
         def work(i):
-            take = lambda x: None if x is None else x[i::count]
-            return train_step(self.copies[i], chains, type(batch)(*map(take, batch)), first, take(heatmaps))
+            return train_step(self.copies[i], chains, *(None if x is None else x[i::count] for x in batch))
         count = len(self.copies)
         if count == 1:
             return work(0)
@@ -261,42 +274,75 @@ class Team:
 def _parameters(nets):
     return [p for net in dict.fromkeys(nets) for p in net.parameters()]
 
+def average(parameters, losses, asked):
+    """The means over all processes of gradients (in place) and losses, and whether any of them is asked to stop.
+
+    One reduction of one tensor. Each process's batch norm has seen its own share of the batch, as each of a Team's does.
+    """
+    if search.ranks()[1] == 1:
+        return losses, bool(asked)
+    gradients = [p.grad for p in parameters if p.grad is not None]  # the same ones everywhere, as the chains are
+    everything = torch.cat([g.flatten() for g in gradients] + [gradients[0].new_tensor([*losses, len(asked)])])
+    dist.all_reduce(everything)
+    everything /= search.ranks()[1]
+    for gradient, mean in zip(gradients, everything.split([g.numel() for g in gradients] + [len(losses) + 1])):
+        gradient.copy_(mean.view(gradient.shape))
+    *losses, asked = everything[-len(losses) - 1:].tolist()
+    return losses, asked > 0
+
+@contextlib.contextmanager
+def patient():
+    """Ctrl-C waits for the step to be complete: it is noted in the list that this gives. A second one does not wait."""
+    asked = []
+
+    def note(*_):
+        asked.append(True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:  # during the last step
+        raise KeyboardInterrupt
+
 def fit(nets, chains_of, clips, options, steps, path, first=0, key_net=None, judge=None, about=None):
     """Train `nets` (one for each frame; the same super-network several times, or finished ones) and keep them in `path`.
 
     chains_of(rng) -> the step's chains, biggest first; first: the first frame to predict; judge() -> AP for the progress
-    line; about: what else to save. Saved about twice a minute, and continued from there by --resume: the result does not
-    depend on interruptions.
+    line; about: what else to save. Saved about twice a minute and on Ctrl-C, and continued from there by --resume: the
+    result does not depend on interruptions. Of several processes the first one reports and saves.
     """
-    device = next(nets[0].parameters()).device
-    own = list(dict.fromkeys(nets))  # each network once
-    optimizer = torch.optim.Adam(_parameters(nets), fused=device.type == "cuda")
+    (rank, world), device = search.ranks(), next(nets[0].parameters()).device
+    own, parameters = list(dict.fromkeys(nets)), _parameters(nets)  # each network once
+    optimizer = torch.optim.Adam(parameters, fused=device.type == "cuda")
     start = load_training(own, optimizer, path) if options.resume else 0
 
     def keep(step):
         vipnas.save({"kind": "supernet", "step": step, "nets": [net.state_dict() for net in own],
                      "optimizer": optimizer.state_dict(), "options": dataclasses.asdict(options), **(about or {})}, path)
 
-    workers = 0 if isinstance(clips, data.SyntheticClips) else os.cpu_count()  # drawn people are in memory already
-    batches = DataLoader(Feed(clips, options), sampler=range(start, steps), batch_size=None, num_workers=workers,
-                         pin_memory=device.type == "cuda")
-    autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
-    team, begun, saved = Team([net.train() for net in nets], options.batch, device), time.time(), time.time()
-    for step, batch in enumerate(batches, start):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, options, nets[0].space.backbone)
-        batch = search.to_device(batch, device)
-        with autocast:
-            with torch.no_grad():
-                heatmaps = key_net(batch.images[:, 0]) if key_net else None
-            chains = chains_of(random.Random(f"{options.seed} arch {step}"))
-            losses = team.step(chains, batch, first, heatmaps)
-        optimizer.step()
-        optimizer.zero_grad()
-        if (step + 1) % max(1, steps // 10) == 0 or step + 1 == steps:
-            report(path, step + 1, steps, losses, judge, (time.time() - begun) / (step + 1 - start), options)
-        if step + 1 == steps or time.time() - saved > 30:
-            saved = keep(step + 1) or time.time()
+    batches = search.loader(Feed(clips, options), range(start, steps), clips, device)
+    team, begun, saved = Team([net.train() for net in nets], options.batch // world, device), time.time(), time.time()
+    with patient() as asked:
+        for step, batch in enumerate(batches, start):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, options, nets[0].space.backbone)
+            images, targets, weights = unpack(batch, clips, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                with torch.no_grad():
+                    heatmaps = key_net(images[:, 0]) if key_net else None
+                chains = chains_of(random.Random(f"{options.seed} arch {step}"))
+                losses = team.step(chains, images[:, first:], targets[:, first:], weights[:, first:], heatmaps)
+            losses, stop = average(parameters, losses, asked)
+            optimizer.step()
+            optimizer.zero_grad()
+            if rank == 0 and ((step + 1) % max(1, steps // 10) == 0 or step + 1 == steps):
+                report(path, step + 1, steps, losses, judge, (time.time() - begun) / (step + 1 - start), options)
+            if rank == 0 and (stop or step + 1 == steps or time.time() - saved > 30):
+                saved = keep(step + 1) or time.time()
+            if stop:
+                raise KeyboardInterrupt
 
 def load_training(nets, optimizer, path):
     """Put a saved training back into `nets` and `optimizer`; returns the step to go on from, 0 if nothing was saved."""
@@ -318,8 +364,12 @@ def report(path, step, steps, losses, judge, seconds, options):
     log(options, step=step, losses=losses, ap=ap, phase=pathlib.Path(path).stem)
 
 def log(options, **entry):
-    with open(pathlib.Path(options.out, "log.jsonl"), "a") as file:
-        file.write(json.dumps(entry) + "\n")
+    """Add a line to log.jsonl. A step or event that comes again after --resume takes the place of its first line."""
+    path = pathlib.Path(options.out, "log.jsonl")
+    entries = [*map(json.loads, path.read_text().splitlines() if path.is_file() else []), entry]
+    lines = {tuple(e.get(k) for k in ("phase", "step", "event", "name")): json.dumps(e) + "\n" for e in entries}
+    with vipnas.replacing(path) as file:
+        file.write("".join(lines.values()).encode())
 
 # ---------------------------------------------------------------------------------------------- stage s
 def stage_s(options, device):
@@ -348,6 +398,8 @@ def stage_s(options, device):
         found = search.Found(search.finish(net, biggest, calibration), biggest, [], [], calibration)
     else:
         found = search.search_s(net, budget, options.candidates, options.seed, train, val, out)
+    if search.ranks()[0]:
+        return  # the rest is the first process's
     vipnas.save_finished(out / "vipnas_s.pt", found.nets, about)
 
     sight = search.Sight(test, 0, device)
@@ -391,7 +443,7 @@ def stage_t(options, device):
     train, val, test = (open_clips(options, split, frames + 1, size) for split in ("train", "val", "test"))
     for clips in (train, val, test):
         search.check_joints(clips, about, options.s)
-    start_folder(options, mother.backbone)
+    start_folder(options, mother.backbone, key_net)
 
     judge = judge_chain([net] * frames, (space.largest(),) * frames, search.Sight(train.head(128), 1, device, key_net),
                         search.Sight(val, 1, device, key_net))
@@ -403,18 +455,20 @@ def stage_t(options, device):
     if options.finish:  # ours: a short training of the found chain alone, still with shared weights
         fit([net] * frames, lambda rng: [found.archs], train, options, options.finish, out / "finish.pt", 1, key_net)
         nets = search.finish(net, found.archs, found.calibration)
-    vipnas.save_finished(out / "vipnas_t.pt", [key_net, *nets], about)
     average = (key_cost + sum(cost(a, size).gflops for a in found.archs)) / (frames + 1)
     print(f"\nT-ViPNAS, {average:.4f} GFLOPs on average\n  key frame  {mother}  ({key_cost:.4f})")
     for t, arch in enumerate(found.archs, 1):
         print(f"  t = {t}      {arch}  ({cost(arch, size).gflops:.4f})")
-    log(options, event="found", archs=[a.to_json() for a in found.archs], average_gflops=average)
+    if search.ranks()[0] == 0:
+        vipnas.save_finished(out / "vipnas_t.pt", [key_net, *nets], about)
+        log(options, event="found", archs=[a.to_json() for a in found.archs], average_gflops=average)
+    rival = single_frame_rival(options, average, train, val, test, out, device) if options.compare else {}
+    if search.ranks()[0]:
+        return  # the rest is the first process's
 
     sight = search.Sight(test, 1, device, key_net)
     keypoints, key = search.predict(nets, sight), predict_key(sight)
-    results = {"T-ViPNAS": search.score(keypoints, test, 1)}
-    if options.compare:
-        results.update(single_frame_rival(options, average, train, val, test, out, device))
+    results = {"T-ViPNAS": search.score(keypoints, test, 1), **rival}
     results["the key frame's pose, copied"] = search.score(np.repeat(key, frames, 1), test, 1)
     print_comparison(results, options)
     if options.data != "synthetic":
@@ -483,20 +537,24 @@ def inherit_from(net, path):
     except ValueError as error:
         raise UsageError(f"--init {path}: its network is smaller than the one to train ({error})") from None
 
-def start_folder(options, backbone):
-    """Make the run folder. An older run in it is moved aside, unless it is to be resumed with the same options."""
+def start_folder(options, backbone, key_net=None):
+    """Make the run folder. An older run in it is moved aside, or resumed if options and key-frame network are the same."""
     out, now = pathlib.Path(options.out), {**dataclasses.asdict(options), "resume": False}
-    if options.resume:
-        if (out / "supernet.pt").is_file():
-            old = {**vipnas.load(out / "supernet.pt", "supernet")["options"], "resume": False}
-            changed = [f"--{k} was {old.get(k)}" for k in now if now[k] != old.get(k)]
-            if changed:
-                raise UsageError(f"--resume goes on with the same options only; in {out}, {', '.join(changed)}")
-    elif out.is_dir() and any(out.iterdir()):
-        aside = next(p for p in (pathlib.Path(f"{out}.{n}") for n in range(1, 10 ** 6)) if not p.exists())
-        out.rename(aside)
-        print(f"moved the run that was in {out} to {aside}")
-    out.mkdir(parents=True, exist_ok=True)
+    if options.resume and (out / "supernet.pt").is_file():
+        saved = vipnas.load(out / "supernet.pt", "supernet")
+        changed = [f"--{k} was {saved['options'].get(k)}" for k in now if k != "resume" and now[k] != saved["options"].get(k)]
+        if changed:
+            raise UsageError(f"--resume goes on with the same options only; in {out}, {', '.join(changed)}")
+        key = key_net.state_dict() if key_net else {}
+        if key and not (saved["key"].keys() == key.keys() and all(torch.equal(v.cpu(), saved["key"][k]) for k, v in key.items())):
+            raise UsageError(f"{options.s} is not the network any more that the run in {out} began with: leave out --resume")
+    if search.ranks()[0] == 0:
+        if not options.resume and out.is_dir() and any(out.iterdir()):
+            aside = next(p for p in (pathlib.Path(f"{out}.{n}") for n in range(1, 10 ** 6)) if not p.exists())
+            out.rename(aside)
+            print(f"moved the run that was in {out} to {aside}")
+        out.mkdir(parents=True, exist_ok=True)
+    search.gather(None)  # the others wait for it
     print("run: " + "  ".join(f"{k} {v}" for k, v in now.items() if v not in (None, False)))
     print(f"recipe: {recipe_of(options, backbone)}")
 
@@ -506,13 +564,13 @@ def benchmark(options, device, batch=4, rounds=5):
     (h, w), chains = space.image_size, sandwich(space, 1, random.Random(options.seed))
     together = PoseNet(space).to(device, memory_format=torch.channels_last).train()
     apart = [together.extract(arch).to(memory_format=torch.channels_last) for (arch,) in chains]
-    images, targets = torch.randn(batch, 1, 3, h, w), torch.rand(batch, 1, together.joints, h // 4, w // 4)
-    people = search.to_device(data.Batch(images, targets, torch.ones(batch, 1, together.joints), *torch.zeros(2, 1)), device)
+    images = search.to_device(torch.randint(256, (batch, 1, 3, h, w)).byte(), device)
+    targets, weights = torch.rand(batch, 1, together.joints, h // 4, w // 4, device=device), torch.ones(batch, 1, together.joints, device=device)
 
     def seconds(jobs):
         begun = time.perf_counter()
         for net, chains, optimizer in jobs:
-            train_step([net], chains, people, 0, None)  # it returns numbers, so a GPU has finished too
+            train_step([net], chains, images, targets, weights, None)  # it returns numbers, so a GPU has finished too
             optimizer.step(), optimizer.zero_grad()
         return time.perf_counter() - begun
     one, four = ([(net, c, torch.optim.Adam(net.parameters(), 1e-5)) for net, c in jobs]
@@ -562,21 +620,48 @@ def draw_people(clips, keypoints, t, path, count=12):
         return data.sheet([poses[i:i + 6] for i in range(0, len(poses), 6)])
     data.save_image(sheet(t) if t is not None else [sheet(t) for t in range(keypoints.shape[1])], path)
 
+@contextlib.contextmanager
+def processes():
+    """The device of this process. Those that torchrun starts become one group, of which the first one prints.
+
+    If one fails, the others do so too, of the same error or for want of it: the first to fail speaks, and torchrun ends all.
+    """
+    gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device(f"cuda:{local}" if gpus else "cpu")
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield device
+        return
+    store, rank, world = next(dist.rendezvous("env://"))
+    try:
+        if gpus:
+            if local >= gpus:
+                raise UsageError(f"torchrun started more processes than the {gpus} GPUs that are here")
+            torch.cuda.set_device(device)
+        patience = datetime.timedelta(hours=12)  # the others wait while the first one reports
+        dist.init_process_group("nccl" if gpus else "gloo", timeout=patience, world_size=world, rank=rank, store=store)
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if rank else sys.stdout):
+            yield device
+        dist.destroy_process_group()
+    except (Exception, KeyboardInterrupt):
+        if store.add("failed", 1) > 1:
+            time.sleep(2)  # torchrun ends all as soon as one has ended: let that be the one that speaks
+            sys.exit(1)
+        raise
+
 def main(argv=None):
     """Run a stage; whatever the user can mend is one sentence and exit code 1."""
     try:
-        options = read_options(argv)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        begun = time.time()
-        if options.benchmark == "ap":
-            return benchmark_ap()
-        (benchmark if options.benchmark else {"s": stage_s, "t": stage_t}[options.stage])(options, device)
-        print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
+        with processes() as device:
+            options, begun = read_options(argv), time.time()
+            if options.benchmark:
+                return benchmark_ap() if options.benchmark == "ap" else benchmark(options, device)
+            {"s": stage_s, "t": stage_t}[options.stage](options, device)
+            print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
     except (UsageError, vipnas.CheckpointError, data.DataError, ValueError, OSError) as error:
         # what a loader process raised carries its traceback before the sentence
         sys.exit("train: " + (str(error).splitlines() or [repr(error)])[-1].removeprefix("data.DataError: "))
     except KeyboardInterrupt:
-        sys.exit("train: stopped; what was saved (twice a minute) is kept, and --resume goes on from there")
+        sys.exit("train: stopped; what was saved is kept, and the same command with --resume goes on from there")
 
 if __name__ == "__main__":
     main()

@@ -12,6 +12,7 @@
     python vipnas.py --video DIR --checkpoint runs/t/vipnas_t.pt --box x,y,w,h --out DIR
 """
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -640,15 +641,37 @@ def cost(arch, image_size=(256, 192), joints=17):
 class CheckpointError(Exception):
     """A file that cannot be used, in one sentence for the person who named it."""
 
-def save(contents, path):
-    """torch.save to a temporary name, then rename: a reader never meets half a file."""
-    path = pathlib.Path(path)
+@contextlib.contextmanager
+def replacing(path):
+    """A binary file to write what shall be found under `path`: it gets that name when it is complete, never before.
+
+    Whatever goes wrong leaves an older file of that name as it was, and no other; a full disk is a CheckpointError.
+    """
+    temporary = pathlib.Path(f"{path}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(contents, f"{path}.tmp")
-        os.replace(f"{path}.tmp", path)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be written ({error}); an older file of that name is untouched") from None
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # the contents are on the disk before the name is
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise CheckpointError(f"{path} cannot be written ({reason}); an older file of that name is untouched") from None
+        raise
+
+def save(contents, path):
+    """torch.save, whole or not at all."""
+    with replacing(path) as file:
+        torch.save(contents, file)
+
+def write_json(contents, path):
+    """JSON, whole or not at all."""
+    with replacing(path) as file:
+        file.write(json.dumps(contents, indent=1).encode())
 
 class _Inert:
     """Stands in for whatever a file names besides tensors: can be made, called, filled and given a state; does nothing."""
@@ -894,8 +917,7 @@ def run_video(video, checkpoint, box, out):
         poses.append({"frame": i, "kind": kind, "window": stream.window, "keypoints": np.round(keypoints, 3).tolist()})
         overlay(frame, keypoints, pose.about["limbs"]).save(out / f"{i:06d}.png")
         print(f"frame {i}: {kind:10} mean score {keypoints[:, 2].mean():.2f}")
-    (out / "poses.json.tmp").write_text(json.dumps({"joints": pose.about["joints"], "poses": poses}, indent=1))
-    os.replace(out / "poses.json.tmp", out / "poses.json")
+    write_json({"joints": pose.about["joints"], "poses": poses}, out / "poses.json")
     print(f"wrote {len(poses)} overlays and poses.json to {out}")
 
 # ---------------------------------------------------------------------------------------------- the command line
@@ -970,8 +992,8 @@ def picture(archs, path):
             pen.line([(source, top - 50), (source, top - 25), (x, top - 25), (x, middle)], (200, 30, 30), 2)
             pen.ellipse([x - 11, middle - 11, x + 11, middle + 11], "white", (200, 30, 30), 2)
             pen.text((x, middle), {"add": "+", "mul": "x", "cat": "C"}[arch.fusion.operation], (200, 30, 30), font, anchor="mm")
-    image.save(f"{path}.tmp", "PNG")
-    os.replace(f"{path}.tmp", path)
+    with replacing(path) as file:
+        image.save(file, "PNG")
 
 def read_box(text):
     """x, y, w, h from "x,y,w,h"; None from nothing."""
