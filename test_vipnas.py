@@ -628,12 +628,12 @@ def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(runs, tmp_path)
     code = "import itertools, sys, train; train.time.time = itertools.count(0, 100).__next__; train.main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "--stage", "t", "--steps", "3", "--finish", "2", "--s", f"{runs}/s/vipnas_s.pt"]
     command += ["--out", f"{tmp_path}/t", *SMALL.split()]
-    for name in ("supernet.pt", "search.json", "rival.pt", "nothing"):
+    for name in ("search.json", "rival.pt", "nothing"):
         process = subprocess.Popen(command, cwd=HERE, stdout=subprocess.DEVNULL)
         while process.poll() is None and not (tmp_path / "t" / name).exists():
             time.sleep(.01)
         process.kill()
-        command += ["--resume"] * (name == "supernet.pt")
+        command += ["--resume"] * (name == "search.json")
     assert process.wait() == 0
     same_run(tmp_path / "t", runs / "t", "supernet.pt", "finish.pt", "rival.pt", "vipnas_t.pt")
 
@@ -665,7 +665,7 @@ with train.processes() as device:
     train.stage_s(train.read_options(sys.argv[2:]), device)""")
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
     torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc_per_node=2 --".split()]
-    small = f"--steps 2 {SMALL} --candidates 3 --finish 1"
+    small = f"--steps 2 {SMALL} --candidates 3 --finish 1 --clips 4"
 
     def start(script, words):
         return subprocess.run([*torchrun, script, *words.split()], env=environment, capture_output=True, text=True)
