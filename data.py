@@ -668,9 +668,8 @@ class _FileClips(Clips):
         self.files, self.ids, self.scores, self.unread = files, np.array(ids), np.array(scores)[:, 0], set()
         low, high = np.array(boxes)[..., :2].min(1), (np.array(boxes)[..., :2] + np.array(boxes)[..., 2:]).max(1)
         super().__init__(name, self.skeleton, size, np.concatenate([low, high - low], 1), np.array(joints), np.array(areas))
-        first = [self._crop(clip[0], affine(box, size))[1] for clip, box in zip(files[:20], self.boxes)]
-        if not any(first):
-            raise DataError(f"none of the first {len(first)} pictures of {name} can be read: fetch them again")
+        if not any(self._crop(clip[0], affine(box, size))[1] for clip, box in zip(files[:20], self.boxes)):
+            raise DataError(f"none of the first {len(files[:20])} pictures of {name} can be read: fetch them again")
 
 class CocoPeople(_FileClips):
     """Everyone with joints in COCO 2017, from `root`/annotations/person_keypoints_{split}2017.json and `root`/{split}2017.
@@ -722,8 +721,9 @@ class PoseTrackClips(_FileClips):
                 tracks.setdefault(ids[1], {})[image["frame_id"]] = (file, ids, box, joints, BOX_TO_AREA * box[2] * box[3], 1.)
             clips += [clip for track in tracks.values() for clip in self._cut(track, frames, whole)]
             self.sequences[path.name] = page["images"], page.get("categories", [])
-            self.annotations = {"images": self.annotations["images"] + page["images"], "categories": page.get("categories", []),
-                                "annotations": self.annotations["annotations"] + page["annotations"]}
+            self.annotations["categories"] = page.get("categories", [])
+            for key in ("images", "annotations"):
+                self.annotations[key] += page[key]
         self._finish(f"PoseTrack18 {split}", size, folder, clips)
 
     def _cut(self, track, frames, whole):
@@ -850,6 +850,7 @@ def save_image(image, path):
         frames[0].save(f"{path}.tmp", format=form, **options)
         os.replace(f"{path}.tmp", path)
     except OSError as error:
+        Path(f"{path}.tmp").unlink(missing_ok=True)
         raise DataError(f"cannot write {path} ({error.strerror or error}): choose another file") from None
 
 def measure_input(count=24, rounds=5):

@@ -29,7 +29,7 @@ from typing import Callable, NamedTuple, Optional
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import nn
 
 from elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, GlobalContext, SqueezeExcite, common_groups, fill
@@ -891,7 +891,7 @@ def read_video(path):
             with Image.open(file) as image:
                 for i in range(getattr(image, "n_frames", 1)):
                     image.seek(i)
-                    yield image.convert("RGB")
+                    yield ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, SyntaxError) as error:
             raise CheckpointError(f"{file} is not an image that can be read ({error}); replace it or take it out") from None
 
