@@ -609,7 +609,8 @@ class _FileClips(Clips):
 
     def pixels(self, indices, matrices):
         clips = [[self._crop(path, matrix) for path in self.files[index]] for index, matrix in zip(indices, matrices)]
-        return torch.stack([torch.stack([image for image, _ in clip]) for clip in clips]), np.array([[read for _, read in clip] for clip in clips])
+        images, read = zip(*(zip(*clip) for clip in clips))
+        return torch.stack([torch.stack(clip) for clip in images]), np.array(read)
 
     def _crop(self, path, matrix):
         """(crop, True), or (black, False) for a picture that cannot be read; says so, more and more rarely."""
@@ -634,7 +635,7 @@ class _FileClips(Clips):
         page["images"] = [image for image in page["images"] if isinstance(image, dict)
                           and all(isinstance(image.get(key), kind) for key, kind in self.of_image.items())]
         images, kept = {image["id"]: image for image in page["images"]}, []
-        names = functools.cache(lambda folder: {e.name for e in os.scandir(folder) if e.stat().st_size} if folder.is_dir() else ())
+        names = functools.cache(lambda folder: {f.name for f in os.scandir(folder) if f.stat().st_size} if folder.is_dir() else ())
         for person in people:
             try:
                 image = images.get(person["image_id"])
@@ -679,15 +680,15 @@ class CocoPeople(_FileClips):
     skeleton, of_image = COCO, {"id": int, "file_name": str}
 
     def __init__(self, root, split, size=(256, 192), boxes=None):
-        path = Path(root) / "annotations" / f"person_keypoints_{split}2017.json"
-        self.skipped = Counter()
-        self.annotations = _read_annotations(path, "--root must be a folder with COCO 2017's annotations/, train2017/ and val2017/")
-        people, self.of_person = self.annotations["annotations"], {"bbox": 4, "area": (), "iscrowd": (), "num_keypoints": (), "keypoints": (17, 3)}
+        path, self.skipped = Path(root) / "annotations" / f"person_keypoints_{split}2017.json", Counter()
+        self.annotations = _read_annotations(path, "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/")
+        people, self.of_person = self.annotations["annotations"], {"area": (), "iscrowd": (), "num_keypoints": (), "keypoints": (17, 3)}
         if boxes:
-            self.of_person = {"bbox": 4, "score": (), "category_id": ()}
-            people = read_json(boxes, "--boxes must be a list of detections of the split's images, as JSON")
+            hint = "--boxes wants a JSON list of detections with image_id, category_id, bbox and score"
+            people, self.of_person = read_json(boxes, hint), {"score": (), "category_id": ()}
             if not isinstance(people, list):
-                raise DataError(f"{boxes} is no list of detections: --boxes wants a list of image_id, category_id, bbox and score")
+                raise DataError(f"{boxes} is no list: {hint}")
+        self.of_person["bbox"] = 4
         found = self._people(self.annotations, root, f"{split}2017", people)
         clips = [[(file, (image["id"], person.get("id", i)), box, joints, float(person.get("area", box[2] * box[3])),
                    float(person.get("score", 1)))] for i, (file, image, person, box, joints) in enumerate(found)]
@@ -700,7 +701,7 @@ class PoseTrackClips(_FileClips):
     in the middle of a video and every fourth elsewhere: both count as consecutive, a mixture or a gap does not.
     whole: leave out shorter rests of a track. Otherwise they are filled up with their last frame, unlabelled and with the ids
     -1, so that each labelled frame is in exactly one clip: that is how an evaluation wants it.
-    sequences: {file name: (images, categories)}
+    sequences: {file name: its images}
     """
     skeleton, of_image = POSETRACK, {"id": int, "file_name": str, "frame_id": int}
     of_person = {"track_id": (), "bbox_head": 4, "keypoints": (17, 3)}
@@ -713,15 +714,15 @@ class PoseTrackClips(_FileClips):
             raise DataError(f"there is no annotation file in {folder}: {hint}")
         if frames < 1:
             raise DataError(f"a clip of {frames} frames: --frames must be at least 1")
-        self.skipped, self.sequences, self.annotations, clips = Counter(), {}, {"images": [], "annotations": []}, []
+        self.skipped, self.sequences, clips = Counter(), {}, []
+        self.annotations = {"images": [], "annotations": [], "categories": [_category(POSETRACK)]}
         for path in paths:
             page, tracks = _read_annotations(path, hint), {}
             for file, image, person, box, joints in self._people(page, root, "", page["annotations"]):
                 ids = image["id"], int(person["track_id"])
                 tracks.setdefault(ids[1], {})[image["frame_id"]] = (file, ids, box, joints, BOX_TO_AREA * box[2] * box[3], 1.)
             clips += [clip for track in tracks.values() for clip in self._cut(track, frames, whole)]
-            self.sequences[path.name] = page["images"], page.get("categories", [])
-            self.annotations["categories"] = page.get("categories", [])
+            self.sequences[path.name] = page["images"]
             for key in ("images", "annotations"):
                 self.annotations[key] += page[key]
         self._finish(f"PoseTrack18 {split}", size, folder, clips)
@@ -752,7 +753,10 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
     if kind == "synthetic":
         return SyntheticClips(split, count, frames, size)
     real, test = "val" if split == "test" else split, split == "test"
-    clips = CocoPeople(root, real, size, boxes if test else None) if kind == "coco" else PoseTrackClips(root, real, frames, size, not test)
+    if kind == "coco":
+        clips = CocoPeople(root, real, size, boxes if test else None)
+    else:
+        clips = PoseTrackClips(root, real, frames, size, whole=not test)
     if clips.skipped:
         print(f"{clips.name}: left out " + ", ".join(f"{n} x {reason}" for reason, n in clips.skipped.items()))
     return clips.head(count) if count else clips
@@ -764,12 +768,11 @@ def export(kind, out, count, frames=8, size=(256, 192)):
     COCO's comes a file of detections, the validation boxes moved a little, twice.
     """
     out, skeleton, entry = (Path(out), COCO, _coco_entry) if kind == "coco" else (Path(out), POSETRACK, _posetrack_entry)
-    category = {"id": 1, "name": "person", "keypoints": list(skeleton.joints), "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs]}
     for split, n in (("train", count), ("val", max(1, count // 4))):
         clips, pages = SyntheticClips(split, n, 1 if kind == "coco" else frames, size), {}
         for i, t in np.ndindex(n, clips.frames):
             page, file, image, person = entry(clips, split, i, t)
-            page = pages.setdefault(page, {"images": [], "annotations": [], "categories": [category]})
+            page = pages.setdefault(page, {"images": [], "annotations": [], "categories": [_category(skeleton)]})
             page["images"].append(image)
             page["annotations"].append({"image_id": image["id"], "category_id": 1, "bbox": clips.boxes[i].tolist(), "iscrowd": 0,
                                         "num_keypoints": sum(v > 0 for v in person["keypoints"][2::3]), **person})
@@ -777,18 +780,23 @@ def export(kind, out, count, frames=8, size=(256, 192)):
             save_image(clips.frame(i, t), out / file)
         if kind == "coco" and split == "val":
             rng = random.Random(0)
+            moved = lambda box: [x + rng.gauss(0, size[1] / 50) for x in box]
             pages["annotations/person_detections_val2017.json"] = [
-                {"image_id": 1 + i, "category_id": 1, "score": rng.random(), "bbox": [x + rng.gauss(0, size[1] / 50) for x in clips.boxes[i]]}
-                for i in range(n) for _ in range(2)]
+                {"image_id": 1 + i, "category_id": 1, "bbox": moved(clips.boxes[i]), "score": rng.random()} for i in [*range(n)] * 2]
         for file, page in pages.items():
             (out / file).parent.mkdir(parents=True, exist_ok=True)
             (out / file).write_text(json.dumps(page))
+
+def _category(skeleton):
+    """What the files of both formats say about the joints."""
+    return {"id": 1, "name": "person", "keypoints": list(skeleton.joints), "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs]}
 
 def _coco_entry(clips, split, i, t):
     """(annotation file, picture's file, its entry, the person's) of frame t of clip i."""
     number, name, (h, w) = i + 1, f"{i + 1:012d}.jpg", clips.size
     joints = clips.joints[i, t] * (clips.joints[i, t, :, 2:] > 0)
-    return (f"annotations/person_keypoints_{split}2017.json", f"{split}2017/{name}", {"id": number, "file_name": name, "height": h, "width": w},
+    return (f"annotations/person_keypoints_{split}2017.json", f"{split}2017/{name}",
+            {"id": number, "file_name": name, "height": h, "width": w},
             {"id": number, "keypoints": joints.ravel().tolist(), "area": float(clips.areas[i, t])})
 
 def _posetrack_entry(clips, split, i, t):
@@ -801,7 +809,7 @@ def _posetrack_entry(clips, split, i, t):
     joints[:, 2] = joints[:, 2] > 0
     file = f"images/{split}/{video}/{t:06d}.jpg"
     return (f"annotations/{split}/{video}.json", file,
-            {"id": number, "frame_id": number, "file_name": file, "is_labeled": True, "nframes": clips.frames, "vid_id": f"{i:06d}"},
+            {"id": number, "frame_id": number, "file_name": file, "is_labeled": True, "vid_id": f"{i:06d}"},
             {"id": 100 * number, "track_id": 0, "keypoints": (joints * joints[:, 2:]).ravel().tolist(),
              "bbox_head": [*(ears - radius), 2 * radius, 2 * radius]})
 
@@ -814,7 +822,8 @@ def draw_pose(image, joints, skeleton=COCO, threshold=.2):
     joints: (K, 3) x, y in its pixels, and visibility or score, which must be above `threshold` to be drawn.
     """
     image = image.convert("RGB")
-    draw, joints = ImageDraw.Draw(image), [[float(x) + .5, float(y) + .5, float(v)] for x, y, v in joints]  # Pillow counts from corners
+    draw = ImageDraw.Draw(image)
+    joints = [[float(x) + .5, float(y) + .5, float(v)] for x, y, v in joints]  # Pillow counts from corners
     seen = [joint[2] > threshold and math.isfinite(joint[0] + joint[1]) for joint in joints]
     width = max(1, round(max(image.size) / 150))
     colours = [LEFT if "left" in name else RIGHT if "right" in name else MIDDLE for name in skeleton.joints]
@@ -877,7 +886,7 @@ def main():
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", help="the picture to write (default: people.png), or the folder to export to")
     parser.add_argument("--export", choices=("coco", "posetrack"), help="write drawn people in the layout of this data set")
-    parser.add_argument("--clips", type=int, default=200, help="--export: how many people, or sequences, to train with (default: 200)")
+    parser.add_argument("--clips", type=int, default=200, help="--export: people, or sequences, to train with (default: 200)")
     options, cells = parser.parse_args(), []
     if options.export:
         if not options.out:
@@ -894,7 +903,8 @@ def main():
     save_image(sheet([cells[i] + cells[i + 1] for i in range(0, len(cells), 2)]), out)
     print(f"{out}: {len(clips)} clips of {clips.frames} frames, each with its first and last pose")
     torch.set_num_threads(1)
-    print("read on one core from 640x480 JPEG files: {:.0f} augmented 256x192 samples/s; decoding alone {:.0f} files/s".format(*measure_input()))
+    samples, files = measure_input()
+    print(f"read on one core from 640x480 JPEG: {samples:.0f} augmented 256x192 samples/s; decoding alone {files:.0f} files/s")
     print(f"drawn on one core: {len(clips) * clips.frames / seconds:.0f} frames/s of {clips.size[0]}x{clips.size[1]} pixels")
 
 if __name__ == "__main__":

@@ -365,9 +365,9 @@ def official(nets, clips, device, out):
     else:
         table = posetrack_ap(clips.annotations, results)
         pathlib.Path(out, "posetrack").mkdir(exist_ok=True)
-        for name, (images, categories) in clips.sequences.items():
+        for name, images in clips.sequences.items():
             own = {image["id"] for image in images}
-            page = {"images": images, "categories": categories, "annotations": [r for r in results if r["image_id"] in own]}
+            page = {**clips.annotations, "images": images, "annotations": [r for r in results if r["image_id"] in own]}
             write_json(page, pathlib.Path(out, "posetrack", name))
     print(f"{clips.name}, official evaluation of {len(results)} poses (results.json in {out})")
     print("".join(f"{name:>7}" for name in table) + "\n" + "".join(f"{value:7.1f}" for value in table.values()))

@@ -681,7 +681,7 @@ class _Inert:
     dump_patches = False  # asked by torch of the classes of whole modules in old files
 
 class _TensorsOnly:
-    """What `torch.load` asks of a pickle module. No name in a file leads to code, but for these two; torch finds storages itself."""
+    """What `torch.load` asks of a pickle module. No name in a file leads to code, but for a few; torch finds storages itself."""
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module, name):
@@ -714,7 +714,8 @@ def load(path, kind):
     contents = read(path)
     found = contents.get("kind")
     if found != kind:
-        raise CheckpointError(f"{path} holds {f'a {found}' if found else 'something else'}, but a {kind} checkpoint is needed here")
+        found = f"a {found}" if found else "something else"
+        raise CheckpointError(f"{path} holds {found}, but a {kind} checkpoint is needed here")
     return contents
 
 def save_finished(path, nets, about):
@@ -853,7 +854,8 @@ class Stream:
         x = ((x - torch.tensor(self.pose.about["mean"])) / torch.tensor(self.pose.about["std"])).permute(2, 0, 1)[None]
         with torch.inference_mode():
             self.heatmaps = self.pose.nets[t](x, heatmaps=self.heatmaps)
-        keypoints = decode(self.heatmaps, cell=self.pose.about.get("cell", 1.5))[0].double().numpy()  # pixel centres of the crop, to those of the frame
+        # from pixel centres of the crop to those of the frame
+        keypoints = decode(self.heatmaps, cell=self.pose.about.get("cell", 1.5))[0].double().numpy()
         keypoints[:, :2] = (left, top) + (keypoints[:, :2] + .5) * (right - left, bottom - top) / (width, height) - .5
         self.count += 1
         if t == len(self.pose.nets) - 1:
