@@ -49,12 +49,10 @@ from torch.utils.data import Dataset
 import data
 import search
 import vipnas
-from vipnas import PoseNet, Space, cost
+from search import refuse
+from vipnas import Arch, PoseNet, Space, cost
 
 # ---------------------------------------------------------------------------------------------- options and recipes
-class UsageError(Exception):
-    """An option that cannot be meant, in one sentence."""
-
 def option(text, default=None):
     return dataclasses.field(default=default, metadata={"help": text})
 
@@ -126,42 +124,37 @@ def read_options(argv):
     options = Options(**vars(parser.parse_args(argv)))
     if options.benchmark:
         options.stage, options.space = "s", options.space if options.benchmark == "ap" else options.benchmark
-    if options.stage not in ("s", "t"):
-        raise UsageError("say which stage to run: --stage s first, then --stage t")
-    if options.space not in vipnas.SPACES:
-        raise UsageError(f"there is no space '{options.space}'; --space is one of {', '.join(vipnas.SPACES)}")
-    if options.data == "coco" and options.stage == "t":
-        raise UsageError("COCO has no videos: stage t needs --data posetrack or synthetic")
-    if (options.data, options.stage) not in RECIPES:
-        raise UsageError(f"there is no data set '{options.data}'; --data is one of synthetic, coco, posetrack")
-    if options.boxes and options.data != "coco":
-        raise UsageError("--boxes, a file of detected people, belongs to --data coco")
-    if (options.data == "synthetic") == (options.root is not None):
-        raise UsageError("--root names the folder of real data: give it with --data coco or posetrack, and only then")
-    if options.stage == "t" and (options.arch or options.init):
-        raise UsageError("--arch and --init belong to stage s; stage t starts from the network that --s names")
-    if options.arch and (options.gflops or options.candidates):
-        raise UsageError("--arch trains one architecture, so there is nothing to search: leave out --gflops and --candidates")
+    refuse(options.stage not in ("s", "t"), "say which stage to run: --stage s first, then --stage t")
+    refuse(options.space not in vipnas.SPACES, f"there is no space '{options.space}'; --space is one of {', '.join(vipnas.SPACES)}")
+    refuse((options.data, options.stage) == ("coco", "t"), "COCO has no videos: stage t needs --data posetrack or synthetic")
+    refuse((options.data, options.stage) not in RECIPES,
+           f"there is no data set '{options.data}'; --data is one of synthetic, coco, posetrack")
+    refuse(options.boxes and options.data != "coco", "--boxes, a file of detected people, belongs to --data coco")
+    refuse((options.data == "synthetic") == (options.root is not None),
+           "--root names the folder of real data: give it with --data coco or posetrack, and only then")
+    refuse(options.stage == "t" and (options.arch or options.init),
+           "--arch and --init belong to stage s; stage t starts from the network that --s names")
+    refuse(options.arch and (options.gflops or options.candidates),
+           "--arch trains one architecture, so there is nothing to search: leave out --gflops and --candidates")
     recipe = RECIPES[options.data, options.stage]
     for name in (*FROM_RECIPE, "lr"):
         value = getattr(options, name)
         if value is None and name != "lr":  # the rate depends on the backbone too
             setattr(options, name, getattr(recipe, name))
-        elif value is not None and (value < 0 or value == 0 and name not in ("rotation", "finish")):
-            raise UsageError(f"--{name} must be above zero")
-    if options.batch % search.ranks()[1]:
-        raise UsageError(f"--batch {options.batch} cannot be shared equally by {search.ranks()[1]} processes: choose a multiple")
+        refuse(value is not None and (value < 0 or value == 0 and name not in ("rotation", "finish")), f"--{name} must be above zero")
+    world = search.ranks()[1]
+    refuse(options.batch % world, f"--batch {options.batch} cannot be shared equally by {world} processes: choose a multiple")
+    refuse(options.frames < 1, "--frames, the number of non-key frames, must be at least 1")
     if options.compare is None:
         options.compare = int(options.data == "synthetic")
-    if options.frames < 1:
-        raise UsageError("--frames, the number of non-key frames, must be at least 1")
     options.out = options.out or f"runs/{options.stage}"
     return options
 
-def open_clips(options, split, frames, size):
-    """The clips of a split; of drawn people, val and test have at most JUDGED."""
+def open_clips(options, frames, size):
+    """The clips of train, val and test; of drawn people, the last two have at most JUDGED."""
     judged = min(JUDGED, 4 * options.clips) if options.data == "synthetic" else None
-    return data.open_clips(options.data, options.root, split, frames, size, options.clips if split == "train" else judged)
+    return [data.open_clips(options.data, options.root, split, frames, size, count)
+            for split, count in (("train", options.clips), ("val", judged), ("test", judged))]
 
 # ---------------------------------------------------------------------------------------------- the training loop
 class Feed(Dataset):
@@ -172,10 +165,10 @@ class Feed(Dataset):
         self.clips, self.options, self.share = clips, options, slice(rank, None, world)
 
     def __getitem__(self, step):
-        count, options = len(self.clips), self.options
-        places = range(step * options.batch, (step + 1) * options.batch)  # in an endless row of shuffled epochs
-        indices = [_order(options.seed, p // count, count)[p % count] for p in places]
-        return self.clips.batch(indices, random.Random(f"{options.seed} augment {step}"), options.rotation, self.share)
+        count, size, seed = len(self.clips), self.options.batch, self.options.seed
+        row = range(step * size, (step + 1) * size)  # places in an endless row of shuffled epochs
+        indices = [_order(seed, p // count, count)[p % count] for p in row]
+        return self.clips.batch(indices, random.Random(f"{seed} augment {step}"), self.options.rotation, self.share)
 
 def unpack(batch, clips, device):
     """(images, targets, weights) of a data.Batch on the device, as `train_step` wants them."""
@@ -215,10 +208,9 @@ def sandwich(space, frames, rng, count=2):
 
     In the biggest and the smallest chain only the fusions are random; in the others every frame draws all its own.
     """
-    def ends(arch):
-        return tuple(dataclasses.replace(arch, fusion=rng.choice(space.fusions)) for _ in range(frames))
-    biggest, smallest = ends(space.largest()), ends(space.smallest())
-    return [biggest, smallest] + [tuple(space.sample(rng) for _ in range(frames)) for _ in range(count)]
+    chains = [tuple(dataclasses.replace(arch, fusion=rng.choice(space.fusions)) for _ in range(frames))
+              for arch in (space.largest(), space.smallest())]
+    return chains + [tuple(space.sample(rng) for _ in range(frames)) for _ in range(count)]
 
 def train_step(nets, chains, images, targets, weights, heatmaps):
     """Gradients of one step, and the losses of its chains.
@@ -285,9 +277,10 @@ def average(parameters, losses, asked):
     everything = torch.cat([g.flatten() for g in gradients] + [gradients[0].new_tensor([*losses, len(asked)])])
     dist.all_reduce(everything)
     everything /= search.ranks()[1]
-    for gradient, mean in zip(gradients, everything.split([g.numel() for g in gradients] + [len(losses) + 1])):
-        gradient.copy_(mean.view(gradient.shape))
-    *losses, asked = everything[-len(losses) - 1:].tolist()
+    *means, rest = everything.split([g.numel() for g in gradients] + [len(losses) + 1])
+    for gradient, mean in zip(gradients, means):
+        gradient.copy_(mean.view_as(gradient))
+    *losses, asked = rest.tolist()
     return losses, asked > 0
 
 @contextlib.contextmanager
@@ -306,17 +299,22 @@ def patient():
     if asked:  # during the last step
         raise KeyboardInterrupt
 
-def fit(nets, chains_of, clips, options, steps, path, first=0, key_net=None, judge=None, about=None):
-    """Train `nets` (one for each frame; the same super-network several times, or finished ones) and keep them in `path`.
+def fit(nets, chains_of, clips, options, steps, path, key_net=None, judge=None, about=None):
+    """Train `nets` and keep them in `path`: one for each frame but the key frame; often the same super-network several times.
 
-    chains_of(rng) -> the step's chains, biggest first; first: the first frame to predict; judge() -> AP for the progress
-    line; about: what else to save. Saved about twice a minute and on Ctrl-C, and continued from there by --resume: the
-    result does not depend on interruptions. Of several processes the first one reports and saves.
+    chains_of(rng) -> the step's chains, biggest first; judge() -> AP for the progress line; about: what else to save. Saved
+    about twice a minute and on Ctrl-C, and continued from there by --resume: the result does not depend on interruptions.
+    Of several processes the first one reports and saves.
     """
-    (rank, world), device = search.ranks(), next(nets[0].parameters()).device
+    (rank, world), device, first = search.ranks(), next(nets[0].parameters()).device, clips.frames - len(nets)
     own, parameters = list(dict.fromkeys(nets)), _parameters(nets)  # each network once
-    optimizer = torch.optim.Adam(parameters, fused=device.type == "cuda")
-    start = load_training(own, optimizer, path) if options.resume else 0
+    optimizer, start = torch.optim.Adam(parameters, fused=device.type == "cuda"), 0
+    if options.resume and path.is_file():
+        saved = vipnas.load(path, "supernet")
+        for net, state in zip(own, saved["nets"]):
+            vipnas.restore(net, state, path)
+        optimizer.load_state_dict(saved["optimizer"])
+        start = saved["step"]
 
     def keep(step):
         vipnas.save({"kind": "supernet", "step": step, "nets": [net.state_dict() for net in own],
@@ -344,24 +342,13 @@ def fit(nets, chains_of, clips, options, steps, path, first=0, key_net=None, jud
             if stop:
                 raise KeyboardInterrupt
 
-def load_training(nets, optimizer, path):
-    """Put a saved training back into `nets` and `optimizer`; returns the step to go on from, 0 if nothing was saved."""
-    if not pathlib.Path(path).is_file():
-        return 0
-    saved = vipnas.load(path, "supernet")
-    for net, state in zip(nets, saved["nets"]):
-        vipnas.restore(net, state, path)
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["step"]
-
 def report(path, step, steps, losses, judge, seconds, options):
     """The progress line, on screen and in log.jsonl."""
-    ap = judge() if judge else None
-    left = seconds * (steps - step)
-    print(f"{pathlib.Path(path).stem} step {step}/{steps}  loss " + " ".join(f"{x:.2f}" for x in losses) +
+    ap, left = judge() if judge else None, seconds * (steps - step)
+    print(f"{path.stem} step {step}/{steps}  loss " + " ".join(f"{x:.2f}" for x in losses) +
           (f"  val AP {ap:.1f}" if ap is not None else "") +
           f"  {options.batch / seconds:.0f} clips/s  {left // 60:.0f}:{left % 60:02.0f} left", flush=True)
-    log(options, step=step, losses=losses, ap=ap, phase=pathlib.Path(path).stem)
+    log(options, step=step, losses=losses, ap=ap, phase=path.stem)
 
 def log(options, **entry):
     """Add a line to log.jsonl. A step or event that comes again after --resume takes the place of its first line."""
@@ -384,47 +371,44 @@ def stage_s(options, device):
     if options.init:
         inherit_from(net, options.init)
     out = pathlib.Path(options.out)
-    train, val, test = (open_clips(options, split, 1, space.image_size) for split in ("train", "val", "test"))
+    train, val, test = open_clips(options, 1, space.image_size)
     found_people = data.open_clips("coco", options.root, "test", 1, space.image_size, boxes=options.boxes) if options.boxes else test
     about = data.about(train.skeleton, space.image_size)
     start_folder(options, space.backbone)
 
     biggest = (space.largest(),)
-    calibration = search.Sight(train.head(256), 0, device)
+    calibration, sight = search.sights(train, val, device)
     fit([net], lambda rng: [biggest] if arch else sandwich(space, 1, rng), train, options, steps_of(options, train),
-        out / "supernet.pt", 0, None, judge_chain([net], biggest, calibration, search.Sight(val, 0, device)),
-        {"stage": "s", "space": space.backbone, "arch": arch and arch.to_json(), "about": about})
-    if arch:
-        found = search.Found(search.finish(net, biggest, calibration), biggest, [], [], calibration)
-    else:
-        found = search.search_s(net, budget, options.candidates, options.seed, train, val, out)
+        out / "supernet.pt", judge=lambda: search.percent(search.judge(net, biggest, calibration, sight)),
+        about={"stage": "s", "space": space.backbone, "arch": arch and arch.to_json(), "about": about})
+    (best,), table = (biggest, []) if arch else search.find(net, budget, options.candidates, options.seed, calibration, sight, out)
+    nets = search.finish(net, (best,), calibration)
     if search.ranks()[0]:
         return  # the rest is the first process's
-    vipnas.save_finished(out / "vipnas_s.pt", found.nets, about)
+    vipnas.save_finished(out / "vipnas_s.pt", nets, about)
 
-    sight = search.Sight(test, 0, device)
-    keypoints = search.predict(found.nets, sight)
-    points, c = search.score(keypoints, test, 0), cost(found.archs[0], space.image_size)
-    print(f"\nS-ViPNAS: {found.archs[0]}\n{c.params:,} parameters, {c.gflops:.4f} GFLOPs ({c.macs / 1e6:.1f} M multiply-adds)")
-    print(f"test AP {100 * np.nanmean(points):.1f} +- {standard_error(points):.1f} ({len(points)} people)")
-    log(options, event="found", arch=found.archs[0].to_json(), gflops=c.gflops, test_ap=100 * np.nanmean(points))
-    if len(found.table) > 1:
-        rivals(net, found, sight, options)
+    unseen = search.Sight(test, 0, device)
+    keypoints = search.predict(nets, unseen)
+    points, c = search.score(keypoints, test, 0), cost(best, space.image_size)
+    print(f"\nS-ViPNAS: {best}\n{c.params:,} parameters, {c.gflops:.4f} GFLOPs ({c.macs / 1e6:.1f} M multiply-adds)")
+    print(f"test AP {search.percent(points):.1f} +- {standard_error(points):.1f} ({len(points)} people)")
+    log(options, event="found", arch=best.to_json(), gflops=c.gflops, test_ap=search.percent(points))
+    if len(table) > 1:
+        rivals(net, table, calibration, unseen, options)
     if options.data != "synthetic":
-        log(options, event="official", **search.official(found.nets, found_people, device, out))
-    draw_people(test, keypoints, 0, out / "poses.png")
+        log(options, event="official", **search.official(nets, found_people, device, out))
+    draw_people(test, keypoints, out / "poses.png")
     print(f"wrote vipnas_s.pt{'' if arch else ', search.png'} and poses.png to {out}")
 
-def rivals(net, found, sight, options, count=9):
-    """The found network against the median of the sampled candidates that cost about as much, all on the test split."""
-    gflops = [row["gflops"] for row in found.table]
-    own = found.candidates.index(found.archs)
-    near = sorted((i for i in range(len(gflops)) if i != own), key=lambda i: abs(gflops[i] - gflops[own]))[:count]
-    scores = [100 * np.nanmean(search.score(search.predict(search.finish(net, found.candidates[i], found.calibration), sight),
-                                            sight.clips, sight.first)) for i in near]
+def rivals(net, table, calibration, sight, options, count=9):
+    """The median of the candidates that cost about as much as the best one of the table, on the test split."""
+    gflops, own = [row["gflops"] for row in table], search.best(table)
+    near = sorted((i for i in range(len(table)) if i != own), key=lambda i: abs(gflops[i] - gflops[own]))[:count]
+    archs = [[Arch.from_json(json.dumps(a)) for a in table[i]["archs"]] for i in near]
+    median = np.median([search.percent(search.judge(net, a, calibration, sight)) for a in archs])
     costs = sorted(gflops[i] for i in near)
-    print(f"the {len(near)} candidates of nearest cost ({costs[0]:.4f} to {costs[-1]:.4f} GFLOPs): median test AP {np.median(scores):.1f}")
-    log(options, event="rivals", median_test_ap=np.median(scores))
+    print(f"the {len(near)} candidates of nearest cost ({costs[0]:.4f} to {costs[-1]:.4f} GFLOPs): median test AP {median:.1f}")
+    log(options, event="rivals", median_test_ap=median)
 
 # ---------------------------------------------------------------------------------------------- stage t
 def stage_t(options, device):
@@ -432,102 +416,81 @@ def stage_t(options, device):
     (key_net, *_), about = search.load_networks(options.s)
     key_net = key_net.to(device, memory_format=torch.channels_last)
     mother, frames, size = key_net.arch, options.frames, tuple(about["size"])
-    if mother.backbone not in vipnas.SPACES:
-        raise UsageError(f"{options.s} is a {mother.backbone}, which no search space has; stage t needs one of {', '.join(vipnas.SPACES)}")
+    refuse(mother.backbone not in vipnas.SPACES,
+           f"{options.s} is a {mother.backbone}, which no search space has; stage t needs one of {', '.join(vipnas.SPACES)}")
     space = dataclasses.replace(vipnas.SPACES[mother.backbone], image_size=size).within(mother)
     average, key_cost = options.gflops or BUDGETS[mother.backbone][1], cost(mother, size).gflops
     search.allocate(space, frames, search.rest(average, key_cost, frames), 1, random.Random(0))  # impossible? say it now
     torch.manual_seed(options.seed)
     net = PoseNet(space).inherit(key_net).to(device, memory_format=torch.channels_last)
     out = pathlib.Path(options.out)
-    train, val, test = (open_clips(options, split, frames + 1, size) for split in ("train", "val", "test"))
+    train, val, test = open_clips(options, frames + 1, size)
     for clips in (train, val, test):
         search.check_joints(clips, about, options.s)
     start_folder(options, mother.backbone, key_net)
 
-    judge = judge_chain([net] * frames, (space.largest(),) * frames, search.Sight(train.head(128), 1, device, key_net),
-                        search.Sight(val, 1, device, key_net))
-    fit([net] * frames, lambda rng: sandwich(space, frames, rng), train, options, steps_of(options, train), out / "supernet.pt",
-        1, key_net, judge,
+    biggest = (space.largest(),) * frames
+    calibration, sight = search.sights(train, val, device, 1, key_net)
+    fit([net] * frames, lambda rng: sandwich(space, frames, rng), train, options, steps_of(options, train),
+        out / "supernet.pt", key_net, lambda: search.percent(search.judge(net, biggest, calibration, sight)),
         {"stage": "t", "space": mother.backbone, "arch": mother.to_json(), "key": key_net.state_dict(), "about": about})
-    found = search.search_t(net, key_net, average, options.candidates, options.seed, train, val, out)
-    nets = found.nets
+    archs, _ = search.find(net, average, options.candidates, options.seed, calibration, sight, out)
     if options.finish:  # ours: a short training of the found chain alone, still with shared weights
-        fit([net] * frames, lambda rng: [found.archs], train, options, options.finish, out / "finish.pt", 1, key_net)
-        nets = search.finish(net, found.archs, found.calibration)
-    average = (key_cost + sum(cost(a, size).gflops for a in found.archs)) / (frames + 1)
+        fit([net] * frames, lambda rng: [archs], train, options, options.finish, out / "finish.pt", key_net)
+    nets = search.finish(net, archs, calibration)
+    average = (key_cost + sum(cost(a, size).gflops for a in archs)) / (frames + 1)
     print(f"\nT-ViPNAS, {average:.4f} GFLOPs on average\n  key frame  {mother}  ({key_cost:.4f})")
-    for t, arch in enumerate(found.archs, 1):
+    for t, arch in enumerate(archs, 1):
         print(f"  t = {t}      {arch}  ({cost(arch, size).gflops:.4f})")
     if search.ranks()[0] == 0:
         vipnas.save_finished(out / "vipnas_t.pt", [key_net, *nets], about)
-        log(options, event="found", archs=[a.to_json() for a in found.archs], average_gflops=average)
+        log(options, event="found", archs=[a.to_json() for a in archs], average_gflops=average)
     rival = single_frame_rival(options, average, train, val, test, out, device) if options.compare else {}
     if search.ranks()[0]:
         return  # the rest is the first process's
 
-    sight = search.Sight(test, 1, device, key_net)
-    keypoints, key = search.predict(nets, sight), predict_key(sight)
-    results = {"T-ViPNAS": search.score(keypoints, test, 1), **rival}
-    results["the key frame's pose, copied"] = search.score(np.repeat(key, frames, 1), test, 1)
-    print_comparison(results, options)
+    unseen = search.Sight(test, 1, device, key_net)
+    keypoints = search.predict(nets, unseen)
+    key = np.concatenate([search.keypoints_of(maps[:, None], matrices, test) for _, maps, matrices in unseen])  # (N, 1, K, 3)
+    print_comparison({"T-ViPNAS": search.score(keypoints, test, 1), **rival,
+                      "the key frame's pose, copied": search.score(np.repeat(key, frames, 1), test, 1)}, options)
     if options.data != "synthetic":
         log(options, event="official", **search.official([key_net, *nets], test, device, out))
-    draw_people(test, np.concatenate([key, keypoints], 1), None, out / "poses.gif")
+    draw_people(test, np.concatenate([key, keypoints], 1), out / "poses.gif")
     print(f"wrote vipnas_t.pt, search.png and poses.gif to {out}")
 
-def predict_key(sight):
-    """The key-frame network's keypoints (N, 1, K, 3), from the heatmaps that the sight already holds."""
-    crops = torch.cat([vipnas.decode(h.float(), cell=sight.clips.cell) for h in sight.heatmaps]).cpu().numpy()  # (N, K, 3)
-    matrices = np.concatenate([m for _, _, m in sight])
-    return data.transform(crops, data.invert(matrices))[:, None]
-
 def single_frame_rival(options, average, train, val, test, out, device):
-    """The best single-frame network of the same average GFLOPs, applied to every frame (Table 3).
+    """The best single-frame network of the same average GFLOPs, applied to every frame (Table 3): {name: scores (N, T)}.
 
     Found by the same search in the S super-network, then trained as T was: from the same weights, on the same clips in
-    the same order, for as many steps (those of --finish too) and at the same rate, alone and without heatmaps. Returns {name: scores (N, T)}.
+    the same order, for as many steps (those of --finish too) and at the same rate, alone and without heatmaps.
     """
     path = pathlib.Path(options.s).with_name("supernet.pt")
     if not path.is_file():
         print(f"no comparison with a single-frame network: there is no {path} to find it in")
         return {}
-    net, _, _ = search.load_supernet(path)
-    found = search.search_s(net.to(device, memory_format=torch.channels_last), average, options.candidates, options.seed, train, val,
-                            out, 1, "rival")
-    arch = found.archs[0]
-    rival = net.extract(arch).to(memory_format=torch.channels_last)
-    fit([rival] * options.frames, lambda rng: [found.archs], train, options, steps_of(options, train) + options.finish,
-        out / "rival.pt", 1)
-    nets = search.finish(rival, found.archs, search.Sight(train.head(128), 1, device))
-    points = search.score(search.predict(nets, search.Sight(test, 1, device)), test, 1)
-    return {f"single frame, {cost(arch, test.size).gflops:.4f} GFLOPs": points}
+    net = search.load_supernet(path)[0].to(device, memory_format=torch.channels_last)
+    archs, _ = search.find(net, average, options.candidates, options.seed, *search.sights(train, val, device, 1), out, "rival")
+    rival = net.extract(archs[0]).to(memory_format=torch.channels_last)
+    fit([rival] * options.frames, lambda rng: [archs], train, options, steps_of(options, train) + options.finish, out / "rival.pt")
+    points = search.judge(rival, archs, search.Sight(train.head(128), 1, device), search.Sight(test, 1, device))
+    return {f"single frame, {cost(archs[0], test.size).gflops:.4f} GFLOPs": points}
 
 def print_comparison(results, options):
     """AP per frame distance for everyone, and each one's paired distance to T-ViPNAS."""
     ours = results["T-ViPNAS"]
     print(f"\nnon-key frames of {len(ours)} test clips{'':17}AP   " + "  ".join(f"t = {t + 1}" for t in range(ours.shape[1])))
     for name, points in results.items():
-        row = 100 * np.nanmean(points, 0)
-        difference = np.nanmean(ours - points, 1)
-        against = "" if points is ours else f"   T is {100 * np.nanmean(ours - points):+.1f} +- {standard_error(difference):.1f} better"
-        print(f"{name:45} {100 * np.nanmean(points):5.1f}   " + "  ".join(f"{x:5.1f}" for x in row) + against)
-        log(options, event="test", name=name, ap=100 * np.nanmean(points), ap_by_frame=row.tolist(),
-            t_better=100 * np.nanmean(ours - points), standard_error=standard_error(difference))
+        row, better, error = 100 * np.nanmean(points, 0), search.percent(ours - points), standard_error(np.nanmean(ours - points, 1))
+        print(f"{name:45} {search.percent(points):5.1f}   " + "  ".join(f"{x:5.1f}" for x in row) +
+              f"   T is {better:+.1f} +- {error:.1f} better" * (points is not ours))
+        log(options, event="test", name=name, ap=search.percent(points), ap_by_frame=row.tolist(), t_better=better, standard_error=error)
 
 # ---------------------------------------------------------------------------------------------- small things
 def standard_error(points):
     """Of the mean AP, from one score a person or clip."""
-    points = np.asarray(points).ravel()
     points = points[~np.isnan(points)]
     return 100 * points.std() / math.sqrt(max(1, len(points)))
-
-def judge_chain(nets, archs, calibration, sight):
-    """A function that gives the AP of one chain, re-calibrated, for the progress line."""
-    def judge():
-        points = search.score(search.predict(search.finish(nets[0], archs, calibration), sight), sight.clips, sight.first)
-        return 100 * float(np.nanmean(points))
-    return judge
 
 def inherit_from(net, path):
     """Start a network from a finished one's weights, which must hold all of its slices."""
@@ -535,7 +498,7 @@ def inherit_from(net, path):
     try:
         net.inherit(larger.to(next(net.parameters()).device))
     except ValueError as error:
-        raise UsageError(f"--init {path}: its network is smaller than the one to train ({error})") from None
+        raise ValueError(f"--init {path}: its network is smaller than the one to train ({error})") from None
 
 def start_folder(options, backbone, key_net=None):
     """Make the run folder. An older run in it is moved aside, or resumed if options and key-frame network are the same."""
@@ -543,11 +506,10 @@ def start_folder(options, backbone, key_net=None):
     if options.resume and (out / "supernet.pt").is_file():
         saved = vipnas.load(out / "supernet.pt", "supernet")
         changed = [f"--{k} was {saved['options'].get(k)}" for k in now if k != "resume" and now[k] != saved["options"].get(k)]
-        if changed:
-            raise UsageError(f"--resume goes on with the same options only; in {out}, {', '.join(changed)}")
+        refuse(changed, f"--resume goes on with the same options only; in {out}, {', '.join(changed)}")
         key = key_net.state_dict() if key_net else {}
-        if key and not (saved["key"].keys() == key.keys() and all(torch.equal(v.cpu(), saved["key"][k]) for k, v in key.items())):
-            raise UsageError(f"{options.s} is not the network any more that the run in {out} began with: leave out --resume")
+        same = saved.get("key", {}).keys() == key.keys() and all(torch.equal(v.cpu(), saved["key"][k]) for k, v in key.items())
+        refuse(not same, f"{options.s} is not the network any more that the run in {out} began with: leave out --resume")
     if search.ranks()[0] == 0:
         if not options.resume and out.is_dir() and any(out.iterdir()):
             aside = next(p for p in (pathlib.Path(f"{out}.{n}") for n in range(1, 10 ** 6)) if not p.exists())
@@ -565,16 +527,16 @@ def benchmark(options, device, batch=4, rounds=5):
     together = PoseNet(space).to(device, memory_format=torch.channels_last).train()
     apart = [together.extract(arch).to(memory_format=torch.channels_last) for (arch,) in chains]
     images = search.to_device(torch.randint(256, (batch, 1, 3, h, w)).byte(), device)
-    targets, weights = torch.rand(batch, 1, together.joints, h // 4, w // 4, device=device), torch.ones(batch, 1, together.joints, device=device)
+    targets, weights = torch.rand(batch, 1, 17, h // 4, w // 4, device=device), torch.ones(batch, 1, 17, device=device)
+    one, four = [(together, chains)], [(net, [chain]) for net, chain in zip(apart, chains)]
+    optimizers = {net: torch.optim.Adam(net.parameters(), 1e-5) for net in (together, *apart)}
 
     def seconds(jobs):
         begun = time.perf_counter()
-        for net, chains, optimizer in jobs:
+        for net, chains in jobs:
             train_step([net], chains, images, targets, weights, None)  # it returns numbers, so a GPU has finished too
-            optimizer.step(), optimizer.zero_grad()
+            optimizers[net].step(), optimizers[net].zero_grad()
         return time.perf_counter() - begun
-    one, four = ([(net, c, torch.optim.Adam(net.parameters(), 1e-5)) for net, c in jobs]
-                 for jobs in ([(together, chains)], [(net, [chain]) for net, chain in zip(apart, chains)]))
     times = np.median([(seconds(one), seconds(four)) for _ in range(rounds + 1)][1:], 0)  # the first warms up
     print(f"{options.space}, {batch} images of {h}x{w}: one sandwich step {times[0]:.2f} s, its four networks trained alone "
           f"{times[1]:.2f} s, ratio {times[0] / times[1]:.3f}")
@@ -606,19 +568,16 @@ def benchmark_ap(people=6000):
     print(f"pycocotools: {official:.2f} s, ratio {official / seconds:.1f}; largest difference of the ten numbers "
           f"{np.abs(np.array(list(ours.values())) - judge.stats).max():.0e}")
 
-def draw_people(clips, keypoints, t, path, count=12):
-    """Predictions on unseen people, in their windows at twice the size: a sheet of frame `t`, or (None) all frames moving."""
+def draw_people(clips, keypoints, path, count=12):
+    """Predictions (N, F, K, 3) on unseen people, in their windows at twice the size; several frames are a moving picture."""
     size = tuple(2 * n for n in clips.size)
 
     def pose(i, t):
         matrix = data.affine(clips.boxes[i], size)
         image = Image.fromarray(data.crop(clips.frame(i, t), matrix, size).permute(1, 2, 0).numpy())
         return data.draw_pose(image, data.transform(keypoints[i, t], matrix), clips.skeleton)
-
-    def sheet(t):
-        poses = [pose(i, t) for i in range(min(count, len(clips)))]
-        return data.sheet([poses[i:i + 6] for i in range(0, len(poses), 6)])
-    data.save_image(sheet(t) if t is not None else [sheet(t) for t in range(keypoints.shape[1])], path)
+    rows = [range(i, min(i + 6, count, len(clips))) for i in range(0, min(count, len(clips)), 6)]
+    data.save_image([data.sheet([[pose(i, t) for i in row] for row in rows]) for t in range(keypoints.shape[1])], path)
 
 @contextlib.contextmanager
 def processes():
@@ -634,8 +593,7 @@ def processes():
     store, rank, world = next(dist.rendezvous("env://"))
     try:
         if gpus:
-            if local >= gpus:
-                raise UsageError(f"torchrun started more processes than the {gpus} GPUs that are here")
+            refuse(local >= gpus, f"torchrun started more processes than the {gpus} GPUs that are here")
             torch.cuda.set_device(device)
         patience = datetime.timedelta(hours=12)  # the others wait while the first one reports
         dist.init_process_group("nccl" if gpus else "gloo", timeout=patience, world_size=world, rank=rank, store=store)
@@ -657,7 +615,7 @@ def main(argv=None):
                 return benchmark_ap() if options.benchmark == "ap" else benchmark(options, device)
             {"s": stage_s, "t": stage_t}[options.stage](options, device)
             print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
-    except (UsageError, vipnas.CheckpointError, data.DataError, ValueError, OSError) as error:
+    except (vipnas.CheckpointError, data.DataError, ValueError, OSError) as error:
         # what a loader process raised carries its traceback before the sentence
         sys.exit("train: " + (str(error).splitlines() or [repr(error)])[-1].removeprefix("data.DataError: "))
     except KeyboardInterrupt:
