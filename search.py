@@ -39,14 +39,15 @@ AREAS = np.array([[0, 1e5], [32, 96], [96, 1e5]]) ** 2                          
 RECALLS = np.linspace(0, 1, 101)                                                  # where COCO reads the curve
 DETECTIONS_PER_IMAGE = 20
 POSETRACK_PAIRS = dict(Sho="shoulder", Elb="elbow", Wri="wrist", Hip="hip", Knee="knee", Ank="ankle")
-POSETRACK_JOINTS = ["nose", "head_bottom", "head_top"] + [f"{side}_{part}" for part in POSETRACK_PAIRS.values() for side in ("left", "right")]
+POSETRACK_JOINTS = ["nose", "head_bottom", "head_top",
+                    *(f"{side}_{part}" for part in POSETRACK_PAIRS.values() for side in ("left", "right"))]
 
 def oks(predictions, joints, areas, sigmas=COCO.sigmas):
     """Object keypoint similarity, 0 to 1: the mean over labelled joints of exp(-d^2 / (2 s^2 k^2)) (Sec. 4.1).
 
-    predictions (..., K, 2 or more), joints (..., K, 3) with visibility last, both in pixels; areas (...) is s^2, the
-    person's area in pixels^2; k = 2 sigmas. Leading dimensions broadcast: (N, ...) with (N, ...) compares pairs,
-    (D, 1, ...) with (G, ...) everyone with everyone. A person without labelled joints gets 0.
+    predictions (..., K, 2 or more), joints (..., K, 3) with visibility last, in pixels; areas (...) is s^2, in pixels^2;
+    k = 2 sigmas. Leading dimensions broadcast: (D, 1, ...) with (G, ...) compares everyone with everyone. A person without
+    labelled joints gets 0.
     """
     distance2 = ((predictions[..., :2] - joints[..., :2]) ** 2).sum(-1)           # (..., K)
     exponent = distance2 / (2 * np.asarray(sigmas)) ** 2 / (areas[..., None] + np.spacing(1)) / 2
@@ -54,14 +55,10 @@ def oks(predictions, joints, areas, sigmas=COCO.sigmas):
     return (np.exp(-exponent) * labelled).sum(-1) / np.maximum(labelled.sum(-1), 1)
 
 def by_image(annotations, results):
-    """List (image, its annotations, its results) for every listed image, by rising image id.
-
-    Annotations of images that are not listed are left out; results for them raise ValueError.
-    """
+    """[(image, its annotations, its results)] by rising image id. Results for images that are not listed raise ValueError."""
     images = {image["id"]: (image, [], []) for image in sorted(annotations["images"], key=lambda image: image["id"])}
     for person in annotations["annotations"]:
-        if person["image_id"] in images:
-            images[person["image_id"]][1].append(person)
+        images.get(person["image_id"], (None, [], []))[1].append(person)
     for result in results:
         if result["image_id"] not in images:
             raise ValueError(f"a result is for image {result['image_id']}, which the annotations do not list")
@@ -77,9 +74,8 @@ def interpolated_precision(right, wrong):
 def match_people(similarity, counted, crowd):
     """Give each detection, best score first, the most similar person still free, for all areas and thresholds at once.
 
-    similarity (D, G) is the OKS, counted (A, G) False for people that an area range ignores, crowd (G,) True for people
-    that can be taken many times. A counted person goes before an ignored one, the later one where two are equal.
-    Returns right, unmatched, both (D, A, T) bool; a detection on an ignored person is neither.
+    similarity (D, G) is the OKS; counted (A, G) bool: not ignored in that area range; crowd (G,) bool: can be taken many times.
+    Counted people go before ignored ones, the later one where two are equal. Returns right, unmatched (D, A, T) bool.
     """
     (D, G), A, T = similarity.shape, len(AREAS), len(OKS_THRESHOLDS)
     rank = 1 + similarity.argsort(1, kind="stable").argsort(1)                    # (D, G) 1 = least similar person
@@ -98,9 +94,8 @@ def match_people(similarity, counted, crowd):
 def coco_image(people, found, sigmas):
     """Judge one image: its annotations (G of them) and its results, in any order, of which the best 20 (D) count.
 
-    Returns scores (D,), right and wrong (D, A, T) bool, and which people count in which area range (G, A) bool.
-    Neither right nor wrong: results on crowds, on people without joints or on people outside the area range, and
-    unmatched results whose own area, that of the box around their joints, is outside it.
+    Returns scores (D,), right and wrong (D, A, T) bool, and which people count in which area range (G, A) bool. Neither right
+    nor wrong: results on ignored people, and unmatched ones whose own area, of the box around the joints, is out of range.
     """
     found = sorted(found, key=lambda result: -result["score"])[:DETECTIONS_PER_IMAGE]
     poses = np.array([r["keypoints"] for r in found], float).reshape(-1, 1, len(sigmas), 3)[..., :2]  # (D, 1, K, 2)
@@ -127,10 +122,9 @@ def coco_image(people, found, sigmas):
 def coco_ap(annotations, results, sigmas=COCO.sigmas):
     """COCO's keypoint evaluation, the ten numbers of the official tool, 0 to 1, or -1 where no person counts.
 
-    annotations: a COCO keypoint dict (images, annotations) with one category; results: a list of dicts with image_id,
-    keypoints (3K numbers) and score; sigmas (K,). AP and AR are means over the OKS thresholds .50, .55 ... .95; AP is
-    the mean interpolated precision at 101 recalls, AR the recall; M and L count people of 32^2 to 96^2 pixels and
-    above. Results for images that are not listed raise ValueError.
+    annotations: a COCO keypoint dict with one category; results: a list of dicts with image_id, keypoints (3K numbers) and
+    score; sigmas (K,). AP and AR are means over the OKS thresholds; AP is the mean interpolated precision at 101 recalls, AR
+    the recall; M and L count people of 32^2 to 96^2 pixels and above. Raises ValueError as `by_image` does.
     """
     judged = [coco_image([], [], sigmas)]                                         # so that nothing has a shape too
     judged += [coco_image(people, found, sigmas)
@@ -184,11 +178,10 @@ def posetrack_frame(joints, poses, heads, regions):
 def posetrack_ap(annotations, results):
     """PoseTrack's multi-person pose evaluation (poseval), in percent: Head, Sho, Elb, Wri, Hip, Knee, Ank and Total.
 
-    annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results: a list of dicts
-    with image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. A joint is right within half
-    a head size, which is 0.6 times the diagonal of bbox_head. Frames without people are left out. Total is the mean
-    over joints; a joint that nobody has is left out of the means, and a mean of none is nan. Results for frames that
-    are not listed raise ValueError.
+    annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results: a list of dicts with
+    image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. A joint is right within half a head size,
+    which is 0.6 times the diagonal of bbox_head. Frames without people are left out. Total is the mean over joints; a joint
+    that nobody has is left out of the means, and a mean of none is nan. Raises ValueError as `by_image` does.
     """
     names = annotations["categories"][0]["keypoints"]
     columns = [names.index(joint) for joint in POSETRACK_JOINTS]                  # (J,)
@@ -229,9 +222,8 @@ def propagate(nets, images, heatmaps=None, archs=None):
 
 def to_device(images, device):
     """uint8 images (B, F, 3, H, W) -> normalised ones on the device, in the memory format that convolutions like best."""
-    b, f = images.shape[:2]
-    images = normalise(images.to(device, non_blocking=True)).flatten(0, 1)
-    return images.contiguous(memory_format=torch.channels_last).unflatten(0, (b, f))
+    flat = normalise(images.to(device, non_blocking=True)).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return flat.unflatten(0, images.shape[:2])
 
 def loader(dataset, order, clips, device):
     """`dataset[i]` for each i of `order`, made ahead by worker processes where the clips are read from files."""
@@ -250,12 +242,10 @@ class Sight(Dataset):
     """
 
     def __init__(self, clips, first, device, key_net=None, batch=64, keep=True):
-        self.clips, self.first, self.device, self.heatmaps = clips, first, device, []
-        self.key = key_net and key_net.arch
+        self.clips, self.first, self.device, self.key = clips, first, device, key_net and key_net.arch
         self.parts = [range(i, min(i + batch, len(clips))) for i in range(0, len(clips), batch)]
-        self.batches = loader(self, range(len(self.parts)), clips, device)
-        if keep:
-            self.batches = list(self.batches)
+        batches, self.heatmaps = loader(self, range(len(self.parts)), clips, device), [None] * len(self.parts)
+        self.batches = list(batches) if keep else batches
         if key_net:
             with torch.inference_mode():
                 self.heatmaps = [key_net.eval()(to_device(images[:, :1], device)[:, 0]) for images, _ in self.batches]
@@ -265,18 +255,15 @@ class Sight(Dataset):
 
     def __iter__(self):
         """(images (B, F - first, 3, H, W), the key frame's heatmaps or None, matrices (B, 2, 3)) for each part."""
-        for i, (images, matrices) in enumerate(self.batches):
-            yield to_device(images[:, self.first:], self.device), self.heatmaps[i] if self.heatmaps else None, matrices
+        for (images, matrices), heatmaps in zip(self.batches, self.heatmaps):
+            yield to_device(images[:, self.first:], self.device), heatmaps, matrices
 
 def sights(train, val, device, first=0, key_net=None):
     """What a search needs: the clips that it re-calibrates candidates with, and those that it judges them on."""
     return Sight(train.head(128 if key_net else 256), first, device, key_net), Sight(val, first, device, key_net)
 
 def recalibrate(nets, sight):
-    """Measure the batch-norm statistics of finished networks anew, in place, over all clips of a `Sight`.
-
-    In the super-network one set of statistics served networks of all sizes and fits none of them.
-    """
+    """Measure the batch-norm statistics of networks cut out of a super-network anew, in place, over all clips of a `Sight`."""
     norms = [m for net in nets for m in net.train().modules() if hasattr(m, "running_mean")]
     with torch.no_grad():
         for i, (images, heatmaps, _) in enumerate(sight):
@@ -291,15 +278,14 @@ def recalibrate(nets, sight):
 def predict(nets, sight, flip=False, quarter=False):
     """Keypoints (N, F, K, 3) in image pixels, with scores, from finished networks in eval mode.
 
-    flip: average the heatmaps with those of the mirrored images (twice the cost); quarter: see `decode`.
+    flip: average the heatmaps with those of the mirrored images, for key frames; quarter: see `decode`.
     """
     found, clips = [], sight.clips
     with torch.inference_mode():
         for images, heatmaps, matrices in sight:
             maps = propagate(nets, images, heatmaps)
             if flip:
-                before = None if heatmaps is None else flip_heatmaps(heatmaps, clips.skeleton, clips.cell)
-                maps = (maps + flip_heatmaps(propagate(nets, images.flip(-1), before), clips.skeleton, clips.cell)) / 2
+                maps = (maps + flip_heatmaps(propagate(nets, images.flip(-1)), clips.skeleton, clips.cell)) / 2
             found.append(keypoints_of(maps, matrices, clips, quarter))
     return np.concatenate(found)
 
@@ -310,10 +296,11 @@ def keypoints_of(heatmaps, matrices, clips, quarter=False):
 def score(keypoints, clips, first):
     """How well each person was found in each frame, (N, F) from 0 to 1; nan where nothing is labelled.
 
-    It is the share of COCO's thresholds .50, .55 ... .95 that the OKS passes. Its mean, times 100, is what we call AP
-    where every person has one given window: without detections to rank, average precision is the share found.
+    It is the share of COCO's thresholds that the OKS passes. Its mean, `percent`, is what we call AP where every person has
+    one given window: without detections to rank, average precision is the share found.
     """
-    joints, areas = clips.joints[:, first:first + keypoints.shape[1]], clips.areas[:, first:first + keypoints.shape[1]]
+    frames = slice(first, first + keypoints.shape[1])
+    joints, areas = clips.joints[:, frames], clips.areas[:, frames]
     similarity = oks(keypoints, joints, areas, clips.skeleton.sigmas)  # (N, F)
     passed = (similarity[..., None] >= OKS_THRESHOLDS).mean(-1)
     return np.where((joints[..., 2] > 0).any(-1), passed, np.nan)
@@ -364,15 +351,15 @@ def coco_results(keypoints, clips):
 
 def posetrack_results(keypoints, clips):
     """Predictions (N, F, K, 3) for PoseTrackClips as the official list of results, one for each labelled frame of a track."""
-    return [{"image_id": image, "track_id": track, "keypoints": pose.ravel().round(3).tolist(), "scores": pose[:, 2].round(4).tolist()}
+    return [{"image_id": image, "track_id": track, "keypoints": pose.ravel().round(3).tolist(),
+             "scores": pose[:, 2].round(4).tolist()}
             for (image, track), pose in zip(clips.ids.reshape(-1, 2).tolist(), keypoints.reshape(-1, 17, 3)) if image >= 0]
 
 def official(nets, clips, device, out):
-    """Run finished networks over COCO val (with flip test) or PoseTrack18 val (without: one pass a frame, as the video
-    estimator works), quarter-cell offset, and print the official numbers in the paper's columns.
+    """Run finished networks over COCO val (with flip test) or PoseTrack18 val (one pass a frame, as the video estimator works),
+    quarter-cell offset, and print the official numbers in the paper's columns. Returns them, in percent.
 
-    Writes `out`/results.json, the official list of results; for PoseTrack18 also `out`/posetrack/SEQUENCE.json, which poseval
-    reads. Returns the numbers, in percent.
+    Writes `out`/results.json, the official list; for PoseTrack18 also `out`/posetrack/SEQUENCE.json, which poseval reads.
     """
     coco = clips.skeleton is COCO
     keypoints = predict(nets, Sight(clips, 0, device, keep=False), flip=coco, quarter=True)
@@ -395,13 +382,13 @@ def official(nets, clips, device, out):
 def sample(space, budget, count, rng):
     """`count` different architectures of `space` of at most `budget` GFLOPs (the paper's, at the space's image size).
 
-    Uniform over those that fit, by rejection. Where almost none fits, a draw that was refused 100 times is shrunk part by
-    part until it does, so sampling always ends (then no longer uniform). Fewer than `count` only if there are hardly more.
-    Raises ValueError, naming the smallest cost, if nothing fits.
+    Uniform over those that fit, by rejection; a draw that was refused 100 times is shrunk until it fits, so sampling always
+    ends. Fewer than `count` only if there are hardly more. Raises ValueError, naming the smallest cost, if nothing fits.
     """
     fits = lambda arch: cost(arch, space.image_size).gflops <= budget
     smallest, least = cheapest(space)
-    refuse(least > budget, f"a budget of {budget:g} GFLOPs is below the smallest architecture of this space, {least:.4g}; give more")
+    refuse(least > budget, f"a budget of {budget:g} GFLOPs is below the smallest architecture of this space, "
+           f"{least:.4g}; give more")
     found = {}
     for _ in range(20 * count):
         arch = next(filter(fits, (space.sample(rng) for _ in range(100))), None)
@@ -419,11 +406,9 @@ def _shrink(space, smallest, fits, rng):
     """A random architecture, its stages made the smallest one after the other, in random order, until it fits."""
     arch = space.sample(rng)
     for i in rng.sample(range(len(arch.stages)), len(arch.stages)):
-        if fits(arch):
-            return arch
         stages = arch.stages[:i] + smallest.stages[i:i + 1] + arch.stages[i + 1:]
         smaller = dataclasses.replace(arch, stages=stages, head=smallest.head)
-        arch = smaller if smaller in space else arch
+        arch = smaller if not fits(arch) and smaller in space else arch
     return arch if fits(arch) else smallest
 
 def allocate(space, frames, budget, count, rng):
@@ -461,8 +446,8 @@ def gather(value):
 def search(net, candidates, calibration, sight, path, about, say=print):
     """Judge every candidate (a tuple of architectures) on `sight`; return (best, table) and keep the table in `path`.
 
-    path: search.json; `about`: what identifies this search. A table of the same search found there is continued, not
-    repeated. Each process judges another candidate, all get the whole table, the first one writes it after each round.
+    `about`: what identifies this search; a table of the same search in `path` is continued, not repeated. Each process
+    judges another candidate, all get the whole table, the first one writes it after each round.
     """
     (rank, world), start = ranks(), time.time()
     about = {**about, "weights": sum(p.double().sum().item() for p in net.parameters())}
@@ -552,7 +537,8 @@ def main():
     """Search a trained super-network again, for another budget or number of frames, without training (Table 4); or give the
     official numbers of finished networks on real data."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--checkpoint", required=True, help="supernet.pt of a stage s or t; or, to judge, a finished or published network")
+    parser.add_argument("--checkpoint", required=True,
+                        help="supernet.pt of a stage s or t; or, to judge, a finished or published network")
     parser.add_argument("--gflops", type=float, help="supernet.pt: budget of S, or the average over key and non-key frames")
     parser.add_argument("--frames", type=int, default=3, help="stage t: T, the number of non-key frames")
     parser.add_argument("--candidates", type=int, default=48, help="how many to look at")

@@ -36,7 +36,6 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Optional
 
@@ -56,7 +55,7 @@ from vipnas import Arch, PoseNet, Space, cost
 def option(text, default=None):
     return dataclasses.field(default=default, metadata={"help": text})
 
-@dataclass
+@dataclasses.dataclass
 class Options:
     """What a run can be told. Whatever is left out comes from the recipe of its data and stage."""
     stage: str = option("s: super-network and key-frame network; t: temporal networks for the frames between")
@@ -95,10 +94,11 @@ class Recipe(NamedTuple):
     milestones: tuple = ()   # epochs
 
     def __str__(self):
-        length = (f"{self.steps} steps" if self.steps else f"{self.epochs} epochs") + f" + {self.finish} of the found chain" * (self.finish > 0)
-        falls = "/10 at epochs " + " and ".join(map(str, self.milestones)) + f" of {self.epochs}" if self.milestones else "falling by cosine"
-        return (f"{length}, Adam {self.lr:g} {falls}, batch {self.batch}, rotation {self.rotation} degrees, flip, "
-                f"{self.candidates} candidates" + f", {self.clips} clips" * (self.clips is not None))
+        length = f"{self.steps} steps" if self.steps else f"{self.epochs} epochs"
+        falls = f"/10 at epochs {' and '.join(map(str, self.milestones))} of {self.epochs}" if self.milestones else "falling by cosine"
+        return (length + f" + {self.finish} of the found chain" * (self.finish > 0) + f", Adam {self.lr:g} {falls}, "
+                f"batch {self.batch}, rotation {self.rotation} degrees, flip, {self.candidates} candidates" +
+                f", {self.clips} clips" * (self.clips is not None))
 
 RECIPES = {
     ("coco", "s"): Recipe(64, 1e-3, 40, epochs=250, milestones=(200, 230)),        # Sec. 4.2
@@ -125,7 +125,8 @@ def read_options(argv):
     if options.benchmark:
         options.stage, options.space = "s", options.space if options.benchmark == "ap" else options.benchmark
     refuse(options.stage not in ("s", "t"), "say which stage to run: --stage s first, then --stage t")
-    refuse(options.space not in vipnas.SPACES, f"there is no space '{options.space}'; --space is one of {', '.join(vipnas.SPACES)}")
+    refuse(options.space not in vipnas.SPACES,
+           f"there is no space '{options.space}'; --space is one of {', '.join(vipnas.SPACES)}")
     refuse((options.data, options.stage) == ("coco", "t"), "COCO has no videos: stage t needs --data posetrack or synthetic")
     refuse((options.data, options.stage) not in RECIPES,
            f"there is no data set '{options.data}'; --data is one of synthetic, coco, posetrack")
@@ -141,7 +142,8 @@ def read_options(argv):
         value = getattr(options, name)
         if value is None and name != "lr":  # the rate depends on the backbone too
             setattr(options, name, getattr(recipe, name))
-        refuse(value is not None and (value < 0 or value == 0 and name not in ("rotation", "finish")), f"--{name} must be above zero")
+        refuse(value is not None and (value < 0 or value == 0 and name not in ("rotation", "finish")),
+               f"--{name} must be above zero")
     world = search.ranks()[1]
     refuse(options.batch % world, f"--batch {options.batch} cannot be shared equally by {world} processes: choose a multiple")
     refuse(options.frames < 1, "--frames, the number of non-key frames, must be at least 1")
@@ -233,9 +235,8 @@ def train_step(nets, chains, images, targets, weights, heatmaps):
 class Team:
     """The cores of a CPU, each with a part of every batch; a GPU is a team of one.
 
-    Small convolutions leave little to do for several threads inside one of them. So each core has its own copy of the
-    networks, which shares their weights but has its own gradients, and takes a part of the batch through all chains.
-    Batch norm sees the part, as it does on several GPUs.
+    Small convolutions leave little to do for several threads. So each core has its own copy of the networks, with shared
+    weights but its own gradients, for its part of the batch. Batch norm sees the part, as it does on several GPUs.
     """
 
     def __init__(self, nets, batch, device):
@@ -255,11 +256,10 @@ class Team:
         if count == 1:
             return work(0)
         losses = list(self.pool.map(work, range(count)))
-        for parameters in zip(*map(_parameters, self.copies)):
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            if gradients:  # of the mean loss over all parts
-                parameters[0].grad = torch.stack(gradients).sum(0).div_(count)
-            for p in parameters[1:]:
+        for parameter, *others in zip(*map(_parameters, self.copies)):
+            if parameter.grad is not None:  # of the mean loss over all parts
+                parameter.grad = torch.stack([parameter.grad, *(p.grad for p in others)]).sum(0).div_(count)
+            for p in others:
                 p.grad = None
         return np.mean(losses, 0).tolist()
 
@@ -267,10 +267,7 @@ def _parameters(nets):
     return [p for net in dict.fromkeys(nets) for p in net.parameters()]
 
 def average(parameters, losses, asked):
-    """The means over all processes of gradients (in place) and losses, and whether any of them is asked to stop.
-
-    One reduction of one tensor. Each process's batch norm has seen its own share of the batch, as each of a Team's does.
-    """
+    """The means over all processes of gradients (in place) and losses, and whether any is asked to stop: one flat reduction."""
     if search.ranks()[1] == 1:
         return losses, bool(asked)
     gradients = [p.grad for p in parameters if p.grad is not None]  # the same ones everywhere, as the chains are
@@ -286,12 +283,8 @@ def average(parameters, losses, asked):
 @contextlib.contextmanager
 def patient():
     """Ctrl-C waits for the step to be complete: it is noted in the list that this gives. A second one does not wait."""
-    asked = []
-
-    def note(*_):
-        asked.append(True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    before = signal.signal(signal.SIGINT, note)
+    asked, stop = [], signal.default_int_handler
+    before = signal.signal(signal.SIGINT, lambda *_: asked.append(signal.signal(signal.SIGINT, stop)))
     try:
         yield asked
     finally:
@@ -310,16 +303,11 @@ def fit(nets, chains_of, clips, options, steps, path, key_net=None, judge=None, 
     own, parameters = list(dict.fromkeys(nets)), _parameters(nets)  # each network once
     optimizer, start = torch.optim.Adam(parameters, fused=device.type == "cuda"), 0
     if options.resume and path.is_file():
-        saved = vipnas.load(path, "supernet")
-        for net, state in zip(own, saved["nets"]):
+        old = vipnas.load(path, "supernet")
+        for net, state in zip(own, old["nets"]):
             vipnas.restore(net, state, path)
-        optimizer.load_state_dict(saved["optimizer"])
-        start = saved["step"]
-
-    def keep(step):
-        vipnas.save({"kind": "supernet", "step": step, "nets": [net.state_dict() for net in own],
-                     "optimizer": optimizer.state_dict(), "options": dataclasses.asdict(options), **(about or {})}, path)
-
+        optimizer.load_state_dict(old["optimizer"])
+        start = old["step"]
     batches = search.loader(Feed(clips, options), range(start, steps), clips, device)
     team, begun, saved = Team([net.train() for net in nets], options.batch // world, device), time.time(), time.time()
     with patient() as asked:
@@ -338,7 +326,9 @@ def fit(nets, chains_of, clips, options, steps, path, key_net=None, judge=None, 
             if rank == 0 and ((step + 1) % max(1, steps // 10) == 0 or step + 1 == steps):
                 report(path, step + 1, steps, losses, judge, (time.time() - begun) / (step + 1 - start), options)
             if rank == 0 and (stop or step + 1 == steps or time.time() - saved > 30):
-                saved = keep(step + 1) or time.time()
+                vipnas.save({"kind": "supernet", "step": step + 1, "nets": [net.state_dict() for net in own],
+                             "optimizer": optimizer.state_dict(), "options": dataclasses.asdict(options), **(about or {})}, path)
+                saved = time.time()
             if stop:
                 raise KeyboardInterrupt
 
@@ -369,10 +359,14 @@ def stage_s(options, device):
     torch.manual_seed(options.seed)
     net = PoseNet(space).to(device, memory_format=torch.channels_last)
     if options.init:
-        inherit_from(net, options.init)
+        (larger, *_), _ = search.load_networks(options.init)
+        try:
+            net.inherit(larger.to(device))
+        except ValueError as error:
+            raise ValueError(f"--init {options.init}: its network is smaller than the one to train ({error})") from None
     out = pathlib.Path(options.out)
     train, val, test = open_clips(options, 1, space.image_size)
-    found_people = data.open_clips("coco", options.root, "test", 1, space.image_size, boxes=options.boxes) if options.boxes else test
+    people = data.open_clips("coco", options.root, "test", 1, space.image_size, boxes=options.boxes) if options.boxes else test
     about = data.about(train.skeleton, space.image_size)
     start_folder(options, space.backbone)
 
@@ -381,33 +375,34 @@ def stage_s(options, device):
     fit([net], lambda rng: [biggest] if arch else sandwich(space, 1, rng), train, options, steps_of(options, train),
         out / "supernet.pt", judge=lambda: search.percent(search.judge(net, biggest, calibration, sight)),
         about={"stage": "s", "space": space.backbone, "arch": arch and arch.to_json(), "about": about})
-    (best,), table = (biggest, []) if arch else search.find(net, budget, options.candidates, options.seed, calibration, sight, out)
-    nets = search.finish(net, (best,), calibration)
+    archs, table = biggest, []
+    if not arch:
+        archs, table = search.find(net, budget, options.candidates, options.seed, calibration, sight, out)
+    nets = search.finish(net, archs, calibration)
     if search.ranks()[0]:
         return  # the rest is the first process's
     vipnas.save_finished(out / "vipnas_s.pt", nets, about)
 
     unseen = search.Sight(test, 0, device)
     keypoints = search.predict(nets, unseen)
-    points, c = search.score(keypoints, test, 0), cost(best, space.image_size)
-    print(f"\nS-ViPNAS: {best}\n{c.params:,} parameters, {c.gflops:.4f} GFLOPs ({c.macs / 1e6:.1f} M multiply-adds)")
+    points, c = search.score(keypoints, test, 0), cost(archs[0], space.image_size)
+    print(f"\nS-ViPNAS: {archs[0]}\n{c.params:,} parameters, {c.gflops:.4f} GFLOPs ({c.macs / 1e6:.1f} M multiply-adds)")
     print(f"test AP {search.percent(points):.1f} +- {standard_error(points):.1f} ({len(points)} people)")
-    log(options, event="found", arch=best.to_json(), gflops=c.gflops, test_ap=search.percent(points))
+    log(options, event="found", arch=archs[0].to_json(), gflops=c.gflops, test_ap=search.percent(points))
     if len(table) > 1:
         rivals(net, table, calibration, unseen, options)
     if options.data != "synthetic":
-        log(options, event="official", **search.official(nets, found_people, device, out))
+        log(options, event="official", **search.official(nets, people, device, out))
     draw_people(test, keypoints, out / "poses.png")
     print(f"wrote vipnas_s.pt{'' if arch else ', search.png'} and poses.png to {out}")
 
 def rivals(net, table, calibration, sight, options, count=9):
     """The median of the candidates that cost about as much as the best one of the table, on the test split."""
-    gflops, own = [row["gflops"] for row in table], search.best(table)
-    near = sorted((i for i in range(len(table)) if i != own), key=lambda i: abs(gflops[i] - gflops[own]))[:count]
-    archs = [[Arch.from_json(json.dumps(a)) for a in table[i]["archs"]] for i in near]
+    best = table[search.best(table)]
+    near = sorted((row for row in table if row is not best), key=lambda row: abs(row["gflops"] - best["gflops"]))[:count]
+    archs, costs = [[Arch.from_json(json.dumps(a)) for a in row["archs"]] for row in near], [row["gflops"] for row in near]
     median = np.median([search.percent(search.judge(net, a, calibration, sight)) for a in archs])
-    costs = sorted(gflops[i] for i in near)
-    print(f"the {len(near)} candidates of nearest cost ({costs[0]:.4f} to {costs[-1]:.4f} GFLOPs): median test AP {median:.1f}")
+    print(f"the {len(near)} candidates of nearest cost ({min(costs):.4f} to {max(costs):.4f} GFLOPs): median test AP {median:.1f}")
     log(options, event="rivals", median_test_ap=median)
 
 # ---------------------------------------------------------------------------------------------- stage t
@@ -472,7 +467,8 @@ def single_frame_rival(options, average, train, val, test, out, device):
     net = search.load_supernet(path)[0].to(device, memory_format=torch.channels_last)
     archs, _ = search.find(net, average, options.candidates, options.seed, *search.sights(train, val, device, 1), out, "rival")
     rival = net.extract(archs[0]).to(memory_format=torch.channels_last)
-    fit([rival] * options.frames, lambda rng: [archs], train, options, steps_of(options, train) + options.finish, out / "rival.pt")
+    steps = steps_of(options, train) + options.finish
+    fit([rival] * options.frames, lambda rng: [archs], train, options, steps, out / "rival.pt")
     points = search.judge(rival, archs, search.Sight(train.head(128), 1, device), search.Sight(test, 1, device))
     return {f"single frame, {cost(archs[0], test.size).gflops:.4f} GFLOPs": points}
 
@@ -481,24 +477,18 @@ def print_comparison(results, options):
     ours = results["T-ViPNAS"]
     print(f"\nnon-key frames of {len(ours)} test clips{'':17}AP   " + "  ".join(f"t = {t + 1}" for t in range(ours.shape[1])))
     for name, points in results.items():
-        row, better, error = 100 * np.nanmean(points, 0), search.percent(ours - points), standard_error(np.nanmean(ours - points, 1))
+        row, better = 100 * np.nanmean(points, 0), search.percent(ours - points)
+        error = standard_error(np.nanmean(ours - points, 1))
         print(f"{name:45} {search.percent(points):5.1f}   " + "  ".join(f"{x:5.1f}" for x in row) +
               f"   T is {better:+.1f} +- {error:.1f} better" * (points is not ours))
-        log(options, event="test", name=name, ap=search.percent(points), ap_by_frame=row.tolist(), t_better=better, standard_error=error)
+        log(options, event="test", name=name, ap=search.percent(points), ap_by_frame=row.tolist(), t_better=better,
+            standard_error=error)
 
 # ---------------------------------------------------------------------------------------------- small things
 def standard_error(points):
     """Of the mean AP, from one score a person or clip."""
     points = points[~np.isnan(points)]
     return 100 * points.std() / math.sqrt(max(1, len(points)))
-
-def inherit_from(net, path):
-    """Start a network from a finished one's weights, which must hold all of its slices."""
-    (larger, *_), _ = search.load_networks(path)
-    try:
-        net.inherit(larger.to(next(net.parameters()).device))
-    except ValueError as error:
-        raise ValueError(f"--init {path}: its network is smaller than the one to train ({error})") from None
 
 def start_folder(options, backbone, key_net=None):
     """Make the run folder. An older run in it is moved aside, or resumed if options and key-frame network are the same."""
