@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image, ImageDraw, ImageFont
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 import data
 from data import COCO, DataError, SyntheticClips, flip_heatmaps, invert, normalise, open_clips, save_image, transform, window
@@ -104,14 +104,12 @@ def coco_image(people, found, sigmas):
     areas = np.array([p["area"] for p in people], float)                                              # (G,)
     crowd = np.array([p["iscrowd"] for p in people], bool)                                            # (G,)
     ignored = crowd | np.array([p["num_keypoints"] == 0 for p in people], bool)                       # (G,)
-
     bare = ~(joints[..., 2] > 0).any(1)                                           # (G,)
     if bare.any():  # they are compared with the points nearest to the pose of a box three times as wide and high
         nearest = np.clip(poses, (boxes[..., :2] - boxes[..., 2:])[bare], (boxes[..., :2] + 2 * boxes[..., 2:])[bare])
         joints = np.repeat(joints[None], len(poses), 0)                           # (D, G, K, 3)
         joints[:, bare, :, :2], joints[:, bare, :, 2:] = nearest, 1
     similarity = oks(poses, joints, areas, sigmas)                                # (D, G)
-
     low, high = AREAS.T[..., None]                                                # (A, 1)
     counted = ~ignored & (areas >= low) & (areas <= high)                         # (A, G)
     right, unmatched = match_people(similarity, counted, crowd)                   # (D, A, T)
@@ -132,7 +130,6 @@ def coco_ap(annotations, results, sigmas=COCO.sigmas):
     scores, right, wrong, people = (np.concatenate(part) for part in zip(*judged))  # (N,), 2 of (N, A, T), (G, A)
     order = (-scores).argsort(kind="stable")
     right, wrong, total = right[order], wrong[order], people.sum(0)               # total (A,)
-
     ap, ar = np.full((2, len(AREAS), len(OKS_THRESHOLDS)), -1.0)
     for a, t in np.ndindex(ap.shape):
         if total[a]:
@@ -157,9 +154,9 @@ def posetrack_frame(joints, poses, heads, regions):
     """Judge one frame: joints (G, J, 3) of its people, predicted poses (P, J, 3), head sizes (G,), all in pixels, and
     its ignore regions, a list of polygons (V, 2). Returns right and made (P, J) bool, and labelled (G, J) bool.
 
-    A joint is there, labelled or made, unless its three numbers are 0 or it lies in an ignore region. A pose belongs to
-    the person of whose labelled joints it has most right (PCKh), a person keeps the best of its poses; the earlier one
-    where two are equal. All joints of the other poses are wrong.
+    A joint is there, labelled or made, unless its three numbers are 0 or it lies in an ignore region. A pose belongs to the
+    person of whose labelled joints it has most right (PCKh), a person keeps the best of its poses; the earlier one where two
+    are equal. All joints of the other poses are wrong.
     """
     labelled, made = ((points != 0).any(-1) & ~np.any([inside(points[..., :2], region) for region in regions], 0)
                       for points in (joints, poses))                              # (G, J), (P, J)
@@ -196,16 +193,14 @@ def posetrack_ap(annotations, results):
             scores = np.array([result["scores"] for result in found], float).reshape(-1, len(names))[:, columns]
             judged.append((scores, *posetrack_frame(joints[:, columns], poses[:, columns], heads, regions)))
     scores, right, made, labelled = (np.concatenate(part) for part in zip(*judged))  # (N, J), labelled (G, J)
-
     order = scores.argsort(0, kind="stable")[::-1]                                # (N, J) of equals, the last first
     right, made = (np.take_along_axis(part, order, 0) for part in (right, made))
     # Recall steps up by one labelled joint at each right one, so the area under the curve is a sum over those.
     area = (interpolated_precision(right, made & ~right) * right).sum(0)          # (J,)
     ap = 100 * np.divide(area, labelled.sum(0), out=np.full(len(columns), np.nan), where=labelled.any(0))
-
     groups = {"Head": ap[:3], **dict(zip(POSETRACK_PAIRS, ap[3:].reshape(-1, 2))), "Total": ap}
-    present = {column: values[~np.isnan(values)] for column, values in groups.items()}
-    return {column: float(values.mean()) if len(values) else float("nan") for column, values in present.items()}
+    return {column: float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else float("nan")
+            for column, values in groups.items()}
 
 # ---------------------------------------------------------------------------------------------- running a candidate
 def propagate(nets, images, heatmaps=None, archs=None):
@@ -235,11 +230,9 @@ def _leave_interrupts(worker):
     """A loader process goes on through Ctrl-C: the step that is to be completed may need its batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-class Sight(Dataset):
-    """Clips that candidates are judged on, or re-calibrated with, from their frame `first` on: 0 for S, 1 for T.
-
-    T's key-frame network runs over them once, here. keep: hold the crops in memory too, for what is looked at many times.
-    """
+class Sight:
+    """Clips that candidates are judged on, or re-calibrated with, from their frame `first` on: 0 for S; 1 for T, whose key-frame
+    network runs over them once, here. keep: hold the crops in memory, for what is looked at many times."""
 
     def __init__(self, clips, first, device, key_net=None, batch=64, keep=True):
         self.clips, self.first, self.device, self.key = clips, first, device, key_net and key_net.arch
@@ -301,8 +294,7 @@ def score(keypoints, clips, first):
     """
     frames = slice(first, first + keypoints.shape[1])
     joints, areas = clips.joints[:, frames], clips.areas[:, frames]
-    similarity = oks(keypoints, joints, areas, clips.skeleton.sigmas)  # (N, F)
-    passed = (similarity[..., None] >= OKS_THRESHOLDS).mean(-1)
+    passed = (oks(keypoints, joints, areas, clips.skeleton.sigmas)[..., None] >= OKS_THRESHOLDS).mean(-1)  # (N, F)
     return np.where((joints[..., 2] > 0).any(-1), passed, np.nan)
 
 def percent(points):
@@ -412,10 +404,8 @@ def _shrink(space, smallest, fits, rng):
     return arch if fits(arch) else smallest
 
 def allocate(space, frames, budget, count, rng):
-    """`count` allocations: tuples of `frames` architectures whose GFLOPs sum to at most `budget` (eq. 3).
-
-    Each frame draws its own spatial architecture, fusion stage and operation. Raises ValueError if nothing fits.
-    """
+    """`count` allocations: `frames` architectures each, with their own fusions, whose GFLOPs sum to at most `budget` (eq. 3);
+    ValueError if nothing fits."""
     gflops = lambda archs: sum(cost(a, space.image_size).gflops for a in archs)
     least = cheapest(space)[1]
     refuse(frames * least > budget, f"{frames} non-key frames cost at least {frames * least:.4g} GFLOPs together, more than the "
@@ -446,8 +436,7 @@ def gather(value):
 def search(net, candidates, calibration, sight, path, about, say=print):
     """Judge every candidate (a tuple of architectures) on `sight`; return (best, table) and keep the table in `path`.
 
-    `about`: what identifies this search; a table of the same search in `path` is continued, not repeated. Each process
-    judges another candidate, all get the whole table, the first one writes it after each round.
+    `about` identifies a search: its table is continued, not repeated. Each process judges another candidate, all get the table.
     """
     (rank, world), start = ranks(), time.time()
     about = {**about, "weights": sum(p.double().sum().item() for p in net.parameters())}
@@ -480,13 +469,14 @@ def _read_table(path, about):
     except (OSError, ValueError, KeyError):
         return []
 
-def find(net, budget, count, seed, calibration, sight, out, name="search"):
-    """The search of a stage, among `count` candidates; returns what `search` does and leaves NAME.json and NAME.png in `out`.
+def find(net, budget, options, calibration, sight, out, name="search"):
+    """The search of a stage, with the candidates and seed of `options`; returns as `search`, leaves NAME.json, .png in `out`.
 
     Stage s (Sec. 3.4.1): one architecture of at most `budget` GFLOPs for all frames of `sight`. Stage t (Sec. 3.4.3), where
     that has a key frame: an architecture for each frame after it, `budget` being the average over them and the key frame.
     """
-    frames, about = sight.clips.frames - sight.first, {"seed": seed, "candidates_wanted": count}
+    frames, count, seed = sight.clips.frames - sight.first, options.candidates, options.seed
+    about = {"seed": seed, "candidates_wanted": count}
     if sight.key:
         key, title = cost(sight.key, net.space.image_size).gflops, f"allocations over {frames} non-key frames, AP on val"
         candidates = allocate(net.space, frames, rest(budget, key, frames), count, random.Random(f"{seed} allocate"))
@@ -497,8 +487,8 @@ def find(net, budget, count, seed, calibration, sight, out, name="search"):
         about = {"stage": "s", "budget": budget, **about}
     archs, table = search(net, candidates, calibration, sight, out / f"{name}.json", about)
     if ranks()[0] == 0:
-        averages = [(row["gflops"] + key) / (frames + bool(key)) for row in table]
-        plot(list(zip(averages, [row["ap"] for row in table])), best(table), title, out / f"{name}.png")
+        points = [((row["gflops"] + key) / (frames + bool(key)), row["ap"]) for row in table]
+        plot(points, best(table), title, out / f"{name}.png")
     return archs, table
 
 def rest(average, key, frames):
@@ -548,7 +538,6 @@ def main():
     parser.add_argument("--boxes", help="coco: JSON file of detected people (default: the annotated boxes)")
     parser.add_argument("--out", help="folder for the result (default: beside the checkpoint)")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         again = vipnas.read(options.checkpoint).get("kind") == "supernet"
         refuse(again and not options.gflops or options.candidates < 1 or options.frames < 1,
@@ -557,7 +546,7 @@ def main():
                f"{options.checkpoint} is no super-network to search in; to judge it, give --data and --root alone")
         refuse(again and options.data or options.boxes and options.data != "coco",
                "--data and --root are for finished networks, and --boxes is for --data coco")
-        (search_again if again else judge_finished)(options, device)
+        (search_again if again else judge_finished)(options, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     except (CheckpointError, DataError, ValueError, OSError) as error:
         sys.exit(f"search: {error}")
 
@@ -583,7 +572,7 @@ def search_again(options, device):
                   for split in ("train", "val"))
     out.mkdir(parents=True, exist_ok=True)
     calibration, sight = sights(train, val, device, int(key_net is not None), key_net)
-    archs, table = find(net, options.gflops, options.candidates, options.seed, calibration, sight, out)
+    archs, table = find(net, options.gflops, options, calibration, sight, out)
     nets, name = [key_net] * bool(key_net) + finish(net, archs, calibration), "vipnas_t.pt" if key_net else "vipnas_s.pt"
     vipnas.save_finished(out / name, nets, saved["about"])
     print("\n".join(str(n.arch) for n in nets))

@@ -26,7 +26,6 @@ import copy
 import dataclasses
 import datetime
 import importlib
-import io
 import json
 import math
 import os
@@ -43,7 +42,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
-from torch.utils.data import Dataset
 
 import data
 import search
@@ -95,7 +93,8 @@ class Recipe(NamedTuple):
 
     def __str__(self):
         length = f"{self.steps} steps" if self.steps else f"{self.epochs} epochs"
-        falls = f"/10 at epochs {' and '.join(map(str, self.milestones))} of {self.epochs}" if self.milestones else "falling by cosine"
+        epochs = " and ".join(map(str, self.milestones))
+        falls = f"/10 at epochs {epochs} of {self.epochs}" if epochs else "falling by cosine"
         return (length + f" + {self.finish} of the found chain" * (self.finish > 0) + f", Adam {self.lr:g} {falls}, "
                 f"batch {self.batch}, rotation {self.rotation} degrees, flip, {self.candidates} candidates" +
                 f", {self.clips} clips" * (self.clips is not None))
@@ -137,11 +136,10 @@ def read_options(argv):
            "--arch and --init belong to stage s; stage t starts from the network that --s names")
     refuse(options.arch and (options.gflops or options.candidates),
            "--arch trains one architecture, so there is nothing to search: leave out --gflops and --candidates")
-    recipe = RECIPES[options.data, options.stage]
     for name in (*FROM_RECIPE, "lr"):
         value = getattr(options, name)
         if value is None and name != "lr":  # the rate depends on the backbone too
-            setattr(options, name, getattr(recipe, name))
+            setattr(options, name, getattr(RECIPES[options.data, options.stage], name))
         refuse(value is not None and (value < 0 or value == 0 and name not in ("rotation", "finish")),
                f"--{name} must be above zero")
     world = search.ranks()[1]
@@ -159,7 +157,7 @@ def open_clips(options, frames, size):
             for split, count in (("train", options.clips), ("val", judged), ("test", judged))]
 
 # ---------------------------------------------------------------------------------------------- the training loop
-class Feed(Dataset):
+class Feed:
     """This process's share of batch number `step`. What that holds, and how it is augmented, depends on (seed, step) alone."""
 
     def __init__(self, clips, options):
@@ -167,9 +165,8 @@ class Feed(Dataset):
         self.clips, self.options, self.share = clips, options, slice(rank, None, world)
 
     def __getitem__(self, step):
-        count, size, seed = len(self.clips), self.options.batch, self.options.seed
-        row = range(step * size, (step + 1) * size)  # places in an endless row of shuffled epochs
-        indices = [_order(seed, p // count, count)[p % count] for p in row]
+        count, size, seed = len(self.clips), self.options.batch, self.options.seed  # places in an endless row of epochs:
+        indices = [_order(seed, p // count, count)[p % count] for p in range(step * size, (step + 1) * size)]
         return self.clips.batch(indices, random.Random(f"{seed} augment {step}"), self.options.rotation, self.share)
 
 def unpack(batch, clips, device):
@@ -199,27 +196,20 @@ def learning_rate(step, steps, options, backbone):
     return recipe.lr * rise * .5 * (1 + math.cos(math.pi * step / steps))
 
 def heatmap_loss(predicted, wanted, weights):
-    """Mean squared error over joints that count: (B, F, K, h, w) against the same, weights (B, F, K).
-
-    Times 1000: heatmaps are nearly all zero, and an unscaled error gives gradients too small for Adam's epsilon.
-    """
-    return 1000 * ((predicted - wanted) ** 2).mean((-1, -2)).mul(weights).mean()
+    """Mean squared error over joints that count: (B, F, K, h, w) against the same, weights (B, F, K)."""
+    error = ((predicted - wanted) ** 2).mean((-1, -2)).mul(weights).mean()
+    return 1000 * error  # heatmaps are nearly all zero: without it, gradients are too small for Adam's epsilon
 
 def sandwich(space, frames, rng, count=2):
-    """The chains of one step: biggest, smallest, and `count` random ones; each a tuple of `frames` architectures.
-
-    In the biggest and the smallest chain only the fusions are random; in the others every frame draws all its own.
-    """
-    chains = [tuple(dataclasses.replace(arch, fusion=rng.choice(space.fusions)) for _ in range(frames))
-              for arch in (space.largest(), space.smallest())]
-    return chains + [tuple(space.sample(rng) for _ in range(frames)) for _ in range(count)]
+    """The chains of one step, tuples of `frames` architectures: biggest and smallest, of which only the fusions are random, and
+    `count` random ones, of which every frame draws all its own."""
+    ends = [tuple(dataclasses.replace(arch, fusion=rng.choice(space.fusions)) for _ in range(frames))
+            for arch in (space.largest(), space.smallest())]
+    return ends + [tuple(space.sample(rng) for _ in range(frames)) for _ in range(count)]
 
 def train_step(nets, chains, images, targets, weights, heatmaps):
-    """Gradients of one step, and the losses of its chains.
-
-    images (B, F, 3, H, W), targets (B, F, K, H/4, W/4) and weights (B, F, K) are of the frames to predict; heatmaps
-    (B, K, H/4, W/4) of the key frame before them, for T.
-    """
+    """Gradients of one step, and the losses of its chains. images (B, F, 3, H, W), targets (B, F, K, H/4, W/4) and weights
+    (B, F, K) are of the frames to predict; heatmaps (B, K, H/4, W/4) of the key frame before them, for T."""
     soft, losses = None, []
     for archs in chains:
         predicted = search.propagate(nets, images, heatmaps, archs).float()
@@ -295,9 +285,8 @@ def patient():
 def fit(nets, chains_of, clips, options, steps, path, key_net=None, judge=None, about=None):
     """Train `nets` and keep them in `path`: one for each frame but the key frame; often the same super-network several times.
 
-    chains_of(rng) -> the step's chains, biggest first; judge() -> AP for the progress line; about: what else to save. Saved
-    about twice a minute and on Ctrl-C, and continued from there by --resume: the result does not depend on interruptions.
-    Of several processes the first one reports and saves.
+    chains_of(rng) -> the step's chains, biggest first; judge() -> AP for the progress line; about: what else to save. The first
+    process reports, and saves about twice a minute and on Ctrl-C; --resume goes on from there to the same result.
     """
     (rank, world), device, first = search.ranks(), next(nets[0].parameters()).device, clips.frames - len(nets)
     own, parameters = list(dict.fromkeys(nets)), _parameters(nets)  # each network once
@@ -364,25 +353,21 @@ def stage_s(options, device):
             net.inherit(larger.to(device))
         except ValueError as error:
             raise ValueError(f"--init {options.init}: its network is smaller than the one to train ({error})") from None
-    out = pathlib.Path(options.out)
     train, val, test = open_clips(options, 1, space.image_size)
     people = data.open_clips("coco", options.root, "test", 1, space.image_size, boxes=options.boxes) if options.boxes else test
     about = data.about(train.skeleton, space.image_size)
-    start_folder(options, space.backbone)
+    out = start_folder(options, space.backbone)
 
     biggest = (space.largest(),)
     calibration, sight = search.sights(train, val, device)
     fit([net], lambda rng: [biggest] if arch else sandwich(space, 1, rng), train, options, steps_of(options, train),
         out / "supernet.pt", judge=lambda: search.percent(search.judge(net, biggest, calibration, sight)),
         about={"stage": "s", "space": space.backbone, "arch": arch and arch.to_json(), "about": about})
-    archs, table = biggest, []
-    if not arch:
-        archs, table = search.find(net, budget, options.candidates, options.seed, calibration, sight, out)
+    archs, table = (biggest, []) if arch else search.find(net, budget, options, calibration, sight, out)
     nets = search.finish(net, archs, calibration)
     if search.ranks()[0]:
         return  # the rest is the first process's
     vipnas.save_finished(out / "vipnas_s.pt", nets, about)
-
     unseen = search.Sight(test, 0, device)
     keypoints = search.predict(nets, unseen)
     points, c = search.score(keypoints, test, 0), cost(archs[0], space.image_size)
@@ -400,10 +385,10 @@ def rivals(net, table, calibration, sight, options, count=9):
     """The median of the candidates that cost about as much as the best one of the table, on the test split."""
     best = table[search.best(table)]
     near = sorted((row for row in table if row is not best), key=lambda row: abs(row["gflops"] - best["gflops"]))[:count]
-    archs, costs = [[Arch.from_json(json.dumps(a)) for a in row["archs"]] for row in near], [row["gflops"] for row in near]
-    median = np.median([search.percent(search.judge(net, a, calibration, sight)) for a in archs])
-    print(f"the {len(near)} candidates of nearest cost ({min(costs):.4f} to {max(costs):.4f} GFLOPs): median test AP {median:.1f}")
-    log(options, event="rivals", median_test_ap=median)
+    costs, archs = [row["gflops"] for row in near], [[Arch.from_json(json.dumps(a)) for a in row["archs"]] for row in near]
+    ap = np.median([search.percent(search.judge(net, a, calibration, sight)) for a in archs])
+    print(f"the {len(near)} candidates of nearest cost ({min(costs):.4f} to {max(costs):.4f} GFLOPs): median test AP {ap:.1f}")
+    log(options, event="rivals", median_test_ap=ap)
 
 # ---------------------------------------------------------------------------------------------- stage t
 def stage_t(options, device):
@@ -418,18 +403,17 @@ def stage_t(options, device):
     search.allocate(space, frames, search.rest(average, key_cost, frames), 1, random.Random(0))  # impossible? say it now
     torch.manual_seed(options.seed)
     net = PoseNet(space).inherit(key_net).to(device, memory_format=torch.channels_last)
-    out = pathlib.Path(options.out)
     train, val, test = open_clips(options, frames + 1, size)
     for clips in (train, val, test):
         search.check_joints(clips, about, options.s)
-    start_folder(options, mother.backbone, key_net)
+    out = start_folder(options, mother.backbone, key_net)
 
     biggest = (space.largest(),) * frames
     calibration, sight = search.sights(train, val, device, 1, key_net)
     fit([net] * frames, lambda rng: sandwich(space, frames, rng), train, options, steps_of(options, train),
         out / "supernet.pt", key_net, lambda: search.percent(search.judge(net, biggest, calibration, sight)),
         {"stage": "t", "space": mother.backbone, "arch": mother.to_json(), "key": key_net.state_dict(), "about": about})
-    archs, _ = search.find(net, average, options.candidates, options.seed, calibration, sight, out)
+    archs, _ = search.find(net, average, options, calibration, sight, out)
     if options.finish:  # ours: a short training of the found chain alone, still with shared weights
         fit([net] * frames, lambda rng: [archs], train, options, options.finish, out / "finish.pt", key_net)
     nets = search.finish(net, archs, calibration)
@@ -443,7 +427,6 @@ def stage_t(options, device):
     rival = single_frame_rival(options, average, train, val, test, out, device) if options.compare else {}
     if search.ranks()[0]:
         return  # the rest is the first process's
-
     unseen = search.Sight(test, 1, device, key_net)
     keypoints = search.predict(nets, unseen)
     key = np.concatenate([search.keypoints_of(maps[:, None], matrices, test) for _, maps, matrices in unseen])  # (N, 1, K, 3)
@@ -455,17 +438,15 @@ def stage_t(options, device):
     print(f"wrote vipnas_t.pt, search.png and poses.gif to {out}")
 
 def single_frame_rival(options, average, train, val, test, out, device):
-    """The best single-frame network of the same average GFLOPs, applied to every frame (Table 3): {name: scores (N, T)}.
-
-    Found by the same search in the S super-network, then trained as T was: from the same weights, on the same clips in
-    the same order, for as many steps (those of --finish too) and at the same rate, alone and without heatmaps.
-    """
+    """The best single-frame network of the same average GFLOPs, applied to every frame (Table 3): {name: scores (N, T)}. Found by
+    the same search in the S super-network, then trained as T was: from the same weights, on the same clips in the same order,
+    for as many steps (those of --finish too) and at the same rate, alone and without heatmaps."""
     path = pathlib.Path(options.s).with_name("supernet.pt")
     if not path.is_file():
         print(f"no comparison with a single-frame network: there is no {path} to find it in")
         return {}
     net = search.load_supernet(path)[0].to(device, memory_format=torch.channels_last)
-    archs, _ = search.find(net, average, options.candidates, options.seed, *search.sights(train, val, device, 1), out, "rival")
+    archs, _ = search.find(net, average, options, *search.sights(train, val, device, 1), out, "rival")
     rival = net.extract(archs[0]).to(memory_format=torch.channels_last)
     steps = steps_of(options, train) + options.finish
     fit([rival] * options.frames, lambda rng: [archs], train, options, steps, out / "rival.pt")
@@ -477,12 +458,11 @@ def print_comparison(results, options):
     ours = results["T-ViPNAS"]
     print(f"\nnon-key frames of {len(ours)} test clips{'':17}AP   " + "  ".join(f"t = {t + 1}" for t in range(ours.shape[1])))
     for name, points in results.items():
-        row, better = 100 * np.nanmean(points, 0), search.percent(ours - points)
-        error = standard_error(np.nanmean(ours - points, 1))
-        print(f"{name:45} {search.percent(points):5.1f}   " + "  ".join(f"{x:5.1f}" for x in row) +
+        ap, row = search.percent(points), 100 * np.nanmean(points, 0)
+        better, error = search.percent(ours - points), standard_error(np.nanmean(ours - points, 1))
+        print(f"{name:45} {ap:5.1f}   " + "  ".join(f"{x:5.1f}" for x in row) +
               f"   T is {better:+.1f} +- {error:.1f} better" * (points is not ours))
-        log(options, event="test", name=name, ap=search.percent(points), ap_by_frame=row.tolist(), t_better=better,
-            standard_error=error)
+        log(options, event="test", name=name, ap=ap, ap_by_frame=row.tolist(), t_better=better, standard_error=error)
 
 # ---------------------------------------------------------------------------------------------- small things
 def standard_error(points):
@@ -495,9 +475,9 @@ def start_folder(options, backbone, key_net=None):
     out, now = pathlib.Path(options.out), {**dataclasses.asdict(options), "resume": False}
     if options.resume and (out / "supernet.pt").is_file():
         saved = vipnas.load(out / "supernet.pt", "supernet")
-        changed = [f"--{k} was {saved['options'].get(k)}" for k in now if k != "resume" and now[k] != saved["options"].get(k)]
+        was, key = {**saved["options"], "resume": False}, key_net.state_dict() if key_net else {}
+        changed = [f"--{k} was {was.get(k)}" for k in now if now[k] != was.get(k)]
         refuse(changed, f"--resume goes on with the same options only; in {out}, {', '.join(changed)}")
-        key = key_net.state_dict() if key_net else {}
         same = saved.get("key", {}).keys() == key.keys() and all(torch.equal(v.cpu(), saved["key"][k]) for k, v in key.items())
         refuse(not same, f"{options.s} is not the network any more that the run in {out} began with: leave out --resume")
     if search.ranks()[0] == 0:
@@ -509,6 +489,7 @@ def start_folder(options, backbone, key_net=None):
     search.gather(None)  # the others wait for it
     print("run: " + "  ".join(f"{k} {v}" for k, v in now.items() if v not in (None, False)))
     print(f"recipe: {recipe_of(options, backbone)}")
+    return out
 
 def benchmark(options, device, batch=4, rounds=5):
     """What weight sharing costs: a sandwich step against steps of the same four finished networks, in turns, in one process."""
@@ -537,18 +518,19 @@ def benchmark_ap(people=6000):
     for i in range(people):
         size, corner, entry = rng.uniform(30, 250), rng.uniform(0, 500, 2), {"image_id": 1 + i // 2, "category_id": 1}
         joints = np.column_stack([corner + rng.uniform(0, size, (17, 2)), rng.integers(0, 3, 17)])
-        truths.append({**entry, "id": 1 + i, "bbox": [*corner, size, size], "area": size ** 2 / 2, "iscrowd": 0, "num_keypoints": 17,
-                       "keypoints": joints.ravel().tolist()})
+        truths.append({**entry, "id": 1 + i, "bbox": [*corner, size, size], "area": size ** 2 / 2, "iscrowd": 0,
+                       "num_keypoints": 17, "keypoints": joints.ravel().tolist()})
         found += [{**entry, "keypoints": (joints + rng.normal(0, size * spread, (17, 3))).ravel().tolist(), "score": rng.random()}
                   for spread in (.01, .03, .06, .1, .3)]
-    annotations, begun = {"images": [{"id": 1 + i} for i in range(people)], "annotations": truths, "categories": [{"id": 1}]}, time.perf_counter()
+    annotations = {"images": [{"id": 1 + i} for i in range(people)], "annotations": truths, "categories": [{"id": 1}]}
+    begun = time.perf_counter()
     ours, seconds = search.coco_ap(annotations, found), time.perf_counter() - begun
     print(f"coco_ap of {people} people and {len(found)} detections: {seconds:.2f} s")
     try:
         coco, cocoeval = (importlib.import_module(f"pycocotools.{name}") for name in ("coco", "cocoeval"))
     except ImportError:
         return print("pip install pycocotools, and this shows the official tool's time beside it (nothing else here uses it)")
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(None):
         begun, truth = time.perf_counter(), coco.COCO()
         truth.dataset = annotations
         truth.createIndex()
@@ -560,9 +542,8 @@ def benchmark_ap(people=6000):
 
 def draw_people(clips, keypoints, path, count=12):
     """Predictions (N, F, K, 3) on unseen people, in their windows at twice the size; several frames are a moving picture."""
-    size = tuple(2 * n for n in clips.size)
-
     def pose(i, t):
+        size = tuple(2 * n for n in clips.size)
         matrix = data.affine(clips.boxes[i], size)
         image = Image.fromarray(data.crop(clips.frame(i, t), matrix, size).permute(1, 2, 0).numpy())
         return data.draw_pose(image, data.transform(keypoints[i, t], matrix), clips.skeleton)
@@ -571,10 +552,8 @@ def draw_people(clips, keypoints, path, count=12):
 
 @contextlib.contextmanager
 def processes():
-    """The device of this process. Those that torchrun starts become one group, of which the first one prints.
-
-    If one fails, the others do so too, of the same error or for want of it: the first to fail speaks, and torchrun ends all.
-    """
+    """The device of this process. Those that torchrun starts become one group, of which the first one prints. If one fails, so
+    do the others, of the same error or for want of it: the first to fail speaks, and torchrun ends all."""
     gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device(f"cuda:{local}" if gpus else "cpu")
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
