@@ -16,34 +16,38 @@ import random
 import signal
 import sys
 import time
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image, ImageDraw, ImageFont
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 import data
 from data import COCO, DataError, SyntheticClips, flip_heatmaps, invert, normalise, open_clips, save_image, transform, window
 import vipnas
 from vipnas import Arch, CheckpointError, PoseNet, cost, decode, write_json
 
+def refuse(wrong, sentence):
+    """Stop if something is `wrong` that the user can mend."""
+    if wrong:
+        raise ValueError(sentence)
+
 # ---------------------------------------------------------------------------------------------- average precision
 OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)                                      # (T,)
 AREAS = np.array([[0, 1e5], [32, 96], [96, 1e5]]) ** 2                            # (A, 2) all, medium, large; pixels^2
 RECALLS = np.linspace(0, 1, 101)                                                  # where COCO reads the curve
 DETECTIONS_PER_IMAGE = 20
-POSETRACK_COLUMNS = {"Head": ("nose", "head_bottom", "head_top")} | {
-    column: (f"left_{part}", f"right_{part}") for column, part in
-    dict(Sho="shoulder", Elb="elbow", Wri="wrist", Hip="hip", Knee="knee", Ank="ankle").items()}
+POSETRACK_PAIRS = dict(Sho="shoulder", Elb="elbow", Wri="wrist", Hip="hip", Knee="knee", Ank="ankle")
+POSETRACK_JOINTS = ["nose", "head_bottom", "head_top",
+                    *(f"{side}_{part}" for part in POSETRACK_PAIRS.values() for side in ("left", "right"))]
 
 def oks(predictions, joints, areas, sigmas=COCO.sigmas):
     """Object keypoint similarity, 0 to 1: the mean over labelled joints of exp(-d^2 / (2 s^2 k^2)) (Sec. 4.1).
 
-    predictions (..., K, 2 or more), joints (..., K, 3) with visibility last, both in pixels; areas (...) is s^2, the
-    person's area in pixels^2; k = 2 sigmas. Leading dimensions broadcast: (N, ...) with (N, ...) compares pairs,
-    (D, 1, ...) with (G, ...) everyone with everyone. A person without labelled joints gets 0.
+    predictions (..., K, 2 or more), joints (..., K, 3) with visibility last, in pixels; areas (...) is s^2, in pixels^2;
+    k = 2 sigmas. Leading dimensions broadcast: (D, 1, ...) with (G, ...) compares everyone with everyone. A person without
+    labelled joints gets 0.
     """
     distance2 = ((predictions[..., :2] - joints[..., :2]) ** 2).sum(-1)           # (..., K)
     exponent = distance2 / (2 * np.asarray(sigmas)) ** 2 / (areas[..., None] + np.spacing(1)) / 2
@@ -51,14 +55,10 @@ def oks(predictions, joints, areas, sigmas=COCO.sigmas):
     return (np.exp(-exponent) * labelled).sum(-1) / np.maximum(labelled.sum(-1), 1)
 
 def by_image(annotations, results):
-    """List (image, its annotations, its results) for every listed image, by rising image id.
-
-    Annotations of images that are not listed are left out; results for them raise ValueError.
-    """
+    """[(image, its annotations, its results)] by rising image id. Results for images that are not listed raise ValueError."""
     images = {image["id"]: (image, [], []) for image in sorted(annotations["images"], key=lambda image: image["id"])}
     for person in annotations["annotations"]:
-        if person["image_id"] in images:
-            images[person["image_id"]][1].append(person)
+        images.get(person["image_id"], (None, [], []))[1].append(person)
     for result in results:
         if result["image_id"] not in images:
             raise ValueError(f"a result is for image {result['image_id']}, which the annotations do not list")
@@ -74,9 +74,8 @@ def interpolated_precision(right, wrong):
 def match_people(similarity, counted, crowd):
     """Give each detection, best score first, the most similar person still free, for all areas and thresholds at once.
 
-    similarity (D, G) is the OKS, counted (A, G) False for people that an area range ignores, crowd (G,) True for people
-    that can be taken many times. A counted person goes before an ignored one, the later one where two are equal.
-    Returns right, unmatched, both (D, A, T) bool; a detection on an ignored person is neither.
+    similarity (D, G) is the OKS; counted (A, G) bool: not ignored in that area range; crowd (G,) bool: can be taken many times.
+    Counted people go before ignored ones, the later one where two are equal. Returns right, unmatched (D, A, T) bool.
     """
     (D, G), A, T = similarity.shape, len(AREAS), len(OKS_THRESHOLDS)
     rank = 1 + similarity.argsort(1, kind="stable").argsort(1)                    # (D, G) 1 = least similar person
@@ -95,9 +94,8 @@ def match_people(similarity, counted, crowd):
 def coco_image(people, found, sigmas):
     """Judge one image: its annotations (G of them) and its results, in any order, of which the best 20 (D) count.
 
-    Returns scores (D,), right and wrong (D, A, T) bool, and which people count in which area range (G, A) bool.
-    Neither right nor wrong: results on crowds, on people without joints or on people outside the area range, and
-    unmatched results whose own area, that of the box around their joints, is outside it.
+    Returns scores (D,), right and wrong (D, A, T) bool, and which people count in which area range (G, A) bool. Neither right
+    nor wrong: results on ignored people, and unmatched ones whose own area, of the box around the joints, is out of range.
     """
     found = sorted(found, key=lambda result: -result["score"])[:DETECTIONS_PER_IMAGE]
     poses = np.array([r["keypoints"] for r in found], float).reshape(-1, 1, len(sigmas), 3)[..., :2]  # (D, 1, K, 2)
@@ -106,14 +104,12 @@ def coco_image(people, found, sigmas):
     areas = np.array([p["area"] for p in people], float)                                              # (G,)
     crowd = np.array([p["iscrowd"] for p in people], bool)                                            # (G,)
     ignored = crowd | np.array([p["num_keypoints"] == 0 for p in people], bool)                       # (G,)
-
     bare = ~(joints[..., 2] > 0).any(1)                                           # (G,)
     if bare.any():  # they are compared with the points nearest to the pose of a box three times as wide and high
         nearest = np.clip(poses, (boxes[..., :2] - boxes[..., 2:])[bare], (boxes[..., :2] + 2 * boxes[..., 2:])[bare])
         joints = np.repeat(joints[None], len(poses), 0)                           # (D, G, K, 3)
         joints[:, bare, :, :2], joints[:, bare, :, 2:] = nearest, 1
     similarity = oks(poses, joints, areas, sigmas)                                # (D, G)
-
     low, high = AREAS.T[..., None]                                                # (A, 1)
     counted = ~ignored & (areas >= low) & (areas <= high)                         # (A, G)
     right, unmatched = match_people(similarity, counted, crowd)                   # (D, A, T)
@@ -124,10 +120,9 @@ def coco_image(people, found, sigmas):
 def coco_ap(annotations, results, sigmas=COCO.sigmas):
     """COCO's keypoint evaluation, the ten numbers of the official tool, 0 to 1, or -1 where no person counts.
 
-    annotations: a COCO keypoint dict (images, annotations) with one category; results: a list of dicts with image_id,
-    keypoints (3K numbers) and score; sigmas (K,). AP and AR are means over the OKS thresholds .50, .55 ... .95; AP is
-    the mean interpolated precision at 101 recalls, AR the recall; M and L count people of 32^2 to 96^2 pixels and
-    above. Results for images that are not listed raise ValueError.
+    annotations: a COCO keypoint dict with one category; results: a list of dicts with image_id, keypoints (3K numbers) and
+    score; sigmas (K,). AP and AR are means over the OKS thresholds; AP is the mean interpolated precision at 101 recalls, AR
+    the recall; M and L count people of 32^2 to 96^2 pixels and above. Raises ValueError as `by_image` does.
     """
     judged = [coco_image([], [], sigmas)]                                         # so that nothing has a shape too
     judged += [coco_image(people, found, sigmas)
@@ -135,7 +130,6 @@ def coco_ap(annotations, results, sigmas=COCO.sigmas):
     scores, right, wrong, people = (np.concatenate(part) for part in zip(*judged))  # (N,), 2 of (N, A, T), (G, A)
     order = (-scores).argsort(kind="stable")
     right, wrong, total = right[order], wrong[order], people.sum(0)               # total (A,)
-
     ap, ar = np.full((2, len(AREAS), len(OKS_THRESHOLDS)), -1.0)
     for a, t in np.ndindex(ap.shape):
         if total[a]:
@@ -143,11 +137,8 @@ def coco_ap(annotations, results, sigmas=COCO.sigmas):
             curve = np.append(interpolated_precision(right[:, a, t], wrong[:, a, t]), 0)  # (N + 1,) 0: never that far
             ap[a, t] = curve[recall.searchsorted(RECALLS)].mean()
             ar[a, t] = right[:, a, t].sum() / total[a]
-    table = {}
-    for name, value in (("AP", ap), ("AR", ar)):
-        table |= {name: value[0].mean(), f"{name}50": value[0, 0], f"{name}75": value[0, 5],
-                  f"{name}M": value[1].mean(), f"{name}L": value[2].mean()}
-    return {name: float(value) for name, value in table.items()}
+    return {name + part: float(value) for name, table in (("AP", ap), ("AR", ar)) for part, value in
+            (("", table[0].mean()), ("50", table[0, 0]), ("75", table[0, 5]), ("M", table[1].mean()), ("L", table[2].mean()))}
 
 def inside(points, polygon):
     """Which points (..., 2) lie inside a polygon (V, 2), its border excluded, by the even-odd rule -> (...) bool."""
@@ -163,9 +154,9 @@ def posetrack_frame(joints, poses, heads, regions):
     """Judge one frame: joints (G, J, 3) of its people, predicted poses (P, J, 3), head sizes (G,), all in pixels, and
     its ignore regions, a list of polygons (V, 2). Returns right and made (P, J) bool, and labelled (G, J) bool.
 
-    A joint is there, labelled or made, unless its three numbers are 0 or it lies in an ignore region. A pose belongs to
-    the person of whose labelled joints it has most right (PCKh), a person keeps the best of its poses; the earlier one
-    where two are equal. All joints of the other poses are wrong.
+    A joint is there, labelled or made, unless its three numbers are 0 or it lies in an ignore region. A pose belongs to the
+    person of whose labelled joints it has most right (PCKh), a person keeps the best of its poses; the earlier one where two
+    are equal. All joints of the other poses are wrong.
     """
     labelled, made = ((points != 0).any(-1) & ~np.any([inside(points[..., :2], region) for region in regions], 0)
                       for points in (joints, poses))                              # (G, J), (P, J)
@@ -184,14 +175,13 @@ def posetrack_frame(joints, poses, heads, regions):
 def posetrack_ap(annotations, results):
     """PoseTrack's multi-person pose evaluation (poseval), in percent: Head, Sho, Elb, Wri, Hip, Knee, Ank and Total.
 
-    annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results: a list of dicts
-    with image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. A joint is right within half
-    a head size, which is 0.6 times the diagonal of bbox_head. Frames without people are left out. Total is the mean
-    over joints; a joint that nobody has is left out of the means, and a mean of none is nan. Results for frames that
-    are not listed raise ValueError.
+    annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results: a list of dicts with
+    image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. A joint is right within half a head size,
+    which is 0.6 times the diagonal of bbox_head. Frames without people are left out. Total is the mean over joints; a joint
+    that nobody has is left out of the means, and a mean of none is nan. Raises ValueError as `by_image` does.
     """
     names = annotations["categories"][0]["keypoints"]
-    columns = [names.index(joint) for joints in POSETRACK_COLUMNS.values() for joint in joints]  # (J,)
+    columns = [names.index(joint) for joint in POSETRACK_JOINTS]                  # (J,)
     judged = [[np.zeros((0, len(columns)), kind) for kind in (float, bool, bool, bool)]]
     for image, people, found in by_image(annotations, results):
         if people:
@@ -203,17 +193,14 @@ def posetrack_ap(annotations, results):
             scores = np.array([result["scores"] for result in found], float).reshape(-1, len(names))[:, columns]
             judged.append((scores, *posetrack_frame(joints[:, columns], poses[:, columns], heads, regions)))
     scores, right, made, labelled = (np.concatenate(part) for part in zip(*judged))  # (N, J), labelled (G, J)
-
     order = scores.argsort(0, kind="stable")[::-1]                                # (N, J) of equals, the last first
     right, made = (np.take_along_axis(part, order, 0) for part in (right, made))
     # Recall steps up by one labelled joint at each right one, so the area under the curve is a sum over those.
     area = (interpolated_precision(right, made & ~right) * right).sum(0)          # (J,)
     ap = 100 * np.divide(area, labelled.sum(0), out=np.full(len(columns), np.nan), where=labelled.any(0))
-
-    ends = np.cumsum([len(joints) for joints in POSETRACK_COLUMNS.values()])[:-1]
-    groups = dict(zip(POSETRACK_COLUMNS, np.split(ap, ends))) | {"Total": ap}
-    present = {column: values[~np.isnan(values)] for column, values in groups.items()}
-    return {column: float(values.mean()) if len(values) else float("nan") for column, values in present.items()}
+    groups = {"Head": ap[:3], **dict(zip(POSETRACK_PAIRS, ap[3:].reshape(-1, 2))), "Total": ap}
+    return {column: float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else float("nan")
+            for column, values in groups.items()}
 
 # ---------------------------------------------------------------------------------------------- running a candidate
 def propagate(nets, images, heatmaps=None, archs=None):
@@ -230,9 +217,8 @@ def propagate(nets, images, heatmaps=None, archs=None):
 
 def to_device(images, device):
     """uint8 images (B, F, 3, H, W) -> normalised ones on the device, in the memory format that convolutions like best."""
-    b, f = images.shape[:2]
-    images = normalise(images.to(device, non_blocking=True)).flatten(0, 1)
-    return images.contiguous(memory_format=torch.channels_last).unflatten(0, (b, f))
+    flat = normalise(images.to(device, non_blocking=True)).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return flat.unflatten(0, images.shape[:2])
 
 def loader(dataset, order, clips, device):
     """`dataset[i]` for each i of `order`, made ahead by worker processes where the clips are read from files."""
@@ -244,38 +230,33 @@ def _leave_interrupts(worker):
     """A loader process goes on through Ctrl-C: the step that is to be completed may need its batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-class Sight(Dataset):
-    """Clips that candidates are judged on, or re-calibrated with: some frames of each, the key frame's heatmaps beside.
-
-    They are read once, here, and the key-frame network runs once over them; never again. `first` is the first frame that
-    counts: 0 for S, 1 for T. Without a key-frame network there are no heatmaps. keep: hold the crops in memory, for what
-    is looked at many times.
-    """
+class Sight:
+    """Clips that candidates are judged on, or re-calibrated with, from their frame `first` on: 0 for S; 1 for T, whose key-frame
+    network runs over them once, here. keep: hold the crops in memory, for what is looked at many times."""
 
     def __init__(self, clips, first, device, key_net=None, batch=64, keep=True):
-        self.clips, self.first, self.device, self.heatmaps = clips, first, device, []
+        self.clips, self.first, self.device, self.key = clips, first, device, key_net and key_net.arch
         self.parts = [range(i, min(i + batch, len(clips))) for i in range(0, len(clips), batch)]
-        self.batches = loader(self, range(len(self.parts)), clips, device)
-        if keep:
-            self.batches = list(self.batches)
+        batches, self.heatmaps = loader(self, range(len(self.parts)), clips, device), [None] * len(self.parts)
+        self.batches = list(batches) if keep else batches
         if key_net:
             with torch.inference_mode():
                 self.heatmaps = [key_net.eval()(to_device(images[:, :1], device)[:, 0]) for images, _ in self.batches]
 
     def __getitem__(self, part):
-        images, matrices, _ = self.clips.batch(self.parts[part])
-        return images, matrices
+        return self.clips.batch(self.parts[part])[:2]
 
     def __iter__(self):
-        """(images (B, F - first, 3, H, W), heatmaps or None, matrices (B, 2, 3)) for each part."""
-        for i, (images, matrices) in enumerate(self.batches):
-            yield to_device(images[:, self.first:], self.device), self.heatmaps[i] if self.heatmaps else None, matrices
+        """(images (B, F - first, 3, H, W), the key frame's heatmaps or None, matrices (B, 2, 3)) for each part."""
+        for (images, matrices), heatmaps in zip(self.batches, self.heatmaps):
+            yield to_device(images[:, self.first:], self.device), heatmaps, matrices
+
+def sights(train, val, device, first=0, key_net=None):
+    """What a search needs: the clips that it re-calibrates candidates with, and those that it judges them on."""
+    return Sight(train.head(128 if key_net else 256), first, device, key_net), Sight(val, first, device, key_net)
 
 def recalibrate(nets, sight):
-    """Measure the batch-norm statistics of finished networks anew, in place, over all clips of a `Sight`.
-
-    In the super-network one set of statistics served networks of all sizes and fits none of them.
-    """
+    """Measure the batch-norm statistics of networks cut out of a super-network anew, in place, over all clips of a `Sight`."""
     norms = [m for net in nets for m in net.train().modules() if hasattr(m, "running_mean")]
     with torch.no_grad():
         for i, (images, heatmaps, _) in enumerate(sight):
@@ -290,29 +271,45 @@ def recalibrate(nets, sight):
 def predict(nets, sight, flip=False, quarter=False):
     """Keypoints (N, F, K, 3) in image pixels, with scores, from finished networks in eval mode.
 
-    flip: average the heatmaps with those of the mirrored images (twice the cost); quarter: see `decode`.
+    flip: average the heatmaps with those of the mirrored images, for key frames; quarter: see `decode`.
     """
     found, clips = [], sight.clips
     with torch.inference_mode():
         for images, heatmaps, matrices in sight:
             maps = propagate(nets, images, heatmaps)
             if flip:
-                before = None if heatmaps is None else flip_heatmaps(heatmaps, clips.skeleton, clips.cell)
-                maps = (maps + flip_heatmaps(propagate(nets, images.flip(-1), before), clips.skeleton, clips.cell)) / 2
-            crops = decode(maps.float(), quarter, clips.cell).cpu().numpy()  # (B, F, K, 3) pixels of the crop
-            found.append(transform(crops, invert(matrices)[:, None]))
+                maps = (maps + flip_heatmaps(propagate(nets, images.flip(-1)), clips.skeleton, clips.cell)) / 2
+            found.append(keypoints_of(maps, matrices, clips, quarter))
     return np.concatenate(found)
+
+def keypoints_of(heatmaps, matrices, clips, quarter=False):
+    """Heatmaps (B, F, K, H/4, W/4) of the crops that `matrices` (B, 2, 3) gave -> (B, F, K, 3) image pixels and score."""
+    return transform(decode(heatmaps.float(), quarter, clips.cell).cpu().numpy(), invert(matrices)[:, None])
 
 def score(keypoints, clips, first):
     """How well each person was found in each frame, (N, F) from 0 to 1; nan where nothing is labelled.
 
-    It is the share of COCO's thresholds .50, .55 ... .95 that the OKS passes. Its mean, times 100, is what we call AP
-    where every person has one given window: without detections to rank, average precision is the share found.
+    It is the share of COCO's thresholds that the OKS passes. Its mean, `percent`, is what we call AP where every person has
+    one given window: without detections to rank, average precision is the share found.
     """
-    joints, areas = clips.joints[:, first:first + keypoints.shape[1]], clips.areas[:, first:first + keypoints.shape[1]]
-    similarity = oks(keypoints, joints, areas, clips.skeleton.sigmas)  # (N, F)
-    passed = (similarity[..., None] >= OKS_THRESHOLDS).mean(-1)
+    frames = slice(first, first + keypoints.shape[1])
+    joints, areas = clips.joints[:, frames], clips.areas[:, frames]
+    passed = (oks(keypoints, joints, areas, clips.skeleton.sigmas)[..., None] >= OKS_THRESHOLDS).mean(-1)  # (N, F)
     return np.where((joints[..., 2] > 0).any(-1), passed, np.nan)
+
+def percent(points):
+    """The AP of `score`'s results."""
+    return 100 * float(np.nanmean(points))
+
+def finish(net, archs, calibration):
+    """Cut a candidate out of the super-network and re-calibrate it: a list of finished networks."""
+    nets = [net.extract(arch).to(memory_format=torch.channels_last) for arch in archs]
+    recalibrate(nets, calibration)
+    return nets
+
+def judge(net, archs, calibration, sight):
+    """`score` of a candidate on a `Sight`."""
+    return score(predict(finish(net, archs, calibration), sight), sight.clips, sight.first)
 
 # ---------------------------------------------------------------------------------------------- the official protocols
 def pose_score(pose, box_score=1.):
@@ -346,15 +343,15 @@ def coco_results(keypoints, clips):
 
 def posetrack_results(keypoints, clips):
     """Predictions (N, F, K, 3) for PoseTrackClips as the official list of results, one for each labelled frame of a track."""
-    return [{"image_id": image, "track_id": track, "keypoints": pose.ravel().round(3).tolist(), "scores": pose[:, 2].round(4).tolist()}
+    return [{"image_id": image, "track_id": track, "keypoints": pose.ravel().round(3).tolist(),
+             "scores": pose[:, 2].round(4).tolist()}
             for (image, track), pose in zip(clips.ids.reshape(-1, 2).tolist(), keypoints.reshape(-1, 17, 3)) if image >= 0]
 
 def official(nets, clips, device, out):
-    """Run finished networks over COCO val (with flip test) or PoseTrack18 val (without: one pass a frame, as the video
-    estimator works), quarter-cell offset, and print the official numbers in the paper's columns.
+    """Run finished networks over COCO val (with flip test) or PoseTrack18 val (one pass a frame, as the video estimator works),
+    quarter-cell offset, and print the official numbers in the paper's columns. Returns them, in percent.
 
-    Writes `out`/results.json, the official list of results; for PoseTrack18 also `out`/posetrack/SEQUENCE.json, which poseval
-    reads. Returns the numbers, in percent.
+    Writes `out`/results.json, the official list; for PoseTrack18 also `out`/posetrack/SEQUENCE.json, which poseval reads.
     """
     coco = clips.skeleton is COCO
     keypoints = predict(nets, Sight(clips, 0, device, keep=False), flip=coco, quarter=True)
@@ -377,18 +374,17 @@ def official(nets, clips, device, out):
 def sample(space, budget, count, rng):
     """`count` different architectures of `space` of at most `budget` GFLOPs (the paper's, at the space's image size).
 
-    Uniform over those that fit, by rejection. Where almost none fits, a draw that was refused 100 times is shrunk part by
-    part until it does, so sampling always ends (then no longer uniform). Fewer than `count` only if there are hardly more.
-    Raises ValueError, naming the smallest cost, if nothing fits.
+    Uniform over those that fit, by rejection; a draw that was refused 100 times is shrunk until it fits, so sampling always
+    ends. Fewer than `count` only if there are hardly more. Raises ValueError, naming the smallest cost, if nothing fits.
     """
     fits = lambda arch: cost(arch, space.image_size).gflops <= budget
     smallest, least = cheapest(space)
-    if least > budget:
-        raise ValueError(f"a budget of {budget:g} GFLOPs is below the smallest architecture of this space, {least:.4g}; give more")
+    refuse(least > budget, f"a budget of {budget:g} GFLOPs is below the smallest architecture of this space, "
+           f"{least:.4g}; give more")
     found = {}
     for _ in range(20 * count):
-        arch = next((a for a in (space.sample(rng) for _ in range(100)) if fits(a)), None) or _shrink(space, smallest, fits, rng)
-        found[arch] = None  # a dict is a set that keeps its order
+        arch = next(filter(fits, (space.sample(rng) for _ in range(100))), None)
+        found[arch or _shrink(space, smallest, fits, rng)] = None  # a dict is a set that keeps its order
         if len(found) == count:
             break
     return list(found)
@@ -402,30 +398,25 @@ def _shrink(space, smallest, fits, rng):
     """A random architecture, its stages made the smallest one after the other, in random order, until it fits."""
     arch = space.sample(rng)
     for i in rng.sample(range(len(arch.stages)), len(arch.stages)):
-        if fits(arch):
-            return arch
         stages = arch.stages[:i] + smallest.stages[i:i + 1] + arch.stages[i + 1:]
         smaller = dataclasses.replace(arch, stages=stages, head=smallest.head)
-        arch = smaller if smaller in space else arch
+        arch = smaller if not fits(arch) and smaller in space else arch
     return arch if fits(arch) else smallest
 
 def allocate(space, frames, budget, count, rng):
-    """`count` allocations: tuples of `frames` architectures whose GFLOPs sum to at most `budget` (eq. 3).
-
-    Each frame draws its own spatial architecture, fusion stage and operation. Raises ValueError if nothing fits.
-    """
+    """`count` allocations: `frames` architectures each, with their own fusions, whose GFLOPs sum to at most `budget` (eq. 3);
+    ValueError if nothing fits."""
     gflops = lambda archs: sum(cost(a, space.image_size).gflops for a in archs)
     least = cheapest(space)[1]
-    if frames * least > budget:
-        raise ValueError(f"{frames} non-key frames cost at least {frames * least:.4g} GFLOPs together, more than the "
-                         f"{budget:.4g} that the budget leaves them; give more")
+    refuse(frames * least > budget, f"{frames} non-key frames cost at least {frames * least:.4g} GFLOPs together, more than the "
+           f"{budget:.4g} that the budget leaves them; give more")
     found = []
     while len(found) < count:
-        archs = next((a for a in (tuple(space.sample(rng) for _ in range(frames)) for _ in range(100)) if gflops(a) <= budget), None)
+        draws = (tuple(space.sample(rng) for _ in range(frames)) for _ in range(100))
+        archs = next((archs for archs in draws if gflops(archs) <= budget), ())
         if not archs:  # a tight budget: one frame after the other, in random order, from what the others can spare
-            archs = []
             for left in reversed(range(frames)):
-                archs += sample(space, max(least, budget - gflops(archs) - left * least), 1, rng)
+                archs += tuple(sample(space, max(least, budget - gflops(archs) - left * least), 1, rng))
             archs = tuple(rng.sample(archs, frames))
         found.append(archs)
     return found
@@ -442,17 +433,10 @@ def gather(value):
         dist.all_gather_object(values, value)
     return values
 
-def finish(net, archs, calibration):
-    """Cut a candidate out of the super-network and re-calibrate it: a list of finished networks."""
-    nets = [net.extract(arch).to(memory_format=torch.channels_last) for arch in archs]
-    recalibrate(nets, calibration)
-    return nets
-
 def search(net, candidates, calibration, sight, path, about, say=print):
-    """Judge every candidate (a tuple of architectures) on `sight`; return (best, all) and keep a table in `path`.
+    """Judge every candidate (a tuple of architectures) on `sight`; return (best, table) and keep the table in `path`.
 
-    path: search.json; `about`: what identifies this search. A table of the same search found there is continued, not
-    repeated. Each process judges another candidate, all get the whole table, the first one writes it after each round.
+    `about` identifies a search: its table is continued, not repeated. Each process judges another candidate, all get the table.
     """
     (rank, world), start = ranks(), time.time()
     about = {**about, "weights": sum(p.double().sum().item() for p in net.parameters())}
@@ -460,23 +444,22 @@ def search(net, candidates, calibration, sight, path, about, say=print):
     while len(table) < len(candidates):
         done = len(table)
         own = candidates[done:done + world][rank:rank + 1]  # none for some in the last round
-        table += sum(gather([_judge(net, archs, calibration, sight) for archs in own]), [])
+        table += sum(gather([_row(net, archs, judge(net, archs, calibration, sight)) for archs in own]), [])
         if rank == 0:
-            write_json({**about, "best": _best(table), "candidates": table}, path)
+            write_json({**about, "best": best(table), "candidates": table}, path)
         if len(table) // 10 > done // 10 or len(table) == len(candidates):
-            say(f"search: {len(table)} of {len(candidates)} candidates, best {table[_best(table)]['ap']:.1f} AP, "
+            say(f"search: {len(table)} of {len(candidates)} candidates, best {table[best(table)]['ap']:.1f} AP, "
                 f"{time.time() - start:.0f} s")
-    return candidates[_best(table)], table
+    return candidates[best(table)], table
 
-def _judge(net, archs, calibration, sight):
-    """The table's row for one candidate."""
-    points = score(predict(finish(net, archs, calibration), sight), sight.clips, sight.first)
+def _row(net, archs, points):
     costs = [cost(a, net.space.image_size, net.joints) for a in archs]
     return {"archs": [json.loads(a.to_json()) for a in archs], "gflops": sum(c.gflops for c in costs),
-            "params": sum(c.params for c in costs), "ap": 100 * float(np.nanmean(points)),
+            "params": sum(c.params for c in costs), "ap": percent(points),
             "ap_by_frame": (100 * np.nanmean(points, 0)).round(2).tolist()}
 
-def _best(table):
+def best(table):
+    """The index of the best row."""
     return max(range(len(table)), key=lambda i: table[i]["ap"])
 
 def _read_table(path, about):
@@ -486,49 +469,33 @@ def _read_table(path, about):
     except (OSError, ValueError, KeyError):
         return []
 
-class Found(NamedTuple):
-    """What a search leaves: finished networks of the best candidate, and what it was chosen from."""
-    nets: list
-    archs: tuple
-    candidates: list
-    table: list
-    calibration: Sight
+def find(net, budget, options, calibration, sight, out, name="search"):
+    """The search of a stage, with the candidates and seed of `options`; returns as `search`, leaves NAME.json, .png in `out`.
 
-def search_s(net, budget, count, seed, train, val, out, first=0, name="search"):
-    """The S search (Sec. 3.4.1): `count` architectures under `budget` GFLOPs, judged on the frames of `val` from `first` on.
-
-    Leaves the table `name`.json and, for the search proper, search.png in the folder `out`.
+    Stage s (Sec. 3.4.1): one architecture of at most `budget` GFLOPs for all frames of `sight`. Stage t (Sec. 3.4.3), where
+    that has a key frame: an architecture for each frame after it, `budget` being the average over them and the key frame.
     """
-    device = next(net.parameters()).device
-    candidates = [(a,) * (val.frames - first) for a in sample(net.space, budget, count, random.Random(f"{seed} {name}"))]
-    calibration, sight = Sight(train.head(256), first, device), Sight(val, first, device)
-    about = {"stage": "s", "budget": budget, "seed": seed, "candidates_wanted": count}
+    frames, count, seed = sight.clips.frames - sight.first, options.candidates, options.seed
+    about = {"seed": seed, "candidates_wanted": count}
+    if sight.key:
+        key, title = cost(sight.key, net.space.image_size).gflops, f"allocations over {frames} non-key frames, AP on val"
+        candidates = allocate(net.space, frames, rest(budget, key, frames), count, random.Random(f"{seed} allocate"))
+        about = {"stage": "t", "average": budget, "frames": frames, **about, "key": sight.key.to_json()}
+    else:
+        key, title = 0, f"S candidates under {budget:g} GFLOPs, AP on val"
+        candidates = [(a,) * frames for a in sample(net.space, budget, count, random.Random(f"{seed} {name}"))]
+        about = {"stage": "s", "budget": budget, **about}
     archs, table = search(net, candidates, calibration, sight, out / f"{name}.json", about)
     if ranks()[0] == 0:
-        plot([(row["gflops"] / len(archs), row["ap"]) for row in table], _best(table),
-             f"S candidates under {budget:g} GFLOPs, AP on val", out / f"{name}.png")
-    return Found(finish(net, archs, calibration), archs, candidates, table, calibration)
-
-def search_t(net, key_net, average, count, seed, train, val, out):
-    """The T search (Sec. 3.4.3): allocations over the non-key frames of `val`, of `average` GFLOPs with the key frame.
-
-    Key-frame heatmaps are computed once for all candidates. Leaves search.json and search.png in the folder `out`.
-    """
-    device, frames, key = next(net.parameters()).device, val.frames - 1, cost(key_net.arch, net.space.image_size).gflops
-    candidates = allocate(net.space, frames, rest(average, key, frames), count, random.Random(f"{seed} allocate"))
-    calibration, sight = Sight(train.head(128), 1, device, key_net), Sight(val, 1, device, key_net)
-    about = {"stage": "t", "average": average, "frames": frames, "seed": seed, "candidates_wanted": count, "key": key_net.arch.to_json()}
-    archs, table = search(net, candidates, calibration, sight, out / "search.json", about)
-    if ranks()[0] == 0:
-        plot([((row["gflops"] + key) / (frames + 1), row["ap"]) for row in table], _best(table),
-             f"allocations over {frames} non-key frames, AP on val", out / "search.png")
-    return Found(finish(net, archs, calibration), archs, candidates, table, calibration)
+        points = [((row["gflops"] + key) / (frames + bool(key)), row["ap"]) for row in table]
+        plot(points, best(table), title, out / f"{name}.png")
+    return archs, table
 
 def rest(average, key, frames):
     """What eq. (3) leaves for all non-key frames, from the average over them and the key frame (Table 1's figure)."""
     return (frames + 1) * average - key
 
-def plot(points, best, title, path, mark="found"):
+def plot(points, best, title, path):
     """Picture of candidates: points (N, 2) of GFLOPs and AP, the index of the best one marked."""
     points = np.asarray(points, float)
     low, high = points.min(0), points.max(0)
@@ -536,24 +503,23 @@ def plot(points, best, title, path, mark="found"):
     low, high = low - margin, high + margin
     image = Image.new("RGB", (720, 480), "white")
     pen, font, small = ImageDraw.Draw(image), ImageFont.load_default(15), ImageFont.load_default(12)
-    box = np.array([70, 430]), np.array([620, -380])  # the origin, and the way to the opposite corner
-    where = lambda p: tuple(box[0] + (np.asarray(p) - low) / (high - low) * box[1])
+    where = lambda p: (70, 430) + (p - low) / (high - low) * (620, -380)  # the origin, and the way to the opposite corner
+    dot = lambda p, radius, colour: pen.ellipse([*(where(p) - radius), *(where(p) + radius)], fill=colour)
     pen.rectangle([70, 50, 690, 430], outline="black")
     for k in range(6):
-        x, y = low + (high - low) * k / 5
-        pen.text((where((x, low[1]))[0], 438), f"{x:.4g}", "black", small, anchor="ma")
-        pen.text((62, where((low[0], y))[1]), f"{y:.1f}", "black", small, anchor="rm")
-        pen.line([where((low[0], y)), where((high[0], y))], fill=(225, 225, 225))
+        value = low + (high - low) * k / 5
+        x, y = where(value)
+        pen.text((x, 438), f"{value[0]:.4g}", "black", small, anchor="ma")
+        pen.text((62, y), f"{value[1]:.1f}", "black", small, anchor="rm")
+        pen.line([70, y, 690, y], fill=(225, 225, 225))
     for p in points:
-        x, y = where(p)
-        pen.ellipse([x - 4, y - 4, x + 4, y + 4], fill=(120, 150, 210))
-    x, y = where(points[best])
-    pen.ellipse([x - 7, y - 7, x + 7, y + 7], fill=(220, 60, 50))
-    pen.text((x - 12, y - 14) if x > 400 else (x + 12, y - 14), f"{mark}: {points[best][1]:.1f} AP at {points[best][0]:.4g}", "black", font,
-             anchor="rm" if x > 400 else "lm")
-    pen.text((70, 20), title, "black", font)
-    pen.text((380, 458), "GFLOPs", "black", font, anchor="ma")
-    pen.text((8, 28), "AP", "black", font)
+        dot(p, 4, (120, 150, 210))
+    dot(points[best], 7, (220, 60, 50))
+    (x, y), (gflops, ap) = where(points[best]), points[best]
+    side, anchor = (-12, "rm") if x > 400 else (12, "lm")
+    pen.text((x + side, y - 14), f"found: {ap:.1f} AP at {gflops:.4g}", "black", font, anchor=anchor)
+    for place, text, anchor in (((70, 20), title, "la"), ((380, 458), "GFLOPs", "ma"), ((8, 28), "AP", "la")):
+        pen.text(place, text, "black", font, anchor=anchor)
     save_image(image, path)
 
 # ---------------------------------------------------------------------------------------------- the command line
@@ -561,7 +527,8 @@ def main():
     """Search a trained super-network again, for another budget or number of frames, without training (Table 4); or give the
     official numbers of finished networks on real data."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--checkpoint", required=True, help="supernet.pt of a stage s or t; or, to judge, a finished or published network")
+    parser.add_argument("--checkpoint", required=True,
+                        help="supernet.pt of a stage s or t; or, to judge, a finished or published network")
     parser.add_argument("--gflops", type=float, help="supernet.pt: budget of S, or the average over key and non-key frames")
     parser.add_argument("--frames", type=int, default=3, help="stage t: T, the number of non-key frames")
     parser.add_argument("--candidates", type=int, default=48, help="how many to look at")
@@ -571,16 +538,15 @@ def main():
     parser.add_argument("--boxes", help="coco: JSON file of detected people (default: the annotated boxes)")
     parser.add_argument("--out", help="folder for the result (default: beside the checkpoint)")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         again = vipnas.read(options.checkpoint).get("kind") == "supernet"
-        if again and not options.gflops or options.candidates < 1 or options.frames < 1:
-            raise CheckpointError("say the budget, --gflops; and --candidates and --frames must be at least 1")
-        if not again and (options.gflops or not (options.data and options.root)):
-            raise CheckpointError(f"{options.checkpoint} is no super-network to search in; to judge it, give --data and --root alone")
-        if again and options.data or options.boxes and options.data != "coco":
-            raise CheckpointError("--data and --root are for finished networks, and --boxes is for --data coco")
-        (search_again if again else judge_finished)(options, device)
+        refuse(again and not options.gflops or options.candidates < 1 or options.frames < 1,
+               "say the budget, --gflops; and --candidates and --frames must be at least 1")
+        refuse(not again and (options.gflops or not (options.data and options.root)),
+               f"{options.checkpoint} is no super-network to search in; to judge it, give --data and --root alone")
+        refuse(again and options.data or options.boxes and options.data != "coco",
+               "--data and --root are for finished networks, and --boxes is for --data coco")
+        (search_again if again else judge_finished)(options, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     except (CheckpointError, DataError, ValueError, OSError) as error:
         sys.exit(f"search: {error}")
 
@@ -599,21 +565,18 @@ def search_again(options, device):
     net.to(device, memory_format=torch.channels_last)
     run, frames = saved["options"], options.frames + 1 if key_net else 1
     out = pathlib.Path(options.out or pathlib.Path(options.checkpoint).with_name(f"search_{options.gflops:g}_{frames - 1}"))
-    if key_net:
-        key_net.to(device)
-        allocate(net.space, options.frames, rest(options.gflops, cost(key_net.arch, net.space.image_size).gflops, options.frames),
-                 1, random.Random(0))  # an impossible budget is said before anything is rendered
+    if key_net:  # an impossible budget is said before anything is rendered
+        key = cost(key_net.to(device).arch, net.space.image_size).gflops
+        allocate(net.space, options.frames, rest(options.gflops, key, options.frames), 1, random.Random(0))
     train, val = (open_clips(run["data"], run["root"], split, frames, net.space.image_size, min(400, run["clips"] or 10 ** 9))
                   for split in ("train", "val"))
     out.mkdir(parents=True, exist_ok=True)
-    if key_net:
-        found = search_t(net, key_net, options.gflops, options.candidates, options.seed, train, val, out)
-    else:
-        found = search_s(net, options.gflops, options.candidates, options.seed, train, val, out)
-    nets, name = ([key_net, *found.nets], "vipnas_t.pt") if key_net else (found.nets, "vipnas_s.pt")
+    calibration, sight = sights(train, val, device, int(key_net is not None), key_net)
+    archs, table = find(net, options.gflops, options, calibration, sight, out)
+    nets, name = [key_net] * bool(key_net) + finish(net, archs, calibration), "vipnas_t.pt" if key_net else "vipnas_s.pt"
     vipnas.save_finished(out / name, nets, saved["about"])
     print("\n".join(str(n.arch) for n in nets))
-    print(f"val AP {max(row['ap'] for row in found.table):.1f}; wrote {name}, search.json and search.png to {out}")
+    print(f"val AP {max(row['ap'] for row in table):.1f}; wrote {name}, search.json and search.png to {out}")
 
 def load_networks(path):
     """(networks, about) from a finished checkpoint of ours, or a published one: COCO's joints at 256x192, in SBL's cells."""
@@ -623,17 +586,16 @@ def load_networks(path):
 
 def check_joints(clips, facts, path):
     """Let `clips` have the cells of the network in `path`, if it predicts their joints. facts: its `about`."""
-    if list(clips.skeleton.joints) != facts["joints"]:
-        raise CheckpointError(f"{path} predicts other joints than {clips.name} has: fine-tune it on that data first "
-                              "(train.py --stage s --arch FILE --init CKPT)")
+    refuse(list(clips.skeleton.joints) != facts["joints"], f"{path} predicts other joints than {clips.name} has: fine-tune it on "
+           "that data first (train.py --stage s --arch FILE --init CKPT)")
     clips.cell = facts.get("cell", clips.cell)
 
 def load_supernet(path):
     """(super-network, its key-frame network or None, everything saved) from the supernet.pt of a run."""
     saved = vipnas.load(path, "supernet")
     try:
-        space, joints = vipnas.SPACES[saved["space"]], len(saved["about"]["joints"])
-        space, key_net = dataclasses.replace(space, image_size=tuple(saved["about"]["size"])), None
+        space, key_net, joints = vipnas.SPACES[saved["space"]], None, len(saved["about"]["joints"])
+        space = dataclasses.replace(space, image_size=tuple(saved["about"]["size"]))
         if "key" in saved:
             mother = Arch.from_json(saved["arch"])
             key_net = vipnas.restore(PoseNet(mother, joints), saved["key"], path).eval()

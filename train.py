@@ -26,7 +26,6 @@ import copy
 import dataclasses
 import datetime
 import importlib
-import io
 import json
 import math
 import os
@@ -36,7 +35,6 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Optional
 
@@ -44,21 +42,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
-from torch.utils.data import Dataset
 
 import data
 import search
 import vipnas
-from vipnas import PoseNet, Space, cost
+from search import refuse
+from vipnas import Arch, PoseNet, Space, cost
 
 # ---------------------------------------------------------------------------------------------- options and recipes
-class UsageError(Exception):
-    """An option that cannot be meant, in one sentence."""
-
 def option(text, default=None):
     return dataclasses.field(default=default, metadata={"help": text})
 
-@dataclass
+@dataclasses.dataclass
 class Options:
     """What a run can be told. Whatever is left out comes from the recipe of its data and stage."""
     stage: str = option("s: super-network and key-frame network; t: temporal networks for the frames between")
@@ -97,10 +92,12 @@ class Recipe(NamedTuple):
     milestones: tuple = ()   # epochs
 
     def __str__(self):
-        length = (f"{self.steps} steps" if self.steps else f"{self.epochs} epochs") + f" + {self.finish} of the found chain" * (self.finish > 0)
-        falls = "/10 at epochs " + " and ".join(map(str, self.milestones)) + f" of {self.epochs}" if self.milestones else "falling by cosine"
-        return (f"{length}, Adam {self.lr:g} {falls}, batch {self.batch}, rotation {self.rotation} degrees, flip, "
-                f"{self.candidates} candidates" + f", {self.clips} clips" * (self.clips is not None))
+        length = f"{self.steps} steps" if self.steps else f"{self.epochs} epochs"
+        epochs = " and ".join(map(str, self.milestones))
+        falls = f"/10 at epochs {epochs} of {self.epochs}" if epochs else "falling by cosine"
+        return (length + f" + {self.finish} of the found chain" * (self.finish > 0) + f", Adam {self.lr:g} {falls}, "
+                f"batch {self.batch}, rotation {self.rotation} degrees, flip, {self.candidates} candidates" +
+                f", {self.clips} clips" * (self.clips is not None))
 
 RECIPES = {
     ("coco", "s"): Recipe(64, 1e-3, 40, epochs=250, milestones=(200, 230)),        # Sec. 4.2
@@ -126,45 +123,41 @@ def read_options(argv):
     options = Options(**vars(parser.parse_args(argv)))
     if options.benchmark:
         options.stage, options.space = "s", options.space if options.benchmark == "ap" else options.benchmark
-    if options.stage not in ("s", "t"):
-        raise UsageError("say which stage to run: --stage s first, then --stage t")
-    if options.space not in vipnas.SPACES:
-        raise UsageError(f"there is no space '{options.space}'; --space is one of {', '.join(vipnas.SPACES)}")
-    if options.data == "coco" and options.stage == "t":
-        raise UsageError("COCO has no videos: stage t needs --data posetrack or synthetic")
-    if (options.data, options.stage) not in RECIPES:
-        raise UsageError(f"there is no data set '{options.data}'; --data is one of synthetic, coco, posetrack")
-    if options.boxes and options.data != "coco":
-        raise UsageError("--boxes, a file of detected people, belongs to --data coco")
-    if (options.data == "synthetic") == (options.root is not None):
-        raise UsageError("--root names the folder of real data: give it with --data coco or posetrack, and only then")
-    if options.stage == "t" and (options.arch or options.init):
-        raise UsageError("--arch and --init belong to stage s; stage t starts from the network that --s names")
-    if options.arch and (options.gflops or options.candidates):
-        raise UsageError("--arch trains one architecture, so there is nothing to search: leave out --gflops and --candidates")
-    recipe = RECIPES[options.data, options.stage]
+    refuse(options.stage not in ("s", "t"), "say which stage to run: --stage s first, then --stage t")
+    refuse(options.space not in vipnas.SPACES,
+           f"there is no space '{options.space}'; --space is one of {', '.join(vipnas.SPACES)}")
+    refuse((options.data, options.stage) == ("coco", "t"), "COCO has no videos: stage t needs --data posetrack or synthetic")
+    refuse((options.data, options.stage) not in RECIPES,
+           f"there is no data set '{options.data}'; --data is one of synthetic, coco, posetrack")
+    refuse(options.boxes and options.data != "coco", "--boxes, a file of detected people, belongs to --data coco")
+    refuse((options.data == "synthetic") == (options.root is not None),
+           "--root names the folder of real data: give it with --data coco or posetrack, and only then")
+    refuse(options.stage == "t" and (options.arch or options.init),
+           "--arch and --init belong to stage s; stage t starts from the network that --s names")
+    refuse(options.arch and (options.gflops or options.candidates),
+           "--arch trains one architecture, so there is nothing to search: leave out --gflops and --candidates")
     for name in (*FROM_RECIPE, "lr"):
         value = getattr(options, name)
         if value is None and name != "lr":  # the rate depends on the backbone too
-            setattr(options, name, getattr(recipe, name))
-        elif value is not None and (value < 0 or value == 0 and name not in ("rotation", "finish")):
-            raise UsageError(f"--{name} must be above zero")
-    if options.batch % search.ranks()[1]:
-        raise UsageError(f"--batch {options.batch} cannot be shared equally by {search.ranks()[1]} processes: choose a multiple")
+            setattr(options, name, getattr(RECIPES[options.data, options.stage], name))
+        refuse(value is not None and (value < 0 or value == 0 and name not in ("rotation", "finish")),
+               f"--{name} must be above zero")
+    world = search.ranks()[1]
+    refuse(options.batch % world, f"--batch {options.batch} cannot be shared equally by {world} processes: choose a multiple")
+    refuse(options.frames < 1, "--frames, the number of non-key frames, must be at least 1")
     if options.compare is None:
         options.compare = int(options.data == "synthetic")
-    if options.frames < 1:
-        raise UsageError("--frames, the number of non-key frames, must be at least 1")
     options.out = options.out or f"runs/{options.stage}"
     return options
 
-def open_clips(options, split, frames, size):
-    """The clips of a split; of drawn people, val and test have at most JUDGED."""
+def open_clips(options, frames, size):
+    """The clips of train, val and test; of drawn people, the last two have at most JUDGED."""
     judged = min(JUDGED, 4 * options.clips) if options.data == "synthetic" else None
-    return data.open_clips(options.data, options.root, split, frames, size, options.clips if split == "train" else judged)
+    return [data.open_clips(options.data, options.root, split, frames, size, count)
+            for split, count in (("train", options.clips), ("val", judged), ("test", judged))]
 
 # ---------------------------------------------------------------------------------------------- the training loop
-class Feed(Dataset):
+class Feed:
     """This process's share of batch number `step`. What that holds, and how it is augmented, depends on (seed, step) alone."""
 
     def __init__(self, clips, options):
@@ -172,10 +165,9 @@ class Feed(Dataset):
         self.clips, self.options, self.share = clips, options, slice(rank, None, world)
 
     def __getitem__(self, step):
-        count, options = len(self.clips), self.options
-        places = range(step * options.batch, (step + 1) * options.batch)  # in an endless row of shuffled epochs
-        indices = [_order(options.seed, p // count, count)[p % count] for p in places]
-        return self.clips.batch(indices, random.Random(f"{options.seed} augment {step}"), options.rotation, self.share)
+        count, size, seed = len(self.clips), self.options.batch, self.options.seed  # places in an endless row of epochs:
+        indices = [_order(seed, p // count, count)[p % count] for p in range(step * size, (step + 1) * size)]
+        return self.clips.batch(indices, random.Random(f"{seed} augment {step}"), self.options.rotation, self.share)
 
 def unpack(batch, clips, device):
     """(images, targets, weights) of a data.Batch on the device, as `train_step` wants them."""
@@ -204,28 +196,20 @@ def learning_rate(step, steps, options, backbone):
     return recipe.lr * rise * .5 * (1 + math.cos(math.pi * step / steps))
 
 def heatmap_loss(predicted, wanted, weights):
-    """Mean squared error over joints that count: (B, F, K, h, w) against the same, weights (B, F, K).
-
-    Times 1000: heatmaps are nearly all zero, and an unscaled error gives gradients too small for Adam's epsilon.
-    """
-    return 1000 * ((predicted - wanted) ** 2).mean((-1, -2)).mul(weights).mean()
+    """Mean squared error over joints that count: (B, F, K, h, w) against the same, weights (B, F, K)."""
+    error = ((predicted - wanted) ** 2).mean((-1, -2)).mul(weights).mean()
+    return 1000 * error  # heatmaps are nearly all zero: without it, gradients are too small for Adam's epsilon
 
 def sandwich(space, frames, rng, count=2):
-    """The chains of one step: biggest, smallest, and `count` random ones; each a tuple of `frames` architectures.
-
-    In the biggest and the smallest chain only the fusions are random; in the others every frame draws all its own.
-    """
-    def ends(arch):
-        return tuple(dataclasses.replace(arch, fusion=rng.choice(space.fusions)) for _ in range(frames))
-    biggest, smallest = ends(space.largest()), ends(space.smallest())
-    return [biggest, smallest] + [tuple(space.sample(rng) for _ in range(frames)) for _ in range(count)]
+    """The chains of one step, tuples of `frames` architectures: biggest and smallest, of which only the fusions are random, and
+    `count` random ones, of which every frame draws all its own."""
+    ends = [tuple(dataclasses.replace(arch, fusion=rng.choice(space.fusions)) for _ in range(frames))
+            for arch in (space.largest(), space.smallest())]
+    return ends + [tuple(space.sample(rng) for _ in range(frames)) for _ in range(count)]
 
 def train_step(nets, chains, images, targets, weights, heatmaps):
-    """Gradients of one step, and the losses of its chains.
-
-    images (B, F, 3, H, W), targets (B, F, K, H/4, W/4) and weights (B, F, K) are of the frames to predict; heatmaps
-    (B, K, H/4, W/4) of the key frame before them, for T.
-    """
+    """Gradients of one step, and the losses of its chains. images (B, F, 3, H, W), targets (B, F, K, H/4, W/4) and weights
+    (B, F, K) are of the frames to predict; heatmaps (B, K, H/4, W/4) of the key frame before them, for T."""
     soft, losses = None, []
     for archs in chains:
         predicted = search.propagate(nets, images, heatmaps, archs).float()
@@ -241,9 +225,8 @@ def train_step(nets, chains, images, targets, weights, heatmaps):
 class Team:
     """The cores of a CPU, each with a part of every batch; a GPU is a team of one.
 
-    Small convolutions leave little to do for several threads inside one of them. So each core has its own copy of the
-    networks, which shares their weights but has its own gradients, and takes a part of the batch through all chains.
-    Batch norm sees the part, as it does on several GPUs.
+    Small convolutions leave little to do for several threads. So each core has its own copy of the networks, with shared
+    weights but its own gradients, for its part of the batch. Batch norm sees the part, as it does on several GPUs.
     """
 
     def __init__(self, nets, batch, device):
@@ -263,11 +246,10 @@ class Team:
         if count == 1:
             return work(0)
         losses = list(self.pool.map(work, range(count)))
-        for parameters in zip(*map(_parameters, self.copies)):
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            if gradients:  # of the mean loss over all parts
-                parameters[0].grad = torch.stack(gradients).sum(0).div_(count)
-            for p in parameters[1:]:
+        for parameter, *others in zip(*map(_parameters, self.copies)):
+            if parameter.grad is not None:  # of the mean loss over all parts
+                parameter.grad = torch.stack([parameter.grad, *(p.grad for p in others)]).sum(0).div_(count)
+            for p in others:
                 p.grad = None
         return np.mean(losses, 0).tolist()
 
@@ -275,30 +257,24 @@ def _parameters(nets):
     return [p for net in dict.fromkeys(nets) for p in net.parameters()]
 
 def average(parameters, losses, asked):
-    """The means over all processes of gradients (in place) and losses, and whether any of them is asked to stop.
-
-    One reduction of one tensor. Each process's batch norm has seen its own share of the batch, as each of a Team's does.
-    """
+    """The means over all processes of gradients (in place) and losses, and whether any is asked to stop: one flat reduction."""
     if search.ranks()[1] == 1:
         return losses, bool(asked)
     gradients = [p.grad for p in parameters if p.grad is not None]  # the same ones everywhere, as the chains are
     everything = torch.cat([g.flatten() for g in gradients] + [gradients[0].new_tensor([*losses, len(asked)])])
     dist.all_reduce(everything)
     everything /= search.ranks()[1]
-    for gradient, mean in zip(gradients, everything.split([g.numel() for g in gradients] + [len(losses) + 1])):
-        gradient.copy_(mean.view(gradient.shape))
-    *losses, asked = everything[-len(losses) - 1:].tolist()
+    *means, rest = everything.split([g.numel() for g in gradients] + [len(losses) + 1])
+    for gradient, mean in zip(gradients, means):
+        gradient.copy_(mean.view_as(gradient))
+    *losses, asked = rest.tolist()
     return losses, asked > 0
 
 @contextlib.contextmanager
 def patient():
     """Ctrl-C waits for the step to be complete: it is noted in the list that this gives. A second one does not wait."""
-    asked = []
-
-    def note(*_):
-        asked.append(True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    before = signal.signal(signal.SIGINT, note)
+    asked, stop = [], signal.default_int_handler
+    before = signal.signal(signal.SIGINT, lambda *_: asked.append(signal.signal(signal.SIGINT, stop)))
     try:
         yield asked
     finally:
@@ -306,22 +282,21 @@ def patient():
     if asked:  # during the last step
         raise KeyboardInterrupt
 
-def fit(nets, chains_of, clips, options, steps, path, first=0, key_net=None, judge=None, about=None):
-    """Train `nets` (one for each frame; the same super-network several times, or finished ones) and keep them in `path`.
+def fit(nets, chains_of, clips, options, steps, path, key_net=None, judge=None, about=None):
+    """Train `nets` and keep them in `path`: one for each frame but the key frame; often the same super-network several times.
 
-    chains_of(rng) -> the step's chains, biggest first; first: the first frame to predict; judge() -> AP for the progress
-    line; about: what else to save. Saved about twice a minute and on Ctrl-C, and continued from there by --resume: the
-    result does not depend on interruptions. Of several processes the first one reports and saves.
+    chains_of(rng) -> the step's chains, biggest first; judge() -> AP for the progress line; about: what else to save. The first
+    process reports, and saves about twice a minute and on Ctrl-C; --resume goes on from there to the same result.
     """
-    (rank, world), device = search.ranks(), next(nets[0].parameters()).device
+    (rank, world), device, first = search.ranks(), next(nets[0].parameters()).device, clips.frames - len(nets)
     own, parameters = list(dict.fromkeys(nets)), _parameters(nets)  # each network once
-    optimizer = torch.optim.Adam(parameters, fused=device.type == "cuda")
-    start = load_training(own, optimizer, path) if options.resume else 0
-
-    def keep(step):
-        vipnas.save({"kind": "supernet", "step": step, "nets": [net.state_dict() for net in own],
-                     "optimizer": optimizer.state_dict(), "options": dataclasses.asdict(options), **(about or {})}, path)
-
+    optimizer, start = torch.optim.Adam(parameters, fused=device.type == "cuda"), 0
+    if options.resume and path.is_file():
+        old = vipnas.load(path, "supernet")
+        for net, state in zip(own, old["nets"]):
+            vipnas.restore(net, state, path)
+        optimizer.load_state_dict(old["optimizer"])
+        start = old["step"]
     batches = search.loader(Feed(clips, options), range(start, steps), clips, device)
     team, begun, saved = Team([net.train() for net in nets], options.batch // world, device), time.time(), time.time()
     with patient() as asked:
@@ -340,28 +315,19 @@ def fit(nets, chains_of, clips, options, steps, path, first=0, key_net=None, jud
             if rank == 0 and ((step + 1) % max(1, steps // 10) == 0 or step + 1 == steps):
                 report(path, step + 1, steps, losses, judge, (time.time() - begun) / (step + 1 - start), options)
             if rank == 0 and (stop or step + 1 == steps or time.time() - saved > 30):
-                saved = keep(step + 1) or time.time()
+                vipnas.save({"kind": "supernet", "step": step + 1, "nets": [net.state_dict() for net in own],
+                             "optimizer": optimizer.state_dict(), "options": dataclasses.asdict(options), **(about or {})}, path)
+                saved = time.time()
             if stop:
                 raise KeyboardInterrupt
 
-def load_training(nets, optimizer, path):
-    """Put a saved training back into `nets` and `optimizer`; returns the step to go on from, 0 if nothing was saved."""
-    if not pathlib.Path(path).is_file():
-        return 0
-    saved = vipnas.load(path, "supernet")
-    for net, state in zip(nets, saved["nets"]):
-        vipnas.restore(net, state, path)
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["step"]
-
 def report(path, step, steps, losses, judge, seconds, options):
     """The progress line, on screen and in log.jsonl."""
-    ap = judge() if judge else None
-    left = seconds * (steps - step)
-    print(f"{pathlib.Path(path).stem} step {step}/{steps}  loss " + " ".join(f"{x:.2f}" for x in losses) +
+    ap, left = judge() if judge else None, seconds * (steps - step)
+    print(f"{path.stem} step {step}/{steps}  loss " + " ".join(f"{x:.2f}" for x in losses) +
           (f"  val AP {ap:.1f}" if ap is not None else "") +
           f"  {options.batch / seconds:.0f} clips/s  {left // 60:.0f}:{left % 60:02.0f} left", flush=True)
-    log(options, step=step, losses=losses, ap=ap, phase=pathlib.Path(path).stem)
+    log(options, step=step, losses=losses, ap=ap, phase=path.stem)
 
 def log(options, **entry):
     """Add a line to log.jsonl. A step or event that comes again after --resume takes the place of its first line."""
@@ -382,49 +348,47 @@ def stage_s(options, device):
     torch.manual_seed(options.seed)
     net = PoseNet(space).to(device, memory_format=torch.channels_last)
     if options.init:
-        inherit_from(net, options.init)
-    out = pathlib.Path(options.out)
-    train, val, test = (open_clips(options, split, 1, space.image_size) for split in ("train", "val", "test"))
-    found_people = data.open_clips("coco", options.root, "test", 1, space.image_size, boxes=options.boxes) if options.boxes else test
+        (larger, *_), _ = search.load_networks(options.init)
+        try:
+            net.inherit(larger.to(device))
+        except ValueError as error:
+            raise ValueError(f"--init {options.init}: its network is smaller than the one to train ({error})") from None
+    train, val, test = open_clips(options, 1, space.image_size)
+    people = data.open_clips("coco", options.root, "test", 1, space.image_size, boxes=options.boxes) if options.boxes else test
     about = data.about(train.skeleton, space.image_size)
-    start_folder(options, space.backbone)
+    out = start_folder(options, space.backbone)
 
     biggest = (space.largest(),)
-    calibration = search.Sight(train.head(256), 0, device)
+    calibration, sight = search.sights(train, val, device)
     fit([net], lambda rng: [biggest] if arch else sandwich(space, 1, rng), train, options, steps_of(options, train),
-        out / "supernet.pt", 0, None, judge_chain([net], biggest, calibration, search.Sight(val, 0, device)),
-        {"stage": "s", "space": space.backbone, "arch": arch and arch.to_json(), "about": about})
-    if arch:
-        found = search.Found(search.finish(net, biggest, calibration), biggest, [], [], calibration)
-    else:
-        found = search.search_s(net, budget, options.candidates, options.seed, train, val, out)
+        out / "supernet.pt", judge=lambda: search.percent(search.judge(net, biggest, calibration, sight)),
+        about={"stage": "s", "space": space.backbone, "arch": arch and arch.to_json(), "about": about})
+    archs, table = (biggest, []) if arch else search.find(net, budget, options, calibration, sight, out)
+    nets = search.finish(net, archs, calibration)
     if search.ranks()[0]:
         return  # the rest is the first process's
-    vipnas.save_finished(out / "vipnas_s.pt", found.nets, about)
-
-    sight = search.Sight(test, 0, device)
-    keypoints = search.predict(found.nets, sight)
-    points, c = search.score(keypoints, test, 0), cost(found.archs[0], space.image_size)
-    print(f"\nS-ViPNAS: {found.archs[0]}\n{c.params:,} parameters, {c.gflops:.4f} GFLOPs ({c.macs / 1e6:.1f} M multiply-adds)")
-    print(f"test AP {100 * np.nanmean(points):.1f} +- {standard_error(points):.1f} ({len(points)} people)")
-    log(options, event="found", arch=found.archs[0].to_json(), gflops=c.gflops, test_ap=100 * np.nanmean(points))
-    if len(found.table) > 1:
-        rivals(net, found, sight, options)
+    vipnas.save_finished(out / "vipnas_s.pt", nets, about)
+    unseen = search.Sight(test, 0, device)
+    keypoints = search.predict(nets, unseen)
+    points, c = search.score(keypoints, test, 0), cost(archs[0], space.image_size)
+    print(f"\nS-ViPNAS: {archs[0]}\n{c.params:,} parameters, {c.gflops:.4f} GFLOPs ({c.macs / 1e6:.1f} M multiply-adds)")
+    print(f"test AP {search.percent(points):.1f} +- {standard_error(points):.1f} ({len(points)} people)")
+    log(options, event="found", arch=archs[0].to_json(), gflops=c.gflops, test_ap=search.percent(points))
+    if len(table) > 1:
+        rivals(net, table, calibration, unseen, options)
     if options.data != "synthetic":
-        log(options, event="official", **search.official(found.nets, found_people, device, out))
-    draw_people(test, keypoints, 0, out / "poses.png")
+        log(options, event="official", **search.official(nets, people, device, out))
+    draw_people(test, keypoints, out / "poses.png")
     print(f"wrote vipnas_s.pt{'' if arch else ', search.png'} and poses.png to {out}")
 
-def rivals(net, found, sight, options, count=9):
-    """The found network against the median of the sampled candidates that cost about as much, all on the test split."""
-    gflops = [row["gflops"] for row in found.table]
-    own = found.candidates.index(found.archs)
-    near = sorted((i for i in range(len(gflops)) if i != own), key=lambda i: abs(gflops[i] - gflops[own]))[:count]
-    scores = [100 * np.nanmean(search.score(search.predict(search.finish(net, found.candidates[i], found.calibration), sight),
-                                            sight.clips, sight.first)) for i in near]
-    costs = sorted(gflops[i] for i in near)
-    print(f"the {len(near)} candidates of nearest cost ({costs[0]:.4f} to {costs[-1]:.4f} GFLOPs): median test AP {np.median(scores):.1f}")
-    log(options, event="rivals", median_test_ap=np.median(scores))
+def rivals(net, table, calibration, sight, options, count=9):
+    """The median of the candidates that cost about as much as the best one of the table, on the test split."""
+    best = table[search.best(table)]
+    near = sorted((row for row in table if row is not best), key=lambda row: abs(row["gflops"] - best["gflops"]))[:count]
+    costs, archs = [row["gflops"] for row in near], [[Arch.from_json(json.dumps(a)) for a in row["archs"]] for row in near]
+    ap = np.median([search.percent(search.judge(net, a, calibration, sight)) for a in archs])
+    print(f"the {len(near)} candidates of nearest cost ({min(costs):.4f} to {max(costs):.4f} GFLOPs): median test AP {ap:.1f}")
+    log(options, event="rivals", median_test_ap=ap)
 
 # ---------------------------------------------------------------------------------------------- stage t
 def stage_t(options, device):
@@ -432,122 +396,90 @@ def stage_t(options, device):
     (key_net, *_), about = search.load_networks(options.s)
     key_net = key_net.to(device, memory_format=torch.channels_last)
     mother, frames, size = key_net.arch, options.frames, tuple(about["size"])
-    if mother.backbone not in vipnas.SPACES:
-        raise UsageError(f"{options.s} is a {mother.backbone}, which no search space has; stage t needs one of {', '.join(vipnas.SPACES)}")
+    refuse(mother.backbone not in vipnas.SPACES,
+           f"{options.s} is a {mother.backbone}, which no search space has; stage t needs one of {', '.join(vipnas.SPACES)}")
     space = dataclasses.replace(vipnas.SPACES[mother.backbone], image_size=size).within(mother)
     average, key_cost = options.gflops or BUDGETS[mother.backbone][1], cost(mother, size).gflops
     search.allocate(space, frames, search.rest(average, key_cost, frames), 1, random.Random(0))  # impossible? say it now
     torch.manual_seed(options.seed)
     net = PoseNet(space).inherit(key_net).to(device, memory_format=torch.channels_last)
-    out = pathlib.Path(options.out)
-    train, val, test = (open_clips(options, split, frames + 1, size) for split in ("train", "val", "test"))
+    train, val, test = open_clips(options, frames + 1, size)
     for clips in (train, val, test):
         search.check_joints(clips, about, options.s)
-    start_folder(options, mother.backbone, key_net)
+    out = start_folder(options, mother.backbone, key_net)
 
-    judge = judge_chain([net] * frames, (space.largest(),) * frames, search.Sight(train.head(128), 1, device, key_net),
-                        search.Sight(val, 1, device, key_net))
-    fit([net] * frames, lambda rng: sandwich(space, frames, rng), train, options, steps_of(options, train), out / "supernet.pt",
-        1, key_net, judge,
+    biggest = (space.largest(),) * frames
+    calibration, sight = search.sights(train, val, device, 1, key_net)
+    fit([net] * frames, lambda rng: sandwich(space, frames, rng), train, options, steps_of(options, train),
+        out / "supernet.pt", key_net, lambda: search.percent(search.judge(net, biggest, calibration, sight)),
         {"stage": "t", "space": mother.backbone, "arch": mother.to_json(), "key": key_net.state_dict(), "about": about})
-    found = search.search_t(net, key_net, average, options.candidates, options.seed, train, val, out)
-    nets = found.nets
+    archs, _ = search.find(net, average, options, calibration, sight, out)
     if options.finish:  # ours: a short training of the found chain alone, still with shared weights
-        fit([net] * frames, lambda rng: [found.archs], train, options, options.finish, out / "finish.pt", 1, key_net)
-        nets = search.finish(net, found.archs, found.calibration)
-    average = (key_cost + sum(cost(a, size).gflops for a in found.archs)) / (frames + 1)
+        fit([net] * frames, lambda rng: [archs], train, options, options.finish, out / "finish.pt", key_net)
+    nets = search.finish(net, archs, calibration)
+    average = (key_cost + sum(cost(a, size).gflops for a in archs)) / (frames + 1)
     print(f"\nT-ViPNAS, {average:.4f} GFLOPs on average\n  key frame  {mother}  ({key_cost:.4f})")
-    for t, arch in enumerate(found.archs, 1):
+    for t, arch in enumerate(archs, 1):
         print(f"  t = {t}      {arch}  ({cost(arch, size).gflops:.4f})")
     if search.ranks()[0] == 0:
         vipnas.save_finished(out / "vipnas_t.pt", [key_net, *nets], about)
-        log(options, event="found", archs=[a.to_json() for a in found.archs], average_gflops=average)
+        log(options, event="found", archs=[a.to_json() for a in archs], average_gflops=average)
     rival = single_frame_rival(options, average, train, val, test, out, device) if options.compare else {}
     if search.ranks()[0]:
         return  # the rest is the first process's
-
-    sight = search.Sight(test, 1, device, key_net)
-    keypoints, key = search.predict(nets, sight), predict_key(sight)
-    results = {"T-ViPNAS": search.score(keypoints, test, 1), **rival}
-    results["the key frame's pose, copied"] = search.score(np.repeat(key, frames, 1), test, 1)
-    print_comparison(results, options)
+    unseen = search.Sight(test, 1, device, key_net)
+    keypoints = search.predict(nets, unseen)
+    key = np.concatenate([search.keypoints_of(maps[:, None], matrices, test) for _, maps, matrices in unseen])  # (N, 1, K, 3)
+    print_comparison({"T-ViPNAS": search.score(keypoints, test, 1), **rival,
+                      "the key frame's pose, copied": search.score(np.repeat(key, frames, 1), test, 1)}, options)
     if options.data != "synthetic":
         log(options, event="official", **search.official([key_net, *nets], test, device, out))
-    draw_people(test, np.concatenate([key, keypoints], 1), None, out / "poses.gif")
+    draw_people(test, np.concatenate([key, keypoints], 1), out / "poses.gif")
     print(f"wrote vipnas_t.pt, search.png and poses.gif to {out}")
 
-def predict_key(sight):
-    """The key-frame network's keypoints (N, 1, K, 3), from the heatmaps that the sight already holds."""
-    crops = torch.cat([vipnas.decode(h.float(), cell=sight.clips.cell) for h in sight.heatmaps]).cpu().numpy()  # (N, K, 3)
-    matrices = np.concatenate([m for _, _, m in sight])
-    return data.transform(crops, data.invert(matrices))[:, None]
-
 def single_frame_rival(options, average, train, val, test, out, device):
-    """The best single-frame network of the same average GFLOPs, applied to every frame (Table 3).
-
-    Found by the same search in the S super-network, then trained as T was: from the same weights, on the same clips in
-    the same order, for as many steps (those of --finish too) and at the same rate, alone and without heatmaps. Returns {name: scores (N, T)}.
-    """
+    """The best single-frame network of the same average GFLOPs, applied to every frame (Table 3): {name: scores (N, T)}. Found by
+    the same search in the S super-network, then trained as T was: from the same weights, on the same clips in the same order,
+    for as many steps (those of --finish too) and at the same rate, alone and without heatmaps."""
     path = pathlib.Path(options.s).with_name("supernet.pt")
     if not path.is_file():
         print(f"no comparison with a single-frame network: there is no {path} to find it in")
         return {}
-    net, _, _ = search.load_supernet(path)
-    found = search.search_s(net.to(device, memory_format=torch.channels_last), average, options.candidates, options.seed, train, val,
-                            out, 1, "rival")
-    arch = found.archs[0]
-    rival = net.extract(arch).to(memory_format=torch.channels_last)
-    fit([rival] * options.frames, lambda rng: [found.archs], train, options, steps_of(options, train) + options.finish,
-        out / "rival.pt", 1)
-    nets = search.finish(rival, found.archs, search.Sight(train.head(128), 1, device))
-    points = search.score(search.predict(nets, search.Sight(test, 1, device)), test, 1)
-    return {f"single frame, {cost(arch, test.size).gflops:.4f} GFLOPs": points}
+    net = search.load_supernet(path)[0].to(device, memory_format=torch.channels_last)
+    archs, _ = search.find(net, average, options, *search.sights(train, val, device, 1), out, "rival")
+    rival = net.extract(archs[0]).to(memory_format=torch.channels_last)
+    steps = steps_of(options, train) + options.finish
+    fit([rival] * options.frames, lambda rng: [archs], train, options, steps, out / "rival.pt")
+    points = search.judge(rival, archs, search.Sight(train.head(128), 1, device), search.Sight(test, 1, device))
+    return {f"single frame, {cost(archs[0], test.size).gflops:.4f} GFLOPs": points}
 
 def print_comparison(results, options):
     """AP per frame distance for everyone, and each one's paired distance to T-ViPNAS."""
     ours = results["T-ViPNAS"]
     print(f"\nnon-key frames of {len(ours)} test clips{'':17}AP   " + "  ".join(f"t = {t + 1}" for t in range(ours.shape[1])))
     for name, points in results.items():
-        row = 100 * np.nanmean(points, 0)
-        difference = np.nanmean(ours - points, 1)
-        against = "" if points is ours else f"   T is {100 * np.nanmean(ours - points):+.1f} +- {standard_error(difference):.1f} better"
-        print(f"{name:45} {100 * np.nanmean(points):5.1f}   " + "  ".join(f"{x:5.1f}" for x in row) + against)
-        log(options, event="test", name=name, ap=100 * np.nanmean(points), ap_by_frame=row.tolist(),
-            t_better=100 * np.nanmean(ours - points), standard_error=standard_error(difference))
+        ap, row = search.percent(points), 100 * np.nanmean(points, 0)
+        better, error = search.percent(ours - points), standard_error(np.nanmean(ours - points, 1))
+        print(f"{name:45} {ap:5.1f}   " + "  ".join(f"{x:5.1f}" for x in row) +
+              f"   T is {better:+.1f} +- {error:.1f} better" * (points is not ours))
+        log(options, event="test", name=name, ap=ap, ap_by_frame=row.tolist(), t_better=better, standard_error=error)
 
 # ---------------------------------------------------------------------------------------------- small things
 def standard_error(points):
     """Of the mean AP, from one score a person or clip."""
-    points = np.asarray(points).ravel()
     points = points[~np.isnan(points)]
     return 100 * points.std() / math.sqrt(max(1, len(points)))
-
-def judge_chain(nets, archs, calibration, sight):
-    """A function that gives the AP of one chain, re-calibrated, for the progress line."""
-    def judge():
-        points = search.score(search.predict(search.finish(nets[0], archs, calibration), sight), sight.clips, sight.first)
-        return 100 * float(np.nanmean(points))
-    return judge
-
-def inherit_from(net, path):
-    """Start a network from a finished one's weights, which must hold all of its slices."""
-    (larger, *_), _ = search.load_networks(path)
-    try:
-        net.inherit(larger.to(next(net.parameters()).device))
-    except ValueError as error:
-        raise UsageError(f"--init {path}: its network is smaller than the one to train ({error})") from None
 
 def start_folder(options, backbone, key_net=None):
     """Make the run folder. An older run in it is moved aside, or resumed if options and key-frame network are the same."""
     out, now = pathlib.Path(options.out), {**dataclasses.asdict(options), "resume": False}
     if options.resume and (out / "supernet.pt").is_file():
         saved = vipnas.load(out / "supernet.pt", "supernet")
-        changed = [f"--{k} was {saved['options'].get(k)}" for k in now if k != "resume" and now[k] != saved["options"].get(k)]
-        if changed:
-            raise UsageError(f"--resume goes on with the same options only; in {out}, {', '.join(changed)}")
-        key = key_net.state_dict() if key_net else {}
-        if key and not (saved["key"].keys() == key.keys() and all(torch.equal(v.cpu(), saved["key"][k]) for k, v in key.items())):
-            raise UsageError(f"{options.s} is not the network any more that the run in {out} began with: leave out --resume")
+        was, key = {**saved["options"], "resume": False}, key_net.state_dict() if key_net else {}
+        changed = [f"--{k} was {was.get(k)}" for k in now if now[k] != was.get(k)]
+        refuse(changed, f"--resume goes on with the same options only; in {out}, {', '.join(changed)}")
+        same = saved.get("key", {}).keys() == key.keys() and all(torch.equal(v.cpu(), saved["key"][k]) for k, v in key.items())
+        refuse(not same, f"{options.s} is not the network any more that the run in {out} began with: leave out --resume")
     if search.ranks()[0] == 0:
         if not options.resume and out.is_dir() and any(out.iterdir()):
             aside = next(p for p in (pathlib.Path(f"{out}.{n}") for n in range(1, 10 ** 6)) if not p.exists())
@@ -557,6 +489,7 @@ def start_folder(options, backbone, key_net=None):
     search.gather(None)  # the others wait for it
     print("run: " + "  ".join(f"{k} {v}" for k, v in now.items() if v not in (None, False)))
     print(f"recipe: {recipe_of(options, backbone)}")
+    return out
 
 def benchmark(options, device, batch=4, rounds=5):
     """What weight sharing costs: a sandwich step against steps of the same four finished networks, in turns, in one process."""
@@ -565,16 +498,16 @@ def benchmark(options, device, batch=4, rounds=5):
     together = PoseNet(space).to(device, memory_format=torch.channels_last).train()
     apart = [together.extract(arch).to(memory_format=torch.channels_last) for (arch,) in chains]
     images = search.to_device(torch.randint(256, (batch, 1, 3, h, w)).byte(), device)
-    targets, weights = torch.rand(batch, 1, together.joints, h // 4, w // 4, device=device), torch.ones(batch, 1, together.joints, device=device)
+    targets, weights = torch.rand(batch, 1, 17, h // 4, w // 4, device=device), torch.ones(batch, 1, 17, device=device)
+    one, four = [(together, chains)], [(net, [chain]) for net, chain in zip(apart, chains)]
+    optimizers = {net: torch.optim.Adam(net.parameters(), 1e-5) for net in (together, *apart)}
 
     def seconds(jobs):
         begun = time.perf_counter()
-        for net, chains, optimizer in jobs:
+        for net, chains in jobs:
             train_step([net], chains, images, targets, weights, None)  # it returns numbers, so a GPU has finished too
-            optimizer.step(), optimizer.zero_grad()
+            optimizers[net].step(), optimizers[net].zero_grad()
         return time.perf_counter() - begun
-    one, four = ([(net, c, torch.optim.Adam(net.parameters(), 1e-5)) for net, c in jobs]
-                 for jobs in ([(together, chains)], [(net, [chain]) for net, chain in zip(apart, chains)]))
     times = np.median([(seconds(one), seconds(four)) for _ in range(rounds + 1)][1:], 0)  # the first warms up
     print(f"{options.space}, {batch} images of {h}x{w}: one sandwich step {times[0]:.2f} s, its four networks trained alone "
           f"{times[1]:.2f} s, ratio {times[0] / times[1]:.3f}")
@@ -585,18 +518,19 @@ def benchmark_ap(people=6000):
     for i in range(people):
         size, corner, entry = rng.uniform(30, 250), rng.uniform(0, 500, 2), {"image_id": 1 + i // 2, "category_id": 1}
         joints = np.column_stack([corner + rng.uniform(0, size, (17, 2)), rng.integers(0, 3, 17)])
-        truths.append({**entry, "id": 1 + i, "bbox": [*corner, size, size], "area": size ** 2 / 2, "iscrowd": 0, "num_keypoints": 17,
-                       "keypoints": joints.ravel().tolist()})
+        truths.append({**entry, "id": 1 + i, "bbox": [*corner, size, size], "area": size ** 2 / 2, "iscrowd": 0,
+                       "num_keypoints": 17, "keypoints": joints.ravel().tolist()})
         found += [{**entry, "keypoints": (joints + rng.normal(0, size * spread, (17, 3))).ravel().tolist(), "score": rng.random()}
                   for spread in (.01, .03, .06, .1, .3)]
-    annotations, begun = {"images": [{"id": 1 + i} for i in range(people)], "annotations": truths, "categories": [{"id": 1}]}, time.perf_counter()
+    annotations = {"images": [{"id": 1 + i} for i in range(people)], "annotations": truths, "categories": [{"id": 1}]}
+    begun = time.perf_counter()
     ours, seconds = search.coco_ap(annotations, found), time.perf_counter() - begun
     print(f"coco_ap of {people} people and {len(found)} detections: {seconds:.2f} s")
     try:
         coco, cocoeval = (importlib.import_module(f"pycocotools.{name}") for name in ("coco", "cocoeval"))
     except ImportError:
         return print("pip install pycocotools, and this shows the official tool's time beside it (nothing else here uses it)")
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(None):
         begun, truth = time.perf_counter(), coco.COCO()
         truth.dataset = annotations
         truth.createIndex()
@@ -606,26 +540,20 @@ def benchmark_ap(people=6000):
     print(f"pycocotools: {official:.2f} s, ratio {official / seconds:.1f}; largest difference of the ten numbers "
           f"{np.abs(np.array(list(ours.values())) - judge.stats).max():.0e}")
 
-def draw_people(clips, keypoints, t, path, count=12):
-    """Predictions on unseen people, in their windows at twice the size: a sheet of frame `t`, or (None) all frames moving."""
-    size = tuple(2 * n for n in clips.size)
-
+def draw_people(clips, keypoints, path, count=12):
+    """Predictions (N, F, K, 3) on unseen people, in their windows at twice the size; several frames are a moving picture."""
     def pose(i, t):
+        size = tuple(2 * n for n in clips.size)
         matrix = data.affine(clips.boxes[i], size)
         image = Image.fromarray(data.crop(clips.frame(i, t), matrix, size).permute(1, 2, 0).numpy())
         return data.draw_pose(image, data.transform(keypoints[i, t], matrix), clips.skeleton)
-
-    def sheet(t):
-        poses = [pose(i, t) for i in range(min(count, len(clips)))]
-        return data.sheet([poses[i:i + 6] for i in range(0, len(poses), 6)])
-    data.save_image(sheet(t) if t is not None else [sheet(t) for t in range(keypoints.shape[1])], path)
+    rows = [range(i, min(i + 6, count, len(clips))) for i in range(0, min(count, len(clips)), 6)]
+    data.save_image([data.sheet([[pose(i, t) for i in row] for row in rows]) for t in range(keypoints.shape[1])], path)
 
 @contextlib.contextmanager
 def processes():
-    """The device of this process. Those that torchrun starts become one group, of which the first one prints.
-
-    If one fails, the others do so too, of the same error or for want of it: the first to fail speaks, and torchrun ends all.
-    """
+    """The device of this process. Those that torchrun starts become one group, of which the first one prints. If one fails, so
+    do the others, of the same error or for want of it: the first to fail speaks, and torchrun ends all."""
     gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device(f"cuda:{local}" if gpus else "cpu")
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -634,8 +562,7 @@ def processes():
     store, rank, world = next(dist.rendezvous("env://"))
     try:
         if gpus:
-            if local >= gpus:
-                raise UsageError(f"torchrun started more processes than the {gpus} GPUs that are here")
+            refuse(local >= gpus, f"torchrun started more processes than the {gpus} GPUs that are here")
             torch.cuda.set_device(device)
         patience = datetime.timedelta(hours=12)  # the others wait while the first one reports
         dist.init_process_group("nccl" if gpus else "gloo", timeout=patience, world_size=world, rank=rank, store=store)
@@ -657,7 +584,7 @@ def main(argv=None):
                 return benchmark_ap() if options.benchmark == "ap" else benchmark(options, device)
             {"s": stage_s, "t": stage_t}[options.stage](options, device)
             print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
-    except (UsageError, vipnas.CheckpointError, data.DataError, ValueError, OSError) as error:
+    except (vipnas.CheckpointError, data.DataError, ValueError, OSError) as error:
         # what a loader process raised carries its traceback before the sentence
         sys.exit("train: " + (str(error).splitlines() or [repr(error)])[-1].removeprefix("data.DataError: "))
     except KeyboardInterrupt:
