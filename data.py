@@ -571,21 +571,17 @@ class SyntheticClips(Clips):
         return Image.fromarray(self.images[index, t])
 
 # ------------------------------------------------------------------------------------------ COCO 2017, PoseTrack 2018
-def read_json(path, hint):
-    """The contents of a JSON file, or a DataError that says what is wrong with it."""
+def _read(path, hint, kind=dict):
+    """A JSON file: a dict with the lists `images` and `annotations`, or a list; or a DataError that says what is wrong with it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        page = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): {hint}") from None
     except ValueError:
         raise DataError(f"{path} is not complete JSON: it was probably cut off on the way, fetch it again") from None
-
-def _read_annotations(path, hint):
-    """A COCO-like file as a dict with the lists `images` and `annotations`."""
-    data = read_json(path, hint)
-    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in ("images", "annotations")):
-        raise DataError(f"{path} has no lists 'images' and 'annotations': {hint}")
-    return data
+    if not isinstance(page, kind) or kind is dict and not all(isinstance(page.get(key), list) for key in ("images", "annotations")):
+        raise DataError(f"{path} is no list: {hint}" if kind is list else f"{path} has no lists 'images' and 'annotations': {hint}")
+    return page
 
 @contextlib.contextmanager
 def _picture(path):
@@ -681,13 +677,11 @@ class CocoPeople(_FileClips):
 
     def __init__(self, root, split, size=(256, 192), boxes=None):
         path, self.skipped = Path(root) / "annotations" / f"person_keypoints_{split}2017.json", Counter()
-        self.annotations = _read_annotations(path, "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/")
+        self.annotations = _read(path, "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/")
         people, self.of_person = self.annotations["annotations"], {"area": (), "iscrowd": (), "num_keypoints": (), "keypoints": (17, 3)}
         if boxes:
             hint = "--boxes wants a JSON list of detections with image_id, category_id, bbox and score"
-            people, self.of_person = read_json(boxes, hint), {"score": (), "category_id": ()}
-            if not isinstance(people, list):
-                raise DataError(f"{boxes} is no list: {hint}")
+            people, self.of_person = _read(boxes, hint, list), {"score": (), "category_id": ()}
         self.of_person["bbox"] = 4
         found = self._people(self.annotations, root, f"{split}2017", people)
         clips = [[(file, (image["id"], person.get("id", i)), box, joints, float(person.get("area", box[2] * box[3])),
@@ -717,7 +711,7 @@ class PoseTrackClips(_FileClips):
         self.skipped, self.sequences, clips = Counter(), {}, []
         self.annotations = {"images": [], "annotations": [], "categories": [_category(POSETRACK)]}
         for path in paths:
-            page, tracks = _read_annotations(path, hint), {}
+            page, tracks = _read(path, hint), {}
             for file, image, person, box, joints in self._people(page, root, "", page["annotations"]):
                 ids = image["id"], int(person["track_id"])
                 tracks.setdefault(ids[1], {})[image["frame_id"]] = (file, ids, box, joints, BOX_TO_AREA * box[2] * box[3], 1.)
@@ -746,17 +740,13 @@ class PoseTrackClips(_FileClips):
 def open_clips(kind, root, split, frames, size, count=None, boxes=None):
     """Clips of `kind` "synthetic", "coco" or "posetrack": at most `count` clips of `frames` frames, cropped to `size`.
 
-    split: train; val, which a search looks at; test, which only a report looks at. The real data sets' test annotations are
-    not public, so there "test" is val too, as its official evaluation wants it: every labelled frame of PoseTrack18, and COCO's
-    people in the boxes of the file `boxes`, if there is one. Says what was left out.
+    split: train; val, which a search looks at; test, which only a report looks at. The real data sets' test annotations are not
+    public, so there "test" is val too, with every labelled frame of PoseTrack18. boxes: see CocoPeople. Says what was left out.
     """
     if kind == "synthetic":
         return SyntheticClips(split, count, frames, size)
     real, test = "val" if split == "test" else split, split == "test"
-    if kind == "coco":
-        clips = CocoPeople(root, real, size, boxes if test else None)
-    else:
-        clips = PoseTrackClips(root, real, frames, size, whole=not test)
+    clips = CocoPeople(root, real, size, boxes) if kind == "coco" else PoseTrackClips(root, real, frames, size, whole=not test)
     if clips.skipped:
         print(f"{clips.name}: left out " + ", ".join(f"{n} x {reason}" for reason, n in clips.skipped.items()))
     return clips.head(count) if count else clips
@@ -864,22 +854,16 @@ def save_image(image, path):
 
 def measure_input(count=24, rounds=5):
     """(augmented 256x192 samples, decoded files) a second, of one core, from 640x480 JPEG files of people 400 pixels high."""
+    rng, rates = random.Random(0), []
     with tempfile.TemporaryDirectory() as folder:
         export("coco", folder, count, size=(480, 640))
-        clips, rng = CocoPeople(folder, "train"), random.Random(0)
+        clips = CocoPeople(folder, "train")
         clips.boxes[:, 0], clips.boxes[:, 2] = 240, 160  # of the person, not of the picture
-
-        def decode():
-            for file, in clips.files:
-                with Image.open(file) as image:
-                    image.load()
-
-        def rate(work):
+        for work in [lambda: clips.batch(range(count), rng), lambda: [Image.open(file).load() for file, in clips.files]] * rounds:
             start = time.process_time()
             work()
-            return count / (time.process_time() - start)
-        rates = [(rate(lambda: clips.batch(range(count), rng)), rate(decode)) for _ in range(rounds)]
-    return np.max(rates, 0)
+            rates.append(count / (time.process_time() - start))
+    return max(rates[::2]), max(rates[1::2])
 
 def main():
     """Draw a few clips of synthetic people, their first and last poses beside them; or export a data set of them."""
