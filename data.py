@@ -35,7 +35,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
 
@@ -119,12 +118,9 @@ def invert(matrix):
 def transform(points, matrix):
     """Points (..., 2 or 3) through an affine matrix (2, 3); a third column (visibility, score) stays as it is.
 
-    Many matrices (..., 2, 3) are broadcast over points (..., K, 2 or 3). A tensor gives a tensor, anything else float64.
+    Many matrices (..., 2, 3) are broadcast over points (..., K, 2 or 3). Gives float64.
     """
-    if torch.is_tensor(points):
-        result, matrix = points.clone(), torch.as_tensor(matrix, dtype=points.dtype, device=points.device)
-    else:
-        result, matrix = np.array(points, dtype=np.float64), np.asarray(matrix, dtype=np.float64)
+    result, matrix = np.array(points, dtype=np.float64), np.asarray(matrix, dtype=np.float64)
     shift = matrix[..., 2] if matrix.ndim == 2 else matrix[..., None, :, 2]
     result[..., :2] = result[..., :2] @ matrix[..., :2].swapaxes(-1, -2) + shift
     return result
@@ -144,7 +140,7 @@ def crop(image, matrix, size):
         image = image.reduce(shrink // decoded)
     # Pillow counts from the corner of a pixel, we count from its centre
     back[:, 2] += .5 - back[:, :2].sum(1) / 2
-    back /= decoded * (shrink // decoded)
+    back = (back / (decoded * (shrink // decoded))).round(9)  # so that nothing changes where nothing is to change
     pixels = image.transform((size[1], size[0]), Image.Transform.AFFINE, tuple(back.flat), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
 
@@ -157,16 +153,15 @@ def rgb(image):
 # ------------------------------------------------------------------------------------------------------- heatmaps
 CELL, SBL_CELL = 1.5, 0.0    # the crop pixel under the centre of a heatmap's cell 0: ours; SBL's, HRNet's and mmpose's
 
-def targets(joints, size, sigma=None, cell=CELL):
+def targets(joints, size, cell=CELL):
     """Joints in crop pixels -> the heatmaps a network should draw (SBL's encoding, with the exact centre kept).
 
     joints: (..., K, 3) float tensor, the third number > 0 where the joint is annotated; size: (H, W) of the crop.
-    sigma: of the Gaussian in cells; by default 2 for a 64x48 heatmap (SBL), 1.5 for 32x24, and so on in a line.
     Returns heatmaps (..., K, H/4, W/4), 1 at a joint's exact place, and weights (..., K), 0 for joints that are not
     annotated or outside the crop.
     """
     h, w = size[0] // 4, size[1] // 4
-    sigma = sigma or 1 + h / 64
+    sigma = 1 + h / 64  # in cells: 2 for a 64x48 heatmap (SBL), 1.5 for 32x24, and so on in a line
     x, y = ((joints[..., i] + 2 - cell) / 4 - .5 for i in (0, 1))                               # (..., K), in cells
     inside = (joints[..., 2] > 0) & (x >= -.5) & (x < w - .5) & (y >= -.5) & (y < h - .5)
     x, y = torch.where(inside, x, 0), torch.where(inside, y, 0)
@@ -203,8 +198,7 @@ class Clips(Dataset):
     joints: (N, F, K, 3) x, y in image pixels, visibility 0 not annotated, 1 hidden, 2 visible
     areas: (N, F) of the person in square image pixels, for OKS
     cell: the crop pixel under the centre of cell 0 of the heatmaps
-    Subclasses add `pixels(indices, matrices)`, the clips' frames warped by (B, 2, 3) matrices as uint8 (B, F, 3, H, W), and
-    which could be read, (B, F); `frame(index, t)`, a whole frame as a PIL image; and name in `per_clip` what else they keep.
+    Subclasses add `frame(index, t)`, a whole frame as a PIL image, and name in `per_clip` what else they keep.
     """
     per_clip, cell = ("boxes", "joints", "areas"), CELL
 
@@ -228,6 +222,10 @@ class Clips(Dataset):
             setattr(clips, field, getattr(self, field)[:count])
         return clips
 
+    def _crop(self, index, t, matrix):
+        """Frame t of a clip warped by its matrix (2, 3), and whether it could be read."""
+        return crop(self.frame(index, t), matrix, self.size), True
+
     def batch(self, indices, rng=None, rotation=40.0, share=slice(None)):
         """Crops, matrices and joints of the clips `indices` as a `Batch`.
 
@@ -243,11 +241,11 @@ class Clips(Dataset):
             matrices.append(affine(self.boxes[index], self.size, turn, scale, flip))
             moved = transform(self.joints[index], matrices[-1])                                 # (F, K, 3)
             joints.append(moved[:, list(self.skeleton.flip)] if flip else moved)
-        matrices = np.stack(matrices[share])
-        images, read = self.pixels(indices[share], matrices)                                    # (B, F, 3, H, W), (B, F)
-        joints = torch.from_numpy(np.stack(joints[share])).float()                              # (B, F, K, 3)
-        joints[..., 2] *= torch.as_tensor(read)[..., None]          # nothing is learnt from a picture that is not there
-        return Batch(images, torch.from_numpy(matrices), joints)
+        indices, matrices, joints = indices[share], matrices[share], torch.from_numpy(np.stack(joints[share])).float()
+        crops = [[self._crop(index, t, matrix) for t in range(self.frames)] for index, matrix in zip(indices, matrices)]
+        images, read = zip(*(zip(*clip) for clip in crops))
+        joints[..., 2] *= torch.tensor(read)[..., None]             # nothing is learnt from a picture that is not there
+        return Batch(torch.stack([torch.stack(clip) for clip in images]), torch.from_numpy(np.stack(matrices)), joints)
 
 # ------------------------------------------------------------------------------------------------ drawn people: body
 # A figure of 29 points moves in three dimensions: x to the right, y up, z towards the viewer; its height is about 1.
@@ -528,44 +526,29 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     return images, joints
 
 class SyntheticClips(Clips):
-    """`count` drawn clips of `split` from clip number `first` on, all rendered here and kept as one uint8 array.
+    """The first `count` drawn clips of `split`, all rendered here and kept as one uint8 array.
 
     workers: processes to render with; by default one for each core, and none for a few clips. The pictures do not depend on
     it. The frame itself is the window: without augmentation a crop is the frame.
     """
     per_clip = Clips.per_clip + ("images",)
 
-    def __init__(self, split, count, frames=4, size=(128, 96), workers=None, first=0):
+    def __init__(self, split, count, frames=4, size=(128, 96), workers=None):
         if count < 1 or frames < 1:
             raise DataError(f"{count} drawn clips of {frames} frames: both numbers must be at least 1")
         (h, w), workers = size, min(workers or os.cpu_count() or 1, count // 16)
         self.images, joints = np.empty((count, frames, h, w, 3), np.uint8), np.empty((count, frames, 17, 3))
-        render, numbers = functools.partial(render_clip, split, frames=frames, size=(h, w)), range(first, first + count)
+        render = functools.partial(render_clip, split, frames=frames, size=(h, w))
         alone = workers < 2 or multiprocessing.parent_process()
         # a forked worker starts at once and needs no `if __name__ == "__main__"`; drawing uses neither torch nor threads
         start = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         with contextlib.nullcontext() if alone else ProcessPoolExecutor(workers, mp_context=start) as pool:
-            for i, clip in enumerate(map(render, numbers) if alone else pool.map(render, numbers, chunksize=16)):
+            for i, clip in enumerate(map(render, range(count)) if alone else pool.map(render, range(count), chunksize=16)):
                 self.images[i], joints[i] = clip
         boxes = np.tile([.1 * w, .1 * h, .8 * w, .8 * h], (count, 1))          # `affine` of it is the identity
         low, high = joints[..., :2].min(2), joints[..., :2].max(2)                              # (N, F, 2)
         areas = BOX_TO_AREA * (1.1 * (high - low)).prod(-1)                    # a body reaches a little beyond its joints
         super().__init__(f"drawn people ({split})", COCO, size, boxes, joints, areas)
-
-    def pixels(self, indices, matrices):
-        images = torch.from_numpy(self.images[list(indices)]).permute(0, 1, 4, 2, 3)            # (B, F, 3, H, W)
-        read = np.ones(images.shape[:2])
-        if np.allclose(matrices, np.eye(2, 3), atol=1e-6):
-            return images, read
-        (b, f, _, h, w), half = images.shape, np.array([images.shape[-1], images.shape[-2]]) / 2
-        # grid_sample counts from -1 to 1 between the outer edges: theta = to_unit . invert . from_unit
-        back = invert(matrices)
-        linear = back[..., :2] * half / half[:, None]
-        shift = (back[..., :2] @ (half - .5) + back[..., 2] + .5) / half - 1
-        theta = torch.from_numpy(np.concatenate([linear, shift[..., None]], -1)).float()        # (B, 2, 3)
-        grid = F.affine_grid(theta, (b, 3 * f, h, w), align_corners=False)
-        warped = F.grid_sample(images.reshape(b, 3 * f, h, w).float(), grid, padding_mode="reflection", align_corners=False)
-        return warped.round_().byte().view(b, f, 3, h, w), read
 
     def frame(self, index, t):
         return Image.fromarray(self.images[index, t])
@@ -603,13 +586,9 @@ class _FileClips(Clips):
     """
     per_clip = Clips.per_clip + ("files", "ids", "scores")
 
-    def pixels(self, indices, matrices):
-        clips = [[self._crop(path, matrix) for path in self.files[index]] for index, matrix in zip(indices, matrices)]
-        images, read = zip(*(zip(*clip) for clip in clips))
-        return torch.stack([torch.stack(clip) for clip in images]), np.array(read)
-
-    def _crop(self, path, matrix):
-        """(crop, True), or (black, False) for a picture that cannot be read; says so, more and more rarely."""
+    def _crop(self, index, t, matrix):
+        """Black and False for a picture that cannot be read; says so, more and more rarely."""
+        path = self.files[index][t]
         try:
             with _picture(path) as image:
                 return crop(image, matrix, self.size), True
@@ -665,7 +644,7 @@ class _FileClips(Clips):
         self.files, self.ids, self.scores, self.unread = files, np.array(ids), np.array(scores)[:, 0], set()
         low, high = np.array(boxes)[..., :2].min(1), (np.array(boxes)[..., :2] + np.array(boxes)[..., 2:]).max(1)
         super().__init__(name, self.skeleton, size, np.concatenate([low, high - low], 1), np.array(joints), np.array(areas))
-        if not any(self._crop(clip[0], affine(box, size))[1] for clip, box in zip(files[:20], self.boxes)):
+        if not any(self._crop(i, 0, affine(box, size))[1] for i, box in enumerate(self.boxes[:20])):
             raise DataError(f"none of the first {len(files[:20])} pictures of {name} can be read: fetch them again")
 
 class CocoPeople(_FileClips):

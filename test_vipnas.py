@@ -242,7 +242,7 @@ def test_the_picture_turns_with_the_joints_and_a_large_jpeg_is_decoded_small(peo
     frame, clips = np.zeros((128, 96, 3), np.uint8), people.head(1)
     frame[57:64, 37:44] = 255  # a bright square around x, y = 40, 60
     clips.images, matrix = frame[None, None], data.affine(clips.boxes[0], (128, 96), 30, 1.1, True)
-    for picture in (clips.pixels([0], matrix[None])[0][0, 0], data.crop(Image.fromarray(frame), matrix, (128, 96))):
+    for picture in (clips._crop(0, 0, matrix)[0], data.crop(Image.fromarray(frame), matrix, (128, 96))):
         centre = (picture[0] > 127).nonzero().double().mean(0).flip(0)
         assert np.allclose(centre, data.transform([(40, 60)], matrix)[0], atol=.2)
     Image.fromarray(data.render_clip("val", 0, 1, (768, 1024))[0][0]).save(tmp_path / "a.jpg", quality=95)

@@ -688,9 +688,7 @@ class _TensorsOnly:
             return {"collections.OrderedDict": OrderedDict, "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
                     "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter}.get(f"{module}.{name}", _Inert)
 
-    @staticmethod
-    def load(file, **options):
-        return _TensorsOnly.Unpickler(file, **options).load()
+    load = lambda file, **options: _TensorsOnly.Unpickler(file, **options).load()
 
 def read(path):
     """The dict in a checkpoint, ours or another program's: its tensors and plain values. Nothing in the file is executed.
@@ -712,9 +710,8 @@ def read(path):
 def load(path, kind):
     """The dict saved under `path`, of `kind` "supernet" or "finished"."""
     contents = read(path)
-    found = contents.get("kind")
-    if found != kind:
-        found = f"a {found}" if found else "something else"
+    if contents.get("kind") != kind:
+        found = f"a {contents['kind']}" if contents.get("kind") else "something else"
         raise CheckpointError(f"{path} holds {found}, but a {kind} checkpoint is needed here")
     return contents
 
@@ -937,8 +934,7 @@ def show(arch, image_size):
     """What an architecture is made of, and what each part costs."""
     print(f"{arch}\n\nat {image_size[0]}x{image_size[1]}      parameters   multiply-adds    GFLOPs (as the paper counts)")
     names = ["stem, head" + ", fusion" * bool(arch.fusion)] + [f"stage {i + 1}" for i in range(len(arch.stages))] + ["all"]
-    costs = _costs(arch, image_size, 17) + [cost(arch, image_size)]
-    for name, c in zip(names, costs):
+    for name, c in zip(names, _costs(arch, image_size, 17) + [cost(arch, image_size)]):
         print(f"{name:18} {c.params:11,} {c.macs:15,}    {c.gflops:.4f}")
 
 # what Tables 1 and 2 print, and why ours is not quite that
@@ -1018,9 +1014,11 @@ def main():
     parser.add_argument("--out", help="folder for the overlays and poses.json")
     options = parser.parse_args()
     try:
+        if options.video and not (options.checkpoint and options.out):
+            raise CheckpointError("--video needs --checkpoint FILE and --out DIR too")
+        if options.picture and not (options.arch or options.checkpoint):
+            raise CheckpointError("--picture needs --arch or --checkpoint: what shall it show?")
         if options.video:
-            if not (options.checkpoint and options.out):
-                raise CheckpointError("--video needs --checkpoint FILE and --out DIR too")
             run_video(options.video, options.checkpoint, read_box(options.box), options.out)
         elif options.arch or options.checkpoint:
             archs = [read_arch(options.arch)] if options.arch else [net.arch for net in load_finished(options.checkpoint)[0]]
@@ -1029,8 +1027,6 @@ def main():
             if options.picture:
                 picture(archs, options.picture)
                 print(f"wrote {options.picture}")
-        elif options.picture:
-            raise CheckpointError("--picture needs --arch or --checkpoint: what shall it show?")
         else:
             show_all()
     except (CheckpointError, ValueError, OSError) as error:
