@@ -256,7 +256,8 @@ def sights(train, val, device, first=0, key_net=None):
     return Sight(train.head(128 if key_net else 256), first, device, key_net), Sight(val, first, device, key_net)
 
 def recalibrate(nets, sight):
-    """Measure the batch-norm statistics of networks cut out of a super-network anew, in place, over all clips of a `Sight`."""
+    """Measure the batch-norm statistics of finished networks anew, in place, over all clips of a `Sight`: in the super-network
+    one set of statistics served networks of all sizes and fits none of them."""
     norms = [m for net in nets for m in net.train().modules() if hasattr(m, "running_mean")]
     with torch.no_grad():
         for i, (images, heatmaps, _) in enumerate(sight):
