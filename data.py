@@ -84,8 +84,7 @@ def normalise(images):
 def window(box, size=(256, 192), padding=PADDING):
     """The person's box (x, y, w, h) enlarged about its centre to the shape of `size` (H, W), then by `padding`.
 
-    Raises DataError for a box without area.
-    """
+    Raises DataError for a box without area."""
     x, y, w, h = (float(v) for v in box)
     if not (w > 0 and h > 0 and math.isfinite(x + y + w + h)):
         raise DataError(f"the box x={x:g}, y={y:g}, w={w:g}, h={h:g} has no area: give a width and height above 0")
@@ -97,8 +96,7 @@ def affine(box, size=(256, 192), rotation=0.0, scale=1.0, flip=False):
     """Image pixels -> pixels of the crop that shows the window of `box`: a (2, 3) float64 matrix.
 
     rotation: degrees, clockwise on the screen; scale: above 1 the person gets larger; flip: mirror the crop.
-    A mirrored person's left is his right: whoever passes flip=True also permutes the joints by `Skeleton.flip`.
-    """
+    A mirrored person's left is his right: whoever passes flip=True also permutes the joints by `Skeleton.flip`."""
     x, y, wide, high = window(box, size)
     zoom, angle = scale * size[1] / wide, math.radians(rotation)
     cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
@@ -118,8 +116,7 @@ def invert(matrix):
 def transform(points, matrix):
     """Points (..., 2 or 3) through an affine matrix (2, 3); a third column (visibility, score) stays as it is.
 
-    Many matrices (..., 2, 3) are broadcast over points (..., K, 2 or 3). Gives float64.
-    """
+    Many matrices (..., 2, 3) are broadcast over points (..., K, 2 or 3). Gives float64."""
     result, matrix = np.array(points, dtype=np.float64), np.asarray(matrix, dtype=np.float64)
     shift = matrix[..., 2] if matrix.ndim == 2 else matrix[..., None, :, 2]
     result[..., :2] = result[..., :2] @ matrix[..., :2].swapaxes(-1, -2) + shift
@@ -129,8 +126,7 @@ def crop(image, matrix, size):
     """Warp a PIL image by `matrix` (image -> crop pixels) to a uint8 tensor (3, H, W); black outside the image.
 
     Bilinear, after averaging whole blocks of pixels where the crop is less than half as large as the person. A JPEG file
-    that is opened but not loaded yet averages as it decodes, by 2, 4 or 8, which is much faster.
-    """
+    that is opened but not loaded yet averages as it decodes, by 2, 4 or 8, which is much faster."""
     back, wide = invert(matrix), image.width
     shrink = max(1, int(math.sqrt(abs(np.linalg.det(back[:, :2])))))
     draft = image.draft(None, (image.width // shrink, image.height // shrink)) if shrink > 1 else None
@@ -158,8 +154,7 @@ def targets(joints, size, cell=CELL):
 
     joints: (..., K, 3) float tensor, the third number > 0 where the joint is annotated; size: (H, W) of the crop.
     Returns heatmaps (..., K, H/4, W/4), 1 at a joint's exact place, and weights (..., K), 0 for joints that are not
-    annotated or outside the crop.
-    """
+    annotated or outside the crop."""
     h, w = size[0] // 4, size[1] // 4
     sigma = 1 + h / 64  # in cells: 2 for a 64x48 heatmap (SBL), 1.5 for 32x24, and so on in a line
     x, y = ((joints[..., i] + 2 - cell) / 4 - .5 for i in (0, 1))                               # (..., K), in cells
@@ -179,8 +174,7 @@ def flip_heatmaps(heatmaps, skeleton, cell=CELL):
     """Heatmaps (..., K, h, w) of a mirrored image -> those of the image: mirrored, left and right swapped.
 
     With our cells the mirrored heatmap lies exactly on the other; with SBL's it is 3/4 of a cell off, and the usual shift by
-    one cell brings it nearest.
-    """
+    one cell brings it nearest."""
     heatmaps = heatmaps.flip(-1)[..., list(skeleton.flip), :, :]
     return heatmaps if cell == CELL else torch.cat([heatmaps[..., :1], heatmaps[..., :-1]], -1)
 
@@ -198,8 +192,7 @@ class Clips(Dataset):
     joints: (N, F, K, 3) x, y in image pixels, visibility 0 not annotated, 1 hidden, 2 visible
     areas: (N, F) of the person in square image pixels, for OKS
     cell: the crop pixel under the centre of cell 0 of the heatmaps
-    Subclasses add `frame(index, t)`, a whole frame as a PIL image, and name in `per_clip` what else they keep.
-    """
+    Subclasses add `frame(index, t)`, a whole frame as a PIL image, and name in `per_clip` what else they keep."""
     per_clip, cell = ("boxes", "joints", "areas"), CELL
 
     def __init__(self, name, skeleton, size, boxes, joints, areas):
@@ -231,8 +224,7 @@ class Clips(Dataset):
 
         rng: a random.Random draws one augmentation for each clip, the same on all its frames (Sec. 4.1): a rotation within
         +-`rotation` degrees, a mirror for every second clip, and a scale within 10 % (ours). None: no augmentation.
-        share: which of the clips to return. All are drawn for, so a part has the augmentation that it has in the whole.
-        """
+        share: which of the clips to return. All are drawn for, so a part has the augmentation that it has in the whole."""
         indices, matrices, joints = [int(index) for index in indices], [], []
         for index in indices:
             turn, scale, flip = 0.0, 1.0, False
@@ -504,8 +496,7 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     """Draw clip `index` of a split ("train", "val" or "test"): uint8 (F, H, W, 3) and COCO joints (F, 17, 3) float32.
 
     A function of (split, index) alone, on every machine; more frames only append to the same first ones. Visibility is 2, 1
-    (behind an obstacle, another person or the own body) or 0 (outside the picture). Raises DataError for an unknown split.
-    """
+    (behind an obstacle, another person or the own body) or 0 (outside the picture). Raises DataError for an unknown split."""
     if split not in SPLITS:
         raise DataError(f"there are no drawn people called {split!r}: choose one of {', '.join(SPLITS)}")
     scene = _Scene(random.Random(f"{split}/{index}"), size, frames)
@@ -529,8 +520,7 @@ class SyntheticClips(Clips):
     """The first `count` drawn clips of `split`, all rendered here and kept as one uint8 array.
 
     workers: processes to render with; by default one for each core, and none for a few clips. The pictures do not depend on
-    it. The frame itself is the window: without augmentation a crop is the frame.
-    """
+    it. The frame itself is the window: without augmentation a crop is the frame."""
     per_clip = Clips.per_clip + ("images",)
 
     def __init__(self, split, count, frames=4, size=(128, 96), workers=None):
@@ -605,8 +595,7 @@ class _FileClips(Clips):
 
     def _people(self, page, root, folder, people):
         """The usable (picture's path, image, entry, box (4,), joints (17, 3)) of `people`, the annotations or detections of one
-        file, in its order. Counts the others; what no evaluation could use either is taken out of `page` and `people`.
-        """
+        file, in its order. Counts the others; what no evaluation could use either is taken out of `page` and `people`."""
         page["images"] = [image for image in page["images"] if isinstance(image, dict)
                           and all(isinstance(image.get(key), kind) for key, kind in self.of_image.items())]
         images, kept = {image["id"]: image for image in page["images"]}, []
@@ -650,8 +639,7 @@ class _FileClips(Clips):
 class CocoPeople(_FileClips):
     """Everyone with joints in COCO 2017, from `root`/annotations/person_keypoints_{split}2017.json and `root`/{split}2017.
 
-    boxes: instead, everyone that a detector found: a JSON list of {image_id, category_id, bbox, score}. They have no joints.
-    """
+    boxes: instead, everyone that a detector found: a JSON list of {image_id, category_id, bbox, score}. They have no joints."""
     skeleton, of_image = COCO, {"id": int, "file_name": str}
 
     def __init__(self, root, split, size=(256, 192), boxes=None):
@@ -674,8 +662,7 @@ class PoseTrackClips(_FileClips):
     in the middle of a video and every fourth elsewhere: both count as consecutive, a mixture or a gap does not.
     whole: leave out shorter rests of a track. Otherwise they are filled up with their last frame, unlabelled and with the ids
     -1, so that each labelled frame is in exactly one clip: that is how an evaluation wants it.
-    sequences: {file name: its images}
-    """
+    sequences: {file name: its images}"""
     skeleton, of_image = POSETRACK, {"id": int, "file_name": str, "frame_id": int}
     of_person = {"track_id": (), "bbox_head": 4, "keypoints": (17, 3)}
 
@@ -685,8 +672,6 @@ class PoseTrackClips(_FileClips):
         paths = sorted(folder.glob("*.json"))
         if not paths:
             raise DataError(f"there is no annotation file in {folder}: {hint}")
-        if frames < 1:
-            raise DataError(f"a clip of {frames} frames: --frames must be at least 1")
         self.skipped, self.sequences, clips = Counter(), {}, []
         self.annotations = {"images": [], "annotations": [], "categories": [_category(POSETRACK)]}
         for path in paths:
@@ -734,8 +719,7 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
 def export(kind, out, count, frames=8, size=(256, 192)):
     """Write drawn people as a data set in the layout of `kind`, "coco" or "posetrack", so that what reads the real ones can be
     tried without them: `count` people (or sequences of `frames` frames) to train with, a quarter of it to validate. With
-    COCO's comes a file of detections, the validation boxes moved a little, twice.
-    """
+    COCO's comes a file of detections, the validation boxes moved a little, twice."""
     out, skeleton, entry = (Path(out), COCO, _coco_entry) if kind == "coco" else (Path(out), POSETRACK, _posetrack_entry)
     for split, n in (("train", count), ("val", max(1, count // 4))):
         clips, pages = SyntheticClips(split, n, 1 if kind == "coco" else frames, size), {}
@@ -756,8 +740,7 @@ def export(kind, out, count, frames=8, size=(256, 192)):
             (out / file).parent.mkdir(parents=True, exist_ok=True)
             (out / file).write_text(json.dumps(page))
 
-def _category(skeleton):
-    """What the files of both formats say about the joints."""
+def _category(skeleton):  # what the files of both formats say about the joints
     return {"id": 1, "name": "person", "keypoints": list(skeleton.joints), "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs]}
 
 def _coco_entry(clips, split, i, t):
@@ -788,8 +771,7 @@ LEFT, RIGHT, MIDDLE = (60, 230, 90), (255, 70, 60), (255, 220, 60)
 def draw_pose(image, joints, skeleton=COCO, threshold=.2):
     """A copy of the PIL image with the person's left limbs in green and the right ones in red.
 
-    joints: (K, 3) x, y in its pixels, and visibility or score, which must be above `threshold` to be drawn.
-    """
+    joints: (K, 3) x, y in its pixels, and visibility or score, which must be above `threshold` to be drawn."""
     image = image.convert("RGB")
     draw = ImageDraw.Draw(image)
     joints = [[float(x) + .5, float(y) + .5, float(v)] for x, y, v in joints]  # Pillow counts from corners
@@ -817,8 +799,7 @@ def sheet(rows):
 def save_image(image, path):
     """Write a PIL image, or a list of them as a GIF that repeats, under a temporary name, then rename it.
 
-    Raises DataError for an unknown ending or a place that cannot be written.
-    """
+    Raises DataError for an unknown ending or a place that cannot be written."""
     path, frames = Path(path), image if isinstance(image, list) else [image]
     form = Image.registered_extensions().get(path.suffix.lower())
     if form is None or (len(frames) > 1 and form != "GIF"):
@@ -851,9 +832,9 @@ def main():
     parser.add_argument("--export", choices=("coco", "posetrack"), help="write drawn people in the layout of this data set")
     parser.add_argument("--clips", type=int, default=200, help="--export: people, or sequences, to train with (default: 200)")
     options, cells = parser.parse_args(), []
+    if options.export and not options.out:
+        raise DataError("--export needs --out DIR, the folder to write the data set to")
     if options.export:
-        if not options.out:
-            raise DataError("--export needs --out DIR, the folder to write the data set to")
         return export(options.export, options.out, options.clips)
     out = options.out or "people.png"
     render_clip("train", 0)  # the noise is drawn once

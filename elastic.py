@@ -25,8 +25,7 @@ def common_groups(groups, in_channels, out_channels):
 
     This is the one rule for group numbers that do not fit (the paper gives none; ours). The spaces offer a block only
     numbers that divide it, so there the rule changes nothing; it acts where a head's first deconvolution is narrower
-    than its group number (Table A1: 160 channels in, up to 256 groups).
-    """
+    than its group number (Table A1: 160 channels in, up to 256 groups)."""
     return math.gcd(groups, in_channels, out_channels)
 
 def centre(weight, kernel):
@@ -52,10 +51,8 @@ class Elastic(nn.Module):
                     mine.copy_(theirs)
 
 class ElasticConv2d(Elastic):
-    """A convolution that runs at any width, kernel and group number up to its own.
-
-    The arguments are the largest choice. `groups` is the smallest group number, because fewer groups mean larger
-    filters: the weights are (out_channels, in_channels / groups, kernel, kernel), as in `torch.nn.Conv2d`.
+    """A convolution that runs at any width, kernel and group number up to its own. The arguments are the largest choice; so
+    `groups` is the smallest group number: the weights are (out_channels, in_channels / groups, kernel, kernel), as in nn.Conv2d.
     """
 
     def __init__(self, in_channels, out_channels, kernel=1, stride=1, groups=1, bias=False):
@@ -89,8 +86,7 @@ class ElasticConvTranspose2d(Elastic):
 
     PyTorch stores a deconvolution's filters from the input's side, (in_channels, out_channels / groups, kernel, kernel);
     so here it is the first W/g output channels of each input's filter that are kept. Kernel 2 is the centre of 4, and
-    the padding (kernel - 2) / 2 puts both on the same output cells.
-    """
+    the padding (kernel - 2) / 2 puts both on the same output cells."""
 
     def __init__(self, in_channels, out_channels, kernel=4, groups=1):
         super().__init__()
@@ -118,8 +114,7 @@ class ElasticBatchNorm2d(Elastic):
     """Batch norm over the first channels. In training it keeps running statistics of those channels.
 
     Networks of all sizes share these statistics, and no two agree on them: a candidate's own are measured anew before
-    it is judged (`search.recalibrate`).
-    """
+    it is judged (`search.recalibrate`)."""
 
     def __init__(self, channels, momentum=0.1, eps=1e-5):
         super().__init__()
@@ -155,8 +150,7 @@ class ElasticLayerNorm(Elastic):
 class GlobalContext(nn.Module):
     """The GC block [4] of the ResNet space: one context vector, pooled by attention, added to every position.
 
-    The bottleneck has max(C / 16, 16) channels, so it shrinks with the features it is given.
-    """
+    The bottleneck has max(C / 16, 16) channels, so it shrinks with the features it is given."""
 
     def __init__(self, channels):
         super().__init__()
@@ -181,8 +175,7 @@ class GlobalContext(nn.Module):
 class SqueezeExcite(nn.Module):
     """The SE block [16] of the MobileNet-V3 space: a gate for every channel, from the mean of all of them.
 
-    Reduction 4, ReLU, then the hard sigmoid (x + 1) / 2 clipped to [0, 1].
-    """
+    Reduction 4, ReLU, then the hard sigmoid (x + 1) / 2 clipped to [0, 1]."""
 
     def __init__(self, channels):
         super().__init__()
@@ -196,10 +189,9 @@ class SqueezeExcite(nn.Module):
 
 def demonstrate():
     """One convolution of 32 filters; every choice of it against `torch.nn.Conv2d` holding the slice."""
-    torch.manual_seed(0)
     layer, x = ElasticConv2d(32, 32, kernel=7, groups=2), torch.randn(1, 24, 16, 12)
-    print(f"one elastic convolution, weights {tuple(layer.weight.shape)}, on {tuple(x.shape)} features\n")
-    print("width  kernel  groups   slice              output               largest difference to nn.Conv2d")
+    print(f"one elastic convolution, weights {tuple(layer.weight.shape)}, on {tuple(x.shape)} features\n\n"
+          "width  kernel  groups   slice              output               largest difference to nn.Conv2d")
     for width, kernel, groups in [(32, 7, 2), (32, 3, 2), (16, 5, 2), (16, 5, 8), (24, 3, 24)]:
         weight, _, g = layer.slice(24, width, kernel, groups)
         plain = nn.Conv2d(24, width, kernel, padding=kernel // 2, groups=g, bias=False)

@@ -26,8 +26,7 @@ class TemporalFusion(nn.Module):
 
     Initialisation (the paper gives none; ours): every operation starts as the identity, because the encoded heatmaps are
     the operation's neutral element (0 to add, 1 to multiply, 0 to concatenate) and `project` is the unit matrix. A fused
-    network therefore starts with the accuracy of the S weights it inherits, and gradients reach both convolutions.
-    """
+    network therefore starts with the accuracy of the S weights it inherits, and gradients reach both convolutions."""
 
     def __init__(self, joints, channels, operations=OPERATIONS):
         super().__init__()
@@ -44,8 +43,7 @@ class TemporalFusion(nn.Module):
     def forward(self, features, heatmaps, operation=None):
         """features (B, C, H, W) of this frame, heatmaps (B, K, h, w) of the last -> fused features (B, C, H, W).
 
-        A module with a single operation (a finished network's) need not be told which.
-        """
+        A module with a single operation (a finished network's) need not be told which."""
         channels, operation = features.shape[1], operation or next(iter(self.encode))
         encoded = self.encode[operation](heatmaps, channels)  # (B, C, h, w)
         encoded = F.interpolate(encoded, features.shape[2:], mode="bilinear", align_corners=False)  # (B, C, H, W)
@@ -57,7 +55,6 @@ class TemporalFusion(nn.Module):
 
 def demonstrate():
     """Fresh fusion is the identity at every width; once its weights move, the last frame matters."""
-    torch.manual_seed(0)
     fusion, heatmaps = TemporalFusion(17, 48), torch.rand(1, 17, 32, 24)
     print("operation  width   fresh: change of the features   trained: change when the last frame is wiped out")
     for operation in OPERATIONS:

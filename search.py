@@ -47,8 +47,7 @@ def oks(predictions, joints, areas, sigmas=COCO.sigmas):
 
     predictions (..., K, 2 or more), joints (..., K, 3) with visibility last, in pixels; areas (...) is s^2, in pixels^2;
     k = 2 sigmas. Leading dimensions broadcast: (D, 1, ...) with (G, ...) compares everyone with everyone. A person without
-    labelled joints gets 0.
-    """
+    labelled joints gets 0."""
     distance2 = ((predictions[..., :2] - joints[..., :2]) ** 2).sum(-1)           # (..., K)
     exponent = distance2 / (2 * np.asarray(sigmas)) ** 2 / (areas[..., None] + np.spacing(1)) / 2
     labelled = joints[..., 2] > 0                                                 # (..., K)
@@ -75,8 +74,7 @@ def match_people(similarity, counted, crowd):
     """Give each detection, best score first, the most similar person still free, for all areas and thresholds at once.
 
     similarity (D, G) is the OKS; counted (A, G) bool: not ignored in that area range; crowd (G,) bool: can be taken many times.
-    Counted people go before ignored ones, the later one where two are equal. Returns right, unmatched (D, A, T) bool.
-    """
+    Counted people go before ignored ones, the later one where two are equal. Returns right, unmatched (D, A, T) bool."""
     (D, G), A, T = similarity.shape, len(AREAS), len(OKS_THRESHOLDS)
     rank = 1 + similarity.argsort(1, kind="stable").argsort(1)                    # (D, G) 1 = least similar person
     preference = rank[:, None] + G * counted                                      # (D, A, G) distinct over G
@@ -95,8 +93,7 @@ def coco_image(people, found, sigmas):
     """Judge one image: its annotations (G of them) and its results, in any order, of which the best 20 (D) count.
 
     Returns scores (D,), right and wrong (D, A, T) bool, and which people count in which area range (G, A) bool. Neither right
-    nor wrong: results on ignored people, and unmatched ones whose own area, of the box around the joints, is out of range.
-    """
+    nor wrong: results on ignored people, and unmatched ones whose own area, of the box around the joints, is out of range."""
     found = sorted(found, key=lambda result: -result["score"])[:DETECTIONS_PER_IMAGE]
     poses = np.array([r["keypoints"] for r in found], float).reshape(-1, 1, len(sigmas), 3)[..., :2]  # (D, 1, K, 2)
     joints = np.array([p["keypoints"] for p in people], float).reshape(-1, len(sigmas), 3)            # (G, K, 3)
@@ -122,8 +119,7 @@ def coco_ap(annotations, results, sigmas=COCO.sigmas):
 
     annotations: a COCO keypoint dict with one category; results: a list of dicts with image_id, keypoints (3K numbers) and
     score; sigmas (K,). AP and AR are means over the OKS thresholds; AP is the mean interpolated precision at 101 recalls, AR
-    the recall; M and L count people of 32^2 to 96^2 pixels and above. Raises ValueError as `by_image` does.
-    """
+    the recall; M and L count people of 32^2 to 96^2 pixels and above. Raises ValueError as `by_image` does."""
     judged = [coco_image([], [], sigmas)]                                         # so that nothing has a shape too
     judged += [coco_image(people, found, sigmas)
                for _, people, found in by_image(annotations, results) if people or found]
@@ -156,8 +152,7 @@ def posetrack_frame(joints, poses, heads, regions):
 
     A joint is there, labelled or made, unless its three numbers are 0 or it lies in an ignore region. A pose belongs to the
     person of whose labelled joints it has most right (PCKh), a person keeps the best of its poses; the earlier one where two
-    are equal. All joints of the other poses are wrong.
-    """
+    are equal. All joints of the other poses are wrong."""
     labelled, made = ((points != 0).any(-1) & ~np.any([inside(points[..., :2], region) for region in regions], 0)
                       for points in (joints, poses))                              # (G, J), (P, J)
     distance = np.linalg.norm(poses[:, None, :, :2] - joints[..., :2], axis=-1)   # (P, G, J)
@@ -178,8 +173,7 @@ def posetrack_ap(annotations, results):
     annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results: a list of dicts with
     image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. A joint is right within half a head size,
     which is 0.6 times the diagonal of bbox_head. Frames without people are left out. Total is the mean over joints; a joint
-    that nobody has is left out of the means, and a mean of none is nan. Raises ValueError as `by_image` does.
-    """
+    that nobody has is left out of the means, and a mean of none is nan. Raises ValueError as `by_image` does."""
     names = annotations["categories"][0]["keypoints"]
     columns = [names.index(joint) for joint in POSETRACK_JOINTS]                  # (J,)
     judged = [[np.zeros((0, len(columns)), kind) for kind in (float, bool, bool, bool)]]
@@ -207,8 +201,7 @@ def propagate(nets, images, heatmaps=None, archs=None):
     """The chain of eq. (2): each frame's own prediction goes on to the next.
 
     nets: a network for each of the F frames of images (B, F, 3, H, W), finished, or super-networks with one of `archs`
-    each; heatmaps: (B, K, H/4, W/4) of the frame before the first. Returns (B, F, K, H/4, W/4).
-    """
+    each; heatmaps: (B, K, H/4, W/4) of the frame before the first. Returns (B, F, K, H/4, W/4)."""
     predicted = []
     for t, net in enumerate(nets):
         heatmaps = net(images[:, t], archs and archs[t], heatmaps)
@@ -272,8 +265,7 @@ def recalibrate(nets, sight):
 def predict(nets, sight, flip=False, quarter=False):
     """Keypoints (N, F, K, 3) in image pixels, with scores, from finished networks in eval mode.
 
-    flip: average the heatmaps with those of the mirrored images, for key frames; quarter: see `decode`.
-    """
+    flip: average the heatmaps with those of the mirrored images, for key frames; quarter: see `decode`."""
     found, clips = [], sight.clips
     with torch.inference_mode():
         for images, heatmaps, matrices in sight:
@@ -291,8 +283,7 @@ def score(keypoints, clips, first):
     """How well each person was found in each frame, (N, F) from 0 to 1; nan where nothing is labelled.
 
     It is the share of COCO's thresholds that the OKS passes. Its mean, `percent`, is what we call AP where every person has
-    one given window: without detections to rank, average precision is the share found.
-    """
+    one given window: without detections to rank, average precision is the share found."""
     frames = slice(first, first + keypoints.shape[1])
     joints, areas = clips.joints[:, frames], clips.areas[:, frames]
     passed = (oks(keypoints, joints, areas, clips.skeleton.sigmas)[..., None] >= OKS_THRESHOLDS).mean(-1)  # (N, F)
@@ -352,8 +343,7 @@ def official(nets, clips, device, out):
     """Run finished networks over COCO val (with flip test) or PoseTrack18 val (one pass a frame, as the video estimator works),
     quarter-cell offset, and print the official numbers in the paper's columns. Returns them, in percent.
 
-    Writes `out`/results.json, the official list; for PoseTrack18 also `out`/posetrack/SEQUENCE.json, which poseval reads.
-    """
+    Writes `out`/results.json, the official list; for PoseTrack18 also `out`/posetrack/SEQUENCE.json, which poseval reads."""
     coco = clips.skeleton is COCO
     keypoints = predict(nets, Sight(clips, 0, device, keep=False), flip=coco, quarter=True)
     results = (coco_results if coco else posetrack_results)(keypoints, clips)
@@ -376,8 +366,7 @@ def sample(space, budget, count, rng):
     """`count` different architectures of `space` of at most `budget` GFLOPs (the paper's, at the space's image size).
 
     Uniform over those that fit, by rejection; a draw that was refused 100 times is shrunk until it fits, so sampling always
-    ends. Fewer than `count` only if there are hardly more. Raises ValueError, naming the smallest cost, if nothing fits.
-    """
+    ends. Fewer than `count` only if there are hardly more. Raises ValueError, naming the smallest cost, if nothing fits."""
     fits = lambda arch: cost(arch, space.image_size).gflops <= budget
     smallest, least = cheapest(space)
     refuse(least > budget, f"a budget of {budget:g} GFLOPs is below the smallest architecture of this space, "
@@ -474,8 +463,7 @@ def find(net, budget, options, calibration, sight, out, name="search"):
     """The search of a stage, with the candidates and seed of `options`; returns as `search`, leaves NAME.json, .png in `out`.
 
     Stage s (Sec. 3.4.1): one architecture of at most `budget` GFLOPs for all frames of `sight`. Stage t (Sec. 3.4.3), where
-    that has a key frame: an architecture for each frame after it, `budget` being the average over them and the key frame.
-    """
+    that has a key frame: an architecture for each frame after it, `budget` being the average over them and the key frame."""
     frames, count, seed = sight.clips.frames - sight.first, options.candidates, options.seed
     about = {"seed": seed, "candidates_wanted": count}
     if sight.key:

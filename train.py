@@ -74,10 +74,10 @@ class Options:
     rotation: float = option("augmentation: largest rotation in degrees")
     candidates: int = option("architectures (or allocations) the search looks at")
     gflops: float = option("budget, the paper's GFLOPs: of the S network, or the average over key and non-key frames")
-    compare: int = option("stage t: 1 also trains a single-frame rival of the same average GFLOPs, 0 does not (default: 1 for drawn people)")
+    compare: int = option("stage t: 1 also trains a single-frame rival of the same GFLOPs, 0 does not (default: 1 for drawn people)")
     seed: int = option("all randomness follows from it", 0)
     resume: bool = option("go on with the run in the run folder, exactly (with as many processes and threads)", False)
-    benchmark: str = option("nothing but a measurement: a space's name: one sandwich step beside the same networks alone; ap: COCO's AP")
+    benchmark: str = option("a space's name: only time a sandwich step beside the same networks alone; ap: time COCO's AP")
 
 class Recipe(NamedTuple):
     """Defaults for one kind of data and stage. `epochs` or `steps`; the rate falls by cosine, or by 10 at milestones."""
@@ -226,8 +226,7 @@ class Team:
     """The cores of a CPU, each with a part of every batch; a GPU is a team of one.
 
     Small convolutions leave little to do for several threads. So each core has its own copy of the networks, with shared
-    weights but its own gradients, for its part of the batch. Batch norm sees the part, as it does on several GPUs.
-    """
+    weights but its own gradients, for its part of the batch. Batch norm sees the part, as it does on several GPUs."""
 
     def __init__(self, nets, batch, device):
         cores = 1 if device.type == "cuda" else torch.get_num_threads()
@@ -286,8 +285,7 @@ def fit(nets, chains_of, clips, options, steps, path, key_net=None, judge=None, 
     """Train `nets` and keep them in `path`: one for each frame but the key frame; often the same super-network several times.
 
     chains_of(rng) -> the step's chains, biggest first; judge() -> AP for the progress line; about: what else to save. The first
-    process reports, and saves about twice a minute and on Ctrl-C; --resume goes on from there to the same result.
-    """
+    process reports, and saves about twice a minute and on Ctrl-C; --resume goes on from there to the same result."""
     (rank, world), device, first = search.ranks(), next(nets[0].parameters()).device, clips.frames - len(nets)
     own, parameters = list(dict.fromkeys(nets)), _parameters(nets)  # each network once
     optimizer, start = torch.optim.Adam(parameters, fused=device.type == "cuda"), 0

@@ -105,8 +105,7 @@ class Fusion(NamedTuple):
 class Arch:
     """One architecture. Hashable, prints on one line, goes through JSON and back, can be written by hand.
 
-    A key frame's has no fusion. Raises ValueError, in a sentence, for anything that is no network.
-    """
+    A key frame's has no fusion. Raises ValueError, in a sentence, for anything that is no network."""
     backbone: str
     stem: int
     stages: tuple
@@ -177,8 +176,7 @@ class Row(NamedTuple):
     def choices(self, backbone, kind, in_channels=0):
         """Every valid `kind` of this line: Branch, or Head over `in_channels`; its first deconvolution may use fewer groups.
 
-        A line with a single choice stands as it is, whatever it divides.
-        """
+        A line with a single choice stands as it is, whatever it divides."""
         found = [Branch(*values) for values in product(*self[:5])]  # of a head, attention and expansion are the defaults
         if len(found) > 1:
             hidden = [b.hidden(BACKBONES[backbone].blocks[0]) for b in found]
@@ -252,8 +250,7 @@ class Space:
 
         The paper does not say how small its T networks may get; ours: depth down to 1 (block, or module of HRNet), searched
         widths down to half in the table's steps, kernels down to the table's least, no fewer groups than keep a group's
-        channels, attention only where `arch` has it. With a fusion after any stage by any operation, or the `fusions` given.
-        """
+        channels, attention only where `arch` has it. With a fusion after any stage by any operation, or the `fusions` given."""
         if arch.backbone != self.backbone:
             raise ValueError(f"a {arch.backbone} architecture does not lie in the space {self.backbone}")
         rows = tuple(tuple(map(self._inside, rows, s.branches)) for rows, s in zip(self.rows, arch.stages))
@@ -356,8 +353,7 @@ class Block(nn.Module):
         mobile       1x1 (absent at ratio 1), K x K (stride), attention, 1x1; a skip where the shape stays   (MobileNet-V3)
 
     ResNet's skip is a strided 1x1 convolution where the shape changes. In a super-network that depends on the widths
-    chosen, so a first block owns one (`projects`) and the shapes decide whether it is used.
-    """
+    chosen, so a first block owns one (`projects`) and the shapes decide whether it is used."""
 
     def __init__(self, kind, in_channels, branch, stride, activation, attention, projects):
         super().__init__()
@@ -411,8 +407,7 @@ class Exchange(nn.Module):
     """HRNet's exchange unit [49]: each branch becomes the sum of all branches, brought to its width and size; then ReLU.
 
     From a coarser branch that is a 1x1 convolution and nearest-neighbour enlargement; from a finer one a stride-2 3x3
-    convolution for every halving, ReLU between them, of which the last changes the width. paths[i][j] leads from j to i.
-    """
+    convolution for every halving, ReLU between them, of which the last changes the width. paths[i][j] leads from j to i."""
 
     def __init__(self, widths, outputs):
         super().__init__()
@@ -463,8 +458,7 @@ class Part(NamedTuple):
 def branch_parts(backbone, index, b, in_channels, branch, depth, elastic=False):
     """Branch `b` of stage `index` (both from 0): its transition, where it has one, then its `depth` blocks.
 
-    in_channels: width of the same branch in the stage before, or of the coarsest one there for a new branch.
-    """
+    in_channels: width of the same branch in the stage before, or of the coarsest one there for a new branch."""
     plan, parts = BACKBONES[backbone], []
     stride, reduction = plan.strides[index], plan.reduction(index) * 2 ** b
     if plan.branches(index) > 1:  # parallel branches change width and size in the transition, others in their first block
@@ -490,8 +484,7 @@ class PoseNet(nn.Module):
     """A pose network: images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4).
 
     Over a Space it is a super-network and each call names the architecture; over an Arch (the space of just that one) it
-    is a finished network and the call needs none. H and W are multiples of the network's total stride (32; tiny: 16).
-    """
+    is a finished network and the call needs none. H and W are multiples of the network's total stride (32; tiny: 16)."""
 
     def __init__(self, space_or_arch, joints=17):
         super().__init__()
@@ -567,8 +560,7 @@ class Cost(NamedTuple):
     """params; macs = true multiply-adds; gflops = the paper's: sum of weights x output positions, over 2^30.
 
     The two differ by more than the unit: a stride-2 deconvolution is counted at its *output* resolution by the paper,
-    while its true multiply-adds are those of its input resolution, a quarter.
-    """
+    while its true multiply-adds are those of its input resolution, a quarter."""
     params: int
     macs: int
     gflops: float
@@ -626,8 +618,7 @@ def _stage_cost(image_size, backbone, index, ins, stage):
 def _costs(arch, image_size, joints):
     """Cost of stem, head and fusion together, then of each stage.
 
-    Given the widths at their borders they are independent, so each is counted once and then looked up.
-    """
+    Given the widths at their borders they are independent, so each is counted once and then looked up."""
     widths = [(arch.stem,)] + [tuple(b.width for b in s.branches) for s in arch.stages]
     fused = arch.fusion and widths[arch.fusion.stage][0]
     ends = _parts_cost(image_size, _end_parts, arch.backbone, arch.stem, widths[-1][0], arch.head, arch.fusion, fused, joints)
@@ -645,8 +636,7 @@ class CheckpointError(Exception):
 def replacing(path):
     """A binary file to write what shall be found under `path`: it gets that name when it is complete, never before.
 
-    Whatever goes wrong leaves an older file of that name as it was, and no other; a full disk is a CheckpointError.
-    """
+    Whatever goes wrong leaves an older file of that name as it was, and no other; a full disk is a CheckpointError."""
     temporary = pathlib.Path(f"{path}.tmp")
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -694,8 +684,7 @@ def read(path):
     """The dict in a checkpoint, ours or another program's: its tensors and plain values. Nothing in the file is executed.
 
     torch's `weights_only` refuses a file that holds any other object, as published ones do (logs, numpy's numbers, settings);
-    here such objects become inert.
-    """
+    here such objects become inert."""
     if not pathlib.Path(path).is_file():
         raise CheckpointError(f"there is no file {path}; train first, or name another checkpoint")
     try:
@@ -765,8 +754,7 @@ def _mmpose_name(arch, name):
 def load_mmpose(path):
     """A published S-ViPNAS checkpoint as a finished PoseNet in eval mode, with the same outputs.
 
-    Which of the two networks it is, its names say. Raises CheckpointError for a file of any other network.
-    """
+    Which of the two networks it is, its names say. Raises CheckpointError for a file of any other network."""
     found = read(path)
     found = found["state_dict"] if isinstance(found.get("state_dict"), dict) else found
     found = {re.sub("^keypoint_head[.]", "head.", str(k)): v for k, v in found.items() if isinstance(v, torch.Tensor)}
@@ -814,8 +802,7 @@ class VideoPose:
 
         stream = VideoPose.load("runs/t/vipnas_t.pt").stream(box=(x, y, w, h))
         for frame in frames:
-            keypoints = stream.step(frame)     # (K, 3): x, y in pixels of the frame, and score
-    """
+            keypoints = stream.step(frame)     # (K, 3): x, y in pixels of the frame, and score"""
 
     def __init__(self, nets, about):
         self.nets, self.about = nets, about
@@ -968,8 +955,7 @@ def _boxes(arch):
 def picture(archs, path):
     """Draw the architectures of successive frames (of one backbone) as Fig. 5 does, one row a frame, into a PNG file.
 
-    Orange boxes have attention. In red: the last frame's heatmaps, where they come in, and how (+ Add, x Mul, C Cat).
-    """
+    Orange boxes have attention. In red: the last frame's heatmaps, where they come in, and how (+ Add, x Mul, C Cat)."""
     rows, font = [_boxes(arch) for arch in archs], ImageFont.load_default(13)
     wide = 16 + max(font.getlength(line) for row in rows for box in row for line in box)
     high = 14 + 17 * max(len(box) for row in rows for box in row)
