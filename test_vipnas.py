@@ -472,13 +472,13 @@ def test_a_step_distills_in_place_along_chains_and_a_team_gives_the_mean_of_its_
     disturb(net.fusions, .1)
     batch = [x.double() for x in train.unpack(people.batch(range(16)), people, CPU)]
     batch[2][..., :5] = 0  # joints without truth are still learnt from the biggest
-    images, targets, weights = (x[:, first:first + frames] for x in batch)
-    heatmaps, nets = batch[1][:, 0] if first else None, [net] * frames
-    batch = images, targets, weights, heatmaps
-    torch.testing.assert_close(gradients(train.train_step, nets, chains, *batch), gradients(by_hand), rtol=0, atol=1e-4)
-    halves = [gradients(train.train_step, nets, chains, *(x if x is None else x[i::2] for x in batch)) for i in (0, 1)]
+    batch, nets = [x[:, first:first + frames] for x in batch] + [batch[1][:, 0] if first else None], [net] * frames
+    parts = [[x if x is None else x[i::2] for x in batch] for i in (0, 1)]
+    images, targets, weights, heatmaps = parts[0]
+    one, other = (gradients(train.train_step, nets, chains, *part) for part in parts)
+    torch.testing.assert_close(one, gradients(by_hand), rtol=0, atol=1e-4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    mean = {name: (halves[0][name] + halves[1][name]) / 2 for name in halves[0]}
+    mean = {name: (one[name] + other[name]) / 2 for name in one}
     torch.testing.assert_close(gradients(train.Team(nets, 16, CPU).step, chains, *batch), mean, rtol=0, atol=1e-8)
 
 @pytest.fixture(scope="module")
