@@ -377,7 +377,8 @@ def test_pictures_of_every_kind(exports, capsys):
 # ---------------------------------------------------------------------------------------------- scores and the search
 def coco_case(truths, found):  # one image, people at `truths`, detections [(position, score)]; a position shifts the pose
     at = lambda x: {"image_id": 1, "category_id": 1, "keypoints": (POSE + [x, 0, 0]).ravel().tolist()}
-    people = [{**at(x), "id": x, "bbox": [x, 0, 80, 80], "area": 6400., "iscrowd": 0, "num_keypoints": 17} for x in truths]
+    people = [{**at(x), "id": x, "bbox": [x, 0, 80, 80], "area": 6400. if x < 1000 else 64000., "iscrowd": 0, "num_keypoints": 17}
+              for x in truths]
     return search.coco_ap({"images": [{"id": 1}], "annotations": people}, [{**at(x), "score": score} for x, score in found])
 
 def test_oks_and_coco_ap_on_cases_counted_by_hand():
@@ -387,6 +388,8 @@ def test_oks_and_coco_ap_on_cases_counted_by_hand():
     assert search.oks(found, joints, np.array(area)) == pytest.approx(np.exp(-d2 / (2 * area * k ** 2))[seen].mean())  # Sec. 4.1
     perfect = coco_case([0, 500], [(0, .9), (500, .8)])
     assert perfect["AP"] == perfect["AR"] == perfect["APM"] == 1 and perfect["APL"] == -1
+    large = coco_case([0, 2000], [(2000, .9)])  # a person out of the range is neither right nor wrong
+    assert large["AR"] == .5 and large["APM"] == large["ARM"] == 0 and large["APL"] == 1
     # one of two people found, below a false alarm: precision 1/2 up to recall 1/2 (51 of 101 recall points)
     half = coco_case([0, 500], [(0, .5), (-900, .9)])
     assert half["AP50"] == pytest.approx(.5 * 51 / 101) and half["AR"] == .5
