@@ -349,7 +349,7 @@ def official(nets, clips, device, out):
     results = (coco_results if coco else posetrack_results)(keypoints, clips)
     write_json(results, pathlib.Path(out, "results.json"))
     if coco:
-        table = {name: 100 * value for name, value in coco_ap(clips.annotations, results).items()}
+        table = {name: 100 * value if value >= 0 else -1 for name, value in coco_ap(clips.annotations, results).items()}
     else:
         table = posetrack_ap(clips.annotations, results)
         pathlib.Path(out, "posetrack").mkdir(exist_ok=True)
@@ -542,6 +542,7 @@ def main():
 def judge_finished(options, device):
     """The official numbers of a finished S- or T-ViPNAS, or of a published network."""
     nets, facts = load_networks(options.checkpoint)
+    refuse(options.data == "coco" and len(nets) > 1, "COCO has no videos: name the key-frame network, vipnas_s.pt")
     clips = open_clips(options.data, options.root, "test", len(nets), tuple(facts["size"]), boxes=options.boxes)
     check_joints(clips, facts, options.checkpoint)
     out = pathlib.Path(options.out or pathlib.Path(options.checkpoint).with_name(f"official_{options.data}"))
@@ -557,6 +558,8 @@ def search_again(options, device):
     if key_net:  # an impossible budget is said before anything is rendered
         key = cost(key_net.to(device).arch, net.space.image_size).gflops
         allocate(net.space, options.frames, rest(options.gflops, key, options.frames), 1, random.Random(0))
+    else:
+        sample(net.space, options.gflops, 1, random.Random(0))
     train, val = (open_clips(run["data"], run["root"], split, frames, net.space.image_size, min(400, run["clips"] or 10 ** 9))
                   for split in ("train", "val"))
     out.mkdir(parents=True, exist_ok=True)
