@@ -395,8 +395,8 @@ def test_oks_and_coco_ap_on_cases_counted_by_hand():
     assert half["AP50"] == pytest.approx(.5 * 51 / 101) and half["AR"] == .5
     assert coco_case([0], [])["AP"] == 0 and coco_case([0], [(0, .9), (0, .8)])["AP"] == 1  # found twice: ranked last
     refused("do not list", search.coco_ap, {"images": [], "annotations": []}, [{"image_id": 77}], error=ValueError)
-    poses = np.stack([POSE, POSE + [1, 0, 0], POSE + [40, 0, 0]])
-    assert search.oks_nms(poses, [.5, .9, .1], np.full(3, 6400.)) == [1, 2]
+    poses = np.stack([POSE + [40, 0, 0], POSE, POSE + [1, 0, 0]])
+    assert search.oks_nms(poses, [.1, .5, .9], np.full(3, 6400.)) == [2, 0]
     assert search.pose_score(np.array([[0, 0, .1], [0, 0, .4], [0, 0, .6]]), .5) == .25
 
 def test_posetrack_ap_on_cases_counted_by_hand():
