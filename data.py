@@ -329,7 +329,6 @@ class _Person:
         self.middle[1] += 180 * (rng.random() < .2)                     # the yaw: every fifth is seen from behind
         self.turning = MOTION * rng.gauss(0, 50 if rng.random() < .2 else 8)                    # degrees a frame
         self.walk = MOTION * np.array([rng.gauss(0, .02), rng.gauss(0, .008), 0])               # heights a frame
-
         self.skin = _shade(rng.choice(SKINS), rng.uniform(.8, 1))
         self.shirt, self.trousers, self.shoes = _colour(rng), _colour(rng), _colour(rng, .05)
         wears = lambda cloth, share: cloth if rng.random() < share else self.skin

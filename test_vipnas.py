@@ -588,6 +588,22 @@ def test_the_papers_spaces_and_stage_t_within_its_networks_go_all_the_way(arch, 
     (key, found), _ = vipnas.load_finished(tmp_path / "t" / "vipnas_t.pt")
     assert key.arch == arch and found.arch in space.within(arch)
 
+def test_the_commands_for_real_data_on_exports(exports, monkeypatch, capsys):
+    monkeypatch.chdir(exports)
+    pathlib.Path("a.json").write_text(TINY.smallest().to_json())
+    boxes = "coco/annotations/person_detections_val2017.json"
+    for words in (f"s --data coco --root coco --boxes {boxes} --candidates 2 --gflops .03 --out s",
+                  "s --data posetrack --root posetrack --arch a.json --init s/vipnas_s.pt --out p",
+                  "t --data posetrack --root posetrack --s p/vipnas_s.pt --candidates 1 --gflops .03 --out t"):
+        train.main(f"--stage {words} --steps 1 --batch 2".split())
+    for words in (f"s/vipnas_s.pt --data coco --root coco --boxes {boxes}", "t/vipnas_t.pt --data posetrack --root posetrack"):
+        monkeypatch.setattr(sys, "argv", f"search.py --checkpoint {words}".split())
+        search.main()
+    printed, read = capsys.readouterr().out, lambda path: json.loads(pathlib.Path(path).read_text())
+    assert printed.count(" ARL\n") == 2 and printed.count(" Total\n") == 3 and printed.count("recipe: 1 steps, Adam") == 3
+    assert read("s/results.json") == read("s/official_coco/results.json") and len(read("p/results.json")) == 12
+    assert read("t/results.json") == read("t/official_posetrack/results.json") and len(read("t/posetrack/000001_drawn.json")) == 3
+
 def test_one_architecture_alone_and_a_second_run_moves_the_first_aside(tmp_path, capsys):
     arguments = f"{ONE} --arch {tmp_path}/a.json --out {tmp_path}/s".split()
     (tmp_path / "a.json").write_text(TINY.smallest().to_json())

@@ -174,9 +174,8 @@ class Row(NamedTuple):
 
     @lru_cache(maxsize=None)
     def choices(self, backbone, kind, in_channels=0):
-        """Every valid `kind` of this line: Branch, or Head over `in_channels`; its first deconvolution may use fewer groups.
-
-        A line with a single choice stands as it is, whatever it divides."""
+        """Every valid `kind` of this line: Branch, or Head over `in_channels`; its first deconvolution may use fewer groups. A line
+        with a single choice stands as it is, whatever it divides."""
         found = [Branch(*values) for values in product(*self[:5])]  # of a head, attention and expansion are the defaults
         if len(found) > 1:
             hidden = [b.hidden(BACKBONES[backbone].blocks[0]) for b in found]
@@ -570,7 +569,6 @@ def _part_cost(part, image_size):
     """Cost of one part: build it uninitialised, send an empty batch through, count what every convolution would do."""
     height, width = image_size
     macs = outputs = 0
-
     def count(layer, inputs, output):
         nonlocal macs, outputs
         area_in, area_out = math.prod(inputs[0].shape[2:]), math.prod(output.shape[2:])
@@ -579,7 +577,6 @@ def _part_cost(part, image_size):
         else:
             macs += layer.weight.numel() * (area_in if isinstance(layer, ElasticConvTranspose2d) else area_out)
             outputs += layer.weight.numel() * area_out
-
     with torch.device("meta"):
         module = part.make()
     module.to_empty(device="cpu").eval()
@@ -782,16 +779,13 @@ def decode(heatmaps, quarter=False, cell=1.5):
     score, peak = flat.max(-1)
     row, column = peak // w, peak % w
     height = flat if quarter else flat.clamp_min(1e-6).log()
-
     def value(r, c):
         return height.gather(-1, (r.clamp(0, h - 1) * w + c.clamp(0, w - 1))[..., None])[..., 0]
-
     def offset(before, after):
         if quarter:
             return (after - before).sign() / 4
         curve = 2 * value(row, column) - before - after
         return torch.where(curve > 1e-6, (after - before) / (2 * curve.clamp_min(1e-6)), torch.zeros_like(curve)).clamp(-.5, .5)
-
     dx = offset(value(row, column - 1), value(row, column + 1)) * ((column > 0) & (column < w - 1))
     dy = offset(value(row - 1, column), value(row + 1, column)) * ((row > 0) & (row < h - 1))
     return torch.stack([4 * (column + dx) + cell, 4 * (row + dy) + cell, score], -1)
