@@ -1,4 +1,4 @@
-"""The tests, chapter by chapter; about two minutes on two CPU cores: VIPNAS_SAMPLES=DIR python -m pytest test_vipnas.py
+"""The tests, chapter by chapter; about three minutes on two CPU cores: VIPNAS_SAMPLES=DIR python -m pytest test_vipnas.py
 DIR holds a few real files (`coco`, `posetrack18`, `video`); without it the tests that need them are skipped."""
 import json
 import os
