@@ -644,12 +644,12 @@ class CocoPeople(_FileClips):
     def __init__(self, root, split, size=(256, 192), boxes=None):
         path, self.skipped = Path(root) / "annotations" / f"person_keypoints_{split}2017.json", Counter()
         self.annotations = _read(path, "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/")
-        people, self.of_person = self.annotations["annotations"], {"area": (), "iscrowd": (), "num_keypoints": (), "keypoints": (17, 3)}
-        if boxes:
+        self.of_person = {"area": (), "iscrowd": (), "num_keypoints": (), "keypoints": (17, 3), "bbox": 4}
+        found = [*self._people(self.annotations, root, f"{split}2017", self.annotations["annotations"])]
+        if boxes:  # the annotations had to be looked through all the same: the evaluation needs them
             hint = "--boxes wants a JSON list of detections with image_id, category_id, bbox and score"
-            people, self.of_person = _read(boxes, hint, list), {"score": (), "category_id": ()}
-        self.of_person["bbox"] = 4
-        found = self._people(self.annotations, root, f"{split}2017", people)
+            self.of_person = {"score": (), "category_id": (), "bbox": 4}
+            found = self._people(self.annotations, root, f"{split}2017", _read(boxes, hint, list))
         clips = [[(file, (image["id"], person.get("id", i)), box, joints, float(person.get("area", box[2] * box[3])),
                    float(person.get("score", 1)))] for i, (file, image, person, box, joints) in enumerate(found)]
         self._finish(f"COCO {split}2017" + ", detected boxes" * bool(boxes), size, boxes or path, clips)
