@@ -234,7 +234,7 @@ class Sight:
         self.batches = list(batches) if keep else batches
         if key_net:
             with torch.inference_mode():
-                self.heatmaps = [key_net.eval()(to_device(images[:, :1], device)[:, 0]) for images, _ in self.batches]
+                self.heatmaps = [key_net.eval()(images) for images in self.look(-1)]
 
     def __getitem__(self, part):
         return self.clips.batch(self.parts[part])[:2]
@@ -244,23 +244,31 @@ class Sight:
         for (images, matrices), heatmaps in zip(self.batches, self.heatmaps):
             yield to_device(images[:, self.first:], self.device), heatmaps, matrices
 
+    def look(self, t, parts=slice(None)):
+        """Frame `first` + t alone, (B, 3, H, W), of some of the parts."""
+        for images, _ in self.batches[parts]:
+            yield to_device(images[:, self.first + t, None], self.device)[:, 0]
+
 def sights(train, val, device, first=0, key_net=None):
     """What a search needs: the clips that it re-calibrates candidates with, and those that it judges them on."""
-    return Sight(train.head(128 if key_net else 256), first, device, key_net), Sight(val, first, device, key_net)
+    small = min(64, -(-len(val) // 16))  # a race looks at a sixteenth first
+    return Sight(train.head(64 if key_net else 256), first, device, key_net), Sight(val, first, device, key_net, small)
 
-def recalibrate(nets, sight):
-    """Measure the batch-norm statistics of finished networks anew, in place, over all clips of a `Sight`: in the super-network
-    one set of statistics served networks of all sizes and fits none of them."""
-    norms = [m for net in nets for m in net.train().modules() if hasattr(m, "running_mean")]
+def recalibrate(net, sight, t=0, heatmaps=None):
+    """Measure the batch-norm statistics of a finished network anew, in place, over frame t of all clips of a `Sight`: in the
+    super-network one set of statistics served networks of all sizes and fits none of them.
+
+    heatmaps: of the frame before, for each part (default: the key frame's). Returns its own ones, for the frame after."""
+    norms, found = [m for m in net.train().modules() if hasattr(m, "running_mean")], []
     with torch.no_grad():
-        for i, (images, heatmaps, _) in enumerate(sight):
+        for i, (images, last) in enumerate(zip(sight.look(t), heatmaps or sight.heatmaps)):
             for norm in norms:
                 norm.momentum = 1 / (i + 1)  # a plain mean over the parts
-            propagate(nets, images, heatmaps)
+            found.append(net(images, heatmaps=last))
     for norm in norms:
         norm.momentum = 0.1
-    for net in nets:
-        net.eval()
+    net.eval()
+    return found
 
 def predict(nets, sight, flip=False, quarter=False):
     """Keypoints (N, F, K, 3) in image pixels, with scores, from finished networks in eval mode.
@@ -279,13 +287,13 @@ def keypoints_of(heatmaps, matrices, clips, quarter=False):
     """Heatmaps (B, F, K, H/4, W/4) of the crops that `matrices` (B, 2, 3) gave -> (B, F, K, 3) image pixels and score."""
     return transform(decode(heatmaps.float(), quarter, clips.cell).cpu().numpy(), invert(matrices)[:, None])
 
-def score(keypoints, clips, first):
+def score(keypoints, clips, first, rows=slice(None)):
     """How well each person was found in each frame, (N, F) from 0 to 1; nan where nothing is labelled.
 
     It is the share of COCO's thresholds that the OKS passes. Its mean, `percent`, is what we call AP where every person has
     one given window: without detections to rank, average precision is the share found."""
     frames = slice(first, first + keypoints.shape[1])
-    joints, areas = clips.joints[:, frames], clips.areas[:, frames]
+    joints, areas = clips.joints[rows, frames], clips.areas[rows, frames]
     passed = (oks(keypoints, joints, areas, clips.skeleton.sigmas)[..., None] >= OKS_THRESHOLDS).mean(-1)  # (N, F)
     return np.where((joints[..., 2] > 0).any(-1), passed, np.nan)
 
@@ -294,9 +302,10 @@ def percent(points):
     return 100 * float(np.nanmean(points))
 
 def finish(net, archs, calibration):
-    """Cut a candidate out of the super-network and re-calibrate it: a list of finished networks."""
-    nets = [net.extract(arch).to(memory_format=torch.channels_last) for arch in archs]
-    recalibrate(nets, calibration)
+    """Cut a candidate out of the super-network and re-calibrate it, frame by frame: a list of finished networks."""
+    nets, heatmaps = [net.extract(arch).to(memory_format=torch.channels_last) for arch in archs], None
+    for t, finished in enumerate(nets):
+        heatmaps = recalibrate(finished, calibration, t, heatmaps)
     return nets
 
 def judge(net, archs, calibration, sight):
@@ -423,69 +432,134 @@ def gather(value):
         dist.all_gather_object(values, value)
     return values
 
-def search(net, candidates, calibration, sight, path, about, say=print):
-    """Judge every candidate (a tuple of architectures) on `sight`; return (best, table) and keep the table in `path`.
+def judge_together(net, candidates, calibration, sight, parts, known):
+    """`score` of candidates on some `parts` (a slice) of a `Sight`, and how many images were run for it: {candidate: (N, F)}, count.
 
-    `about` identifies a search: its table is continued, not repeated. Each process judges another candidate, all get the table.
-    """
-    (rank, world), start = ranks(), time.time()
-    about = {**about, "weights": sum(p.double().sum().item() for p in net.parameters())}
-    table = gather(_read_table(path, about))[0]
-    while len(table) < len(candidates):
-        done = len(table)
-        own = candidates[done:done + world][rank:rank + 1]  # none for some in the last round
-        table += sum(gather([_row(net, archs, judge(net, archs, calibration, sight)) for archs in own]), [])
-        if rank == 0:
-            write_json({**about, "best": best(table), "candidates": table}, path)
-        if len(table) // 10 > done // 10 or len(table) == len(candidates):
-            say(f"search: {len(table)} of {len(candidates)} candidates, best {table[best(table)]['ap']:.1f} AP, "
-                f"{time.time() - start:.0f} s")
+    Prefix sharing: what several have in common at their first frames is re-calibrated and run once, and their next frames
+    start from it. known: {first architectures: their batch-norm statistics}; what was measured is not measured again."""
+    rows, found, passes = [i for part in sight.parts[parts] for i in part], {}, 0
+
+    def follow(prefix, calibrated, predicted, keypoints):  # heatmaps of the frame before, of both sights, for each part
+        nonlocal passes
+        t = len(prefix)
+        for arch in dict.fromkeys(archs[t] for archs in candidates if archs[:t] == prefix):
+            longer, (finished,) = prefix + (arch,), [net.extract(arch).to(memory_format=torch.channels_last)]
+            statistics, heatmaps = [b for name, b in finished.named_buffers() if "running" in name], None
+            if longer in known:
+                for mine, measured in zip(statistics, known[longer]):
+                    mine.copy_(measured)
+                finished.eval()
+            else:
+                heatmaps = recalibrate(finished, calibration, t, calibrated)
+                known[longer], passes = [b.clone() for b in statistics], passes + len(calibration.clips)
+            with torch.inference_mode():
+                maps = [finished(images, heatmaps=last) for images, last in zip(sight.look(t, parts), predicted)]
+            matrices = torch.cat([matrices for _, matrices in sight.batches[parts]])
+            joints, passes = keypoints + [keypoints_of(torch.cat(maps)[:, None], matrices, sight.clips)], passes + len(rows)
+            if t + 1 < len(candidates[0]):
+                follow(longer, heatmaps, maps, joints)
+            else:
+                found[longer] = score(np.concatenate(joints, 1), sight.clips, sight.first, rows)
+    follow((), None, sight.heatmaps[parts], [])
+    return found, passes
+
+def rounds(count, parts, plain):
+    """[(how many candidates, how many parts of the clips they have seen afterwards)] of a search.
+
+    In a race (ours) all start with a sixteenth of the clips; then, four times, the better half sees as many again."""
+    return [(count, parts)] if plain else [(-(-count // 2 ** k), -(-parts // 2 ** (4 - k))) for k in range(5)]
+
+def search(net, candidates, calibration, sight, path, about, plain=False, say=print):
+    """Judge candidates (tuples of architectures) on `sight`, in a race or (plain) each on all of it; return (best, table) and keep
+    the table in `path`.
+
+    `about` identifies a search: its table is continued, not repeated. Processes share the candidates by their first
+    architecture, all get the table."""
+    (rank, world), start, known, going = ranks(), time.time(), {}, range(len(candidates))
+    about = {**about, "plain": plain, "weights": sum(p.double().sum().item() for p in net.parameters())}
+    table, passes = gather(_read_table(path, about))[0] or ([_row(net, archs) for archs in candidates], 0)
+    for k, (count, parts) in enumerate(rounds(len(candidates), len(sight.parts), plain)):
+        going, seen = sorted(going, key=lambda i: -table[i]["rounds"][k - 1] if k else i)[:count], 0 if k == 0 else seen
+        groups = {}
+        for i in going:
+            if len(table[i]["rounds"]) == k:
+                groups.setdefault(candidates[i][0], []).append(i)
+        groups = list(groups.values())
+        for first in range(0, len(groups), world):
+            own = sum(groups[first:first + world][rank:rank + 1], [])  # none for some in the last turn
+            points, run = judge_together(net, [candidates[i] for i in own], calibration, sight, slice(seen, parts), known) if own else ({}, 0)
+            for results, more in gather(([(i, points[candidates[i]]) for i in own], run)):
+                passes += more
+                for i, scores in results:
+                    _add(table[i], scores)
+            if rank == 0:
+                write_json({**about, "best": best(table), "passes": passes, "candidates": table}, path)
+        seen, leader = parts, table[best(table)]
+        say(f"search: {len(going)} of {len(candidates)} candidates on {sight.parts[parts - 1].stop} clips, best {leader['ap']:.1f} AP, "
+            f"{time.time() - start:.0f} s, {passes} images run")
     return candidates[best(table)], table
 
-def _row(net, archs, points):
+def _row(net, archs):
     costs = [cost(a, net.space.image_size, net.joints) for a in archs]
     return {"archs": [json.loads(a.to_json()) for a in archs], "gflops": sum(c.gflops for c in costs),
-            "params": sum(c.params for c in costs), "ap": percent(points),
-            "ap_by_frame": (100 * np.nanmean(points, 0)).round(2).tolist()}
+            "params": sum(c.params for c in costs), "rounds": [], "passed": [0] * len(archs), "people": [0] * len(archs)}
+
+def _add(row, points):
+    """Add the scores (N, F) of more clips: `passed` are their sums, `people` their numbers, `rounds` the AP after each round."""
+    for key, more in (("passed", np.nansum(points, 0)), ("people", (~np.isnan(points)).sum(0))):
+        row[key] = (row[key] + more).tolist()
+    row["ap_by_frame"] = (100 * np.divide(row["passed"], np.maximum(row["people"], 1))).round(2).tolist()
+    row["ap"] = 100 * sum(row["passed"]) / max(1, sum(row["people"]))
+    row["rounds"].append(row["ap"])
 
 def best(table):
-    """The index of the best row."""
-    return max(range(len(table)), key=lambda i: table[i]["ap"])
+    """The index of the best of the rows that have seen most."""
+    return max(range(len(table)), key=lambda i: (len(table[i]["rounds"]), table[i].get("ap", -1)))
 
 def _read_table(path, about):
     try:
         old = json.loads(pathlib.Path(path).read_text())
-        return old["candidates"] if {k: old.get(k) for k in about} == json.loads(json.dumps(about)) else []
+        return (old["candidates"], old["passes"]) if {k: old.get(k) for k in about} == json.loads(json.dumps(about)) else None
     except (OSError, ValueError, KeyError):
-        return []
+        return None
 
-def find(net, budget, options, calibration, sight, out, name="search"):
+def find(net, budget, options, calibration, sight, out, name="search", clock=None):
     """The search of a stage, with the candidates and seed of `options`; returns as `search`, leaves NAME.json, .png in `out`.
 
-    Stage s (Sec. 3.4.1): one architecture of at most `budget` GFLOPs for all frames of `sight`. Stage t (Sec. 3.4.3), where
-    that has a key frame: an architecture for each frame after it, `budget` being the average over them and the key frame."""
-    frames, count, seed = sight.clips.frames - sight.first, options.candidates, options.seed
-    about = {"seed": seed, "candidates_wanted": count}
-    if sight.key:
-        key, title = cost(sight.key, net.space.image_size).gflops, f"allocations over {frames} non-key frames, AP on val"
-        candidates = allocate(net.space, frames, rest(budget, key, frames), count, random.Random(f"{seed} allocate"))
-        about = {"stage": "t", "average": budget, "frames": frames, **about, "key": sight.key.to_json()}
+    Stage s (Sec. 3.4.1): one architecture within the budget for all frames of `sight`. Stage t (Sec. 3.4.3), where that has a
+    key frame: an architecture for each frame after it, the budget being the average over them and the key frame. It is in
+    GFLOPs, or with a `clock` in its milliseconds. For a race, allocations are drawn as a tree whose branches share frames."""
+    frames, count, seed, space = sight.clips.frames - sight.first, options.candidates, options.seed, net.space
+    price, unit = (clock, "ms") if clock else (lambda arch: cost(arch, space.image_size).gflops, "GFLOPs")
+    about = {"stage": "t" if sight.key else "s", "budget": budget, "unit": unit, "frames": frames, "seed": seed,
+             "candidates_wanted": count, "shared": options.shared, "no_fusion": options.no_fusion}
+    if options.no_fusion:
+        space = dataclasses.replace(space, fusions=(None,))
+    key, rng = price(sight.key) if sight.key else 0, random.Random(f"{seed} {'allocate' if sight.key else name}")
+    left = rest(budget, key, frames) if sight.key else frames * budget
+    if options.shared or not sight.key:
+        candidates = [(arch,) * frames for arch in sample(space, left / frames, count, rng, price)]
     else:
-        key, title = 0, f"S candidates under {budget:g} GFLOPs, AP on val"
-        candidates = [(a,) * frames for a in sample(net.space, budget, count, random.Random(f"{seed} {name}"))]
-        about = {"stage": "s", "budget": budget, **about}
-    archs, table = search(net, candidates, calibration, sight, out / f"{name}.json", about)
+        side = round(count ** (1 / frames))
+        branching = None if options.plain else (*[side] * (frames - 1), -(-count // side ** (frames - 1)))
+        candidates = allocate(space, frames, left, count, rng, price, branching)
+    candidates = gather(candidates)[0]  # measured times differ between processes
+    about["key"] = sight.key and sight.key.to_json()
+    archs, table = search(net, candidates, calibration, sight, out / f"{name}.json", about, options.plain)
     if ranks()[0] == 0:
-        points = [((row["gflops"] + key) / (frames + bool(key)), row["ap"]) for row in table]
-        plot(points, best(table), title, out / f"{name}.png")
+        if clock:
+            clock.save(out / "times.json")
+        spent = [(sum(map(price, a)) + key) / (frames + bool(sight.key)) for a in candidates]
+        title = f"allocations over {frames} non-key frames" if sight.key else f"S candidates under {budget:g} {unit}"
+        plot([(x, row["ap"]) for x, row in zip(spent, table)], best(table), title + ", AP on the clips seen", unit, out / f"{name}.png")
     return archs, table
 
 def rest(average, key, frames):
     """What eq. (3) leaves for all non-key frames, from the average over them and the key frame (Table 1's figure)."""
     return (frames + 1) * average - key
 
-def plot(points, best, title, path):
-    """Picture of candidates: points (N, 2) of GFLOPs and AP, the index of the best one marked."""
+def plot(points, best, title, unit, path):
+    """Picture of candidates: points (N, 2) of price and AP, the index of the best one marked."""
     points = np.asarray(points, float)
     low, high = points.min(0), points.max(0)
     margin = np.maximum((high - low) * .08, (low[0] * .01 + 1e-4, .5))
@@ -507,7 +581,7 @@ def plot(points, best, title, path):
     (x, y), (gflops, ap) = where(points[best]), points[best]
     side, anchor = (-12, "rm") if x > 400 else (12, "lm")
     pen.text((x + side, y - 14), f"found: {ap:.1f} AP at {gflops:.4g}", "black", font, anchor=anchor)
-    for place, text, anchor in (((70, 20), title, "la"), ((380, 458), "GFLOPs", "ma"), ((8, 28), "AP", "la")):
+    for place, text, anchor in (((70, 20), title, "la"), ((380, 458), unit, "ma"), ((8, 28), "AP", "la")):
         pen.text(place, text, "black", font, anchor=anchor)
     save_image(image, path)
 
