@@ -9,10 +9,8 @@ be handed to the next (Sec. 3.3); a COCO person is a clip of one frame. Every so
 Coordinates: a pixel's centre has whole numbers, x to the right, y down. A heatmap has a quarter of the crop's size;
 its cell i lies over the pixels 4i .. 4i+3, so its centre is at pixel 4i + 1.5.
 
-The drawn people are ours, not the paper's: they let every stage run on a laptop without a download. See them with
-
-    python data.py                                     # writes people.png, prints how many frames a second were drawn
-"""
+The drawn people are ours, not the paper's: they let every stage run on a laptop without a download. `python data.py` writes
+people.png and prints how many frames a second it draws, crops and decodes."""
 import argparse
 import cmath
 import colorsys
@@ -29,46 +27,38 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch.utils.data import Dataset
 
 class DataError(Exception):
     """Something the user can put right; the message names the file or option and says what to do."""
 
 # ---------------------------------------------------------------------------------------------------- skeletons
-@dataclass(frozen=True)
 class Skeleton:
-    """Names and constants of one set of joints; nothing else in the project knows them."""
-    name: str
-    joints: tuple       # K names, in the order of the annotation files
-    flip: tuple         # K indices: joint k of a mirrored person is joint flip[k] of the person
-    sigmas: tuple       # K constants of the object keypoint similarity (OKS); the variance is (2 sigma)^2
-    limbs: tuple        # pairs of joint indices, to draw
+    """K joints; nothing else in the project knows them. The five of the head differ between data sets, the body's do not.
 
-def _skeleton(name, head, head_sigmas, head_limbs):
-    """The five `head` joints differ between data sets, the twelve joints of the body do not."""
-    body = [f"{side}_{part}" for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-            for side in ("left", "right")]
-    joints = (*head, *body)
-    mirror = {"left": "right", "right": "left"}
-    flip = tuple(joints.index("_".join(mirror.get(word, word) for word in joint.split("_"))) for joint in joints)
-    sigmas = head_sigmas + tuple(s for s in (.079, .072, .062, .107, .087, .089) for _ in range(2))
-    limbs = head_limbs + ((5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12),
-                          (11, 13), (13, 15), (12, 14), (14, 16))
-    return Skeleton(name, joints, flip, sigmas, limbs)
+    joints: names in the order of the annotation files; flip: joint k of a mirrored person is joint flip[k] of the person;
+    sigmas: constants of the object keypoint similarity (OKS), the variance is (2 sigma)^2; limbs: pairs of indices, to draw."""
 
-COCO = _skeleton("coco", ("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
-                 (.026, .025, .025, .035, .035), ((0, 1), (0, 2), (1, 3), (2, 4)))
+    def __init__(self, head, head_sigmas, head_limbs):
+        body = "shoulder", "elbow", "wrist", "hip", "knee", "ankle"
+        self.joints = (*head, *(f"{side}_{part}" for part in body for side in ("left", "right")))
+        # of what comes in pairs, the right one follows the left one
+        self.flip = tuple(k + name.startswith("left") - name.startswith("right") for k, name in enumerate(self.joints))
+        self.sigmas = head_sigmas + tuple(s for s in (.079, .072, .062, .107, .087, .089) for _ in range(2))
+        self.limbs = head_limbs + ((5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15),
+                                   (12, 14), (14, 16))
+
+COCO = Skeleton(("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
+                (.026, .025, .025, .035, .035), ((0, 1), (0, 2), (1, 3), (2, 4)))
 # PoseTrack18 keeps COCO's 17 slots, two of them renamed; its ears are never annotated. It has no OKS constants: for
 # head_bottom (the neck) we take the shoulder's, for head_top the ear's.
-POSETRACK = _skeleton("posetrack", ("nose", "head_bottom", "head_top", "left_ear", "right_ear"),
-                      (.026, .079, .035, .035, .035), ((0, 1), (0, 2), (1, 5), (1, 6)))
+POSETRACK = Skeleton(("nose", "head_bottom", "head_top", "left_ear", "right_ear"),
+                     (.026, .079, .035, .035, .035), ((0, 1), (0, 2), (1, 5), (1, 6)))
 
 # -------------------------------------------------------------------------------------- windows, crops and matrices
 BOX_TO_AREA = 0.53      # a person's share of the box, where no outline was drawn (the usual figure of tools for COCO)
@@ -77,8 +67,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)      # of ImageNet, RGB
 
 def normalise(images):
     """uint8 images (..., 3, H, W) -> float32 of the same shape, ImageNet mean 0 and deviation 1."""
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1) * 255
-    std = torch.tensor(STD, device=images.device).view(3, 1, 1) * 255
+    mean, std = (torch.tensor(channels, device=images.device).view(3, 1, 1) * 255 for channels in (MEAN, STD))
     return (images.float() - mean) / std
 
 def window(box, size=(256, 192), padding=PADDING):
@@ -159,9 +148,8 @@ def targets(joints, size, cell=CELL):
     sigma = 1 + h / 64  # in cells: 2 for a 64x48 heatmap (SBL), 1.5 for 32x24, and so on in a line
     x, y = ((joints[..., i] + 2 - cell) / 4 - .5 for i in (0, 1))                               # (..., K), in cells
     inside = (joints[..., 2] > 0) & (x >= -.5) & (x < w - .5) & (y >= -.5) & (y < h - .5)
-    x, y = torch.where(inside, x, 0), torch.where(inside, y, 0)
-    column = torch.exp(-((torch.arange(w, device=x.device) - x[..., None]) / sigma) ** 2 / 2)   # (..., K, W/4)
-    row = torch.exp(-((torch.arange(h, device=y.device) - y[..., None]) / sigma) ** 2 / 2)      # (..., K, H/4)
+    column, row = (torch.exp(-((torch.arange(n, device=at.device) - torch.where(inside, at, 0)[..., None]) / sigma) ** 2 / 2)
+                   for at, n in ((x, w), (y, h)))                                       # (..., K, W/4), (..., K, H/4)
     weights = inside.to(joints.dtype)
     return (weights[..., None] * row)[..., :, None] * column[..., None, :], weights
 
@@ -184,7 +172,7 @@ class Batch(NamedTuple):
     matrices: torch.Tensor      # (B, 2, 3) float64, image pixels -> crop pixels, one window for all frames of a clip
     joints: torch.Tensor        # (B, F, K, 3) x, y in crop pixels (left and right swapped where mirrored), visibility
 
-class Clips(Dataset):
+class Clips:
     """N clips of F frames of one person each, seen through one window.
 
     name: for messages; skeleton; size: (H, W) of the crops
@@ -199,11 +187,7 @@ class Clips(Dataset):
         if min(size) < 4 or size[0] % 4 or size[1] % 4:
             raise DataError(f"crops of {size[0]}x{size[1]} pixels have no heatmap of a quarter: use multiples of 4")
         self.name, self.skeleton, self.size = name, skeleton, tuple(size)
-        self.boxes, self.joints, self.areas = boxes, joints, areas
-
-    @property
-    def frames(self):
-        return self.joints.shape[1]
+        self.boxes, self.joints, self.areas, self.frames = boxes, joints, areas, joints.shape[1]
 
     def __len__(self):
         return len(self.boxes)
@@ -227,9 +211,8 @@ class Clips(Dataset):
         share: which of the clips to return. All are drawn for, so a part has the augmentation that it has in the whole."""
         indices, matrices, joints = [int(index) for index in indices], [], []
         for index in indices:
-            turn, scale, flip = 0.0, 1.0, False
-            if rng is not None:
-                turn, scale, flip = rng.uniform(-rotation, rotation), rng.uniform(.9, 1.1), rng.random() < .5
+            turn, scale, flip = ((rng.uniform(-rotation, rotation), rng.uniform(.9, 1.1), rng.random() < .5) if rng else
+                                 (0., 1., False))
             matrices.append(affine(self.boxes[index], self.size, turn, scale, flip))
             moved = transform(self.joints[index], matrices[-1])                                 # (F, K, 3)
             joints.append(moved[:, list(self.skeleton.flip)] if flip else moved)
