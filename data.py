@@ -538,16 +538,6 @@ def _read(path, hint, kind=dict):
         raise DataError(f"{path} is no list: {hint}" if kind is list else f"{path} has no lists 'images' and 'annotations': {hint}")
     return page
 
-@contextlib.contextmanager
-def _picture(path):
-    """The opened picture. A turn noted in EXIF is not applied: the annotations are for the pixels as stored."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "the file is damaged or no picture"
-        raise DataError(f"cannot read the picture {path}: {reason}; fetch it again or correct --root") from None
-
 class _FileClips(Clips):
     """Clips whose frames are read from files: `files[n][t]`. `skipped` counts what was left out, by reason.
 
@@ -558,22 +548,26 @@ class _FileClips(Clips):
     """
     per_clip = Clips.per_clip + ("files", "ids", "scores")
 
-    def _crop(self, index, t, matrix):
-        """Black and False for a picture that cannot be read; says so, more and more rarely."""
+    def frame(self, index, t, use=lambda image: rgb(image).copy()):
+        """What `use` makes of the opened picture. A turn noted in EXIF is not applied: annotations are for the pixels as stored."""
         path = self.files[index][t]
         try:
-            with _picture(path) as image:
-                return crop(image, matrix, self.size), True
-        except DataError as error:
-            count = len(self.unread | {path})
-            if path not in self.unread and count.bit_count() == 1:  # 1, 2, 4, 8 ...
-                print(f"{self.name}: {count} pictures left out so far; {error}", file=sys.stderr)
-            self.unread.add(path)
-            return torch.zeros(3, *self.size, dtype=torch.uint8), False
+            with Image.open(path) as image:
+                return use(image)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = "there is no such file" if isinstance(error, FileNotFoundError) else "the file is damaged or no picture"
+            raise DataError(f"cannot read the picture {path}: {reason}; fetch it again or correct --root") from None
 
-    def frame(self, index, t):
-        with _picture(self.files[index][t]) as image:
-            return rgb(image).copy()
+    def _crop(self, index, t, matrix):
+        """Black and False for a picture that cannot be read; says so, more and more rarely."""
+        try:
+            return self.frame(index, t, lambda image: crop(image, matrix, self.size)), True
+        except DataError as error:
+            known = len(self.unread)
+            self.unread.add(self.files[index][t])
+            if len(self.unread) > known and len(self.unread).bit_count() == 1:  # 1, 2, 4, 8 ...
+                print(f"{self.name}: {len(self.unread)} pictures left out so far; {error}", file=sys.stderr)
+            return torch.zeros(3, *self.size, dtype=torch.uint8), False
 
     def _people(self, page, root, folder, people):
         """The usable (picture's path, image, entry, box (4,), joints (17, 3)) of `people`, the annotations or detections of one
