@@ -696,50 +696,45 @@ def export(kind, out, count, frames=8, size=(256, 192)):
     """Write drawn people as a data set in the layout of `kind`, "coco" or "posetrack", so that what reads the real ones can be
     tried without them: `count` people (or sequences of `frames` frames) to train with, a quarter of it to validate. With
     COCO's comes a file of detections, the validation boxes moved a little, twice."""
-    out, skeleton, entry = (Path(out), COCO, _coco_entry) if kind == "coco" else (Path(out), POSETRACK, _posetrack_entry)
+    out, coco = Path(out), kind == "coco"
+    labelled = lambda joints: (joints * (joints[:, 2:] > 0)).ravel().tolist()
     for split, n in (("train", count), ("val", max(1, count // 4))):
-        clips, pages = SyntheticClips(split, n, 1 if kind == "coco" else frames, size), {}
+        clips, pages = SyntheticClips(split, n, 1 if coco else frames, size), {}
         for i, t in np.ndindex(n, clips.frames):
-            page, file, image, person = entry(clips, split, i, t)
-            page = pages.setdefault(page, {"images": [], "annotations": [], "categories": [_category(skeleton)]})
+            joints = clips.joints[i, t].copy()
+            if coco:
+                number, page, file = i + 1, f"annotations/person_keypoints_{split}2017.json", f"{split}2017/{i + 1:012d}.jpg"
+                image = {"id": number, "file_name": Path(file).name, "height": size[0], "width": size[1]}
+                person = {"id": number, "keypoints": labelled(joints), "area": float(clips.areas[i, t])}
+            else:  # the neck is put between the shoulders, the top of the head as far above the ears as it is drawn
+                number, video = (10 ** 6 + i) * 10 ** 4 + t, f"{split}/{i:06d}_drawn"
+                page, file = f"annotations/{video}.json", f"images/{video}/{t:06d}.jpg"
+                ears, neck, seen = joints[3:5, :2].mean(0), joints[5:7, :2].mean(0), joints[3:7, 2].min()
+                top = neck + 1.55 * (ears - neck)
+                radius = np.linalg.norm(top - ears)
+                joints[1:5] = [(*neck, seen), (*top, seen), (0, 0, 0), (0, 0, 0)]
+                joints[:, 2] = joints[:, 2] > 0
+                image = {"id": number, "frame_id": number, "file_name": file, "is_labeled": True, "vid_id": f"{i:06d}"}
+                person = {"id": 100 * number, "track_id": 0, "keypoints": labelled(joints),
+                          "bbox_head": [*(ears - radius), 2 * radius, 2 * radius]}
+            page = pages.setdefault(page, {"images": [], "annotations": [], "categories": [_category(COCO if coco else POSETRACK)]})
             page["images"].append(image)
-            page["annotations"].append({"image_id": image["id"], "category_id": 1, "bbox": clips.boxes[i].tolist(), "iscrowd": 0,
+            page["annotations"].append({"image_id": number, "category_id": 1, "bbox": clips.boxes[i].tolist(), "iscrowd": 0,
                                         "num_keypoints": sum(v > 0 for v in person["keypoints"][2::3]), **person})
             (out / file).parent.mkdir(parents=True, exist_ok=True)
             save_image(clips.frame(i, t), out / file)
-        if kind == "coco" and split == "val":
+        if coco and split == "val":
             rng = random.Random(0)
             moved = lambda box: [x + rng.gauss(0, size[1] / 50) for x in box]
             pages["annotations/person_detections_val2017.json"] = [
-                {"image_id": 1 + i, "category_id": 1, "bbox": moved(clips.boxes[i]), "score": rng.random()} for i in [*range(n)] * 2]
+                {"image_id": 1 + i, "category_id": 1, "bbox": moved(clips.boxes[i]), "score": rng.random()}
+                for i in [*range(n)] * 2]
         for file, page in pages.items():
             (out / file).parent.mkdir(parents=True, exist_ok=True)
             (out / file).write_text(json.dumps(page))
 
 def _category(skeleton):  # what the files of both formats say about the joints
     return {"id": 1, "name": "person", "keypoints": list(skeleton.joints), "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs]}
-
-def _coco_entry(clips, split, i, t):
-    """(annotation file, picture's file, its entry, the person's) of frame t of clip i."""
-    number, name, (h, w) = i + 1, f"{i + 1:012d}.jpg", clips.size
-    joints = clips.joints[i, t] * (clips.joints[i, t, :, 2:] > 0)
-    return (f"annotations/person_keypoints_{split}2017.json", f"{split}2017/{name}",
-            {"id": number, "file_name": name, "height": h, "width": w},
-            {"id": number, "keypoints": joints.ravel().tolist(), "area": float(clips.areas[i, t])})
-
-def _posetrack_entry(clips, split, i, t):
-    """The same. The neck is put between the shoulders, the top of the head as far above the ears as it is drawn."""
-    video, number, joints = f"{i:06d}_drawn", (10 ** 6 + i) * 10 ** 4 + t, clips.joints[i, t].copy()
-    ears, neck, seen = joints[3:5, :2].mean(0), joints[5:7, :2].mean(0), joints[3:7, 2].min()
-    top = neck + 1.55 * (ears - neck)
-    radius = np.linalg.norm(top - ears)
-    joints[1:5] = [(*neck, seen), (*top, seen), (0, 0, 0), (0, 0, 0)]
-    joints[:, 2] = joints[:, 2] > 0
-    file = f"images/{split}/{video}/{t:06d}.jpg"
-    return (f"annotations/{split}/{video}.json", file,
-            {"id": number, "frame_id": number, "file_name": file, "is_labeled": True, "vid_id": f"{i:06d}"},
-            {"id": 100 * number, "track_id": 0, "keypoints": (joints * joints[:, 2:]).ravel().tolist(),
-             "bbox_head": [*(ears - radius), 2 * radius, 2 * radius]})
 
 # -------------------------------------------------------------------------------------------------------- pictures
 LEFT, RIGHT, MIDDLE = (60, 230, 90), (255, 70, 60), (255, 220, 60)
