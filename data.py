@@ -42,7 +42,8 @@ class Skeleton:
     """K joints; nothing else in the project knows them. The five of the head differ between data sets, the body's do not.
 
     joints: names in the order of the annotation files; flip: joint k of a mirrored person is joint flip[k] of the person;
-    sigmas: constants of the object keypoint similarity (OKS), the variance is (2 sigma)^2; limbs: pairs of indices, to draw."""
+    sigmas: constants of the object keypoint similarity (OKS), the variance is (2 sigma)^2; limbs: pairs of indices, to draw;
+    category: what the annotation files say about the joints."""
 
     def __init__(self, head, head_sigmas, head_limbs):
         body = "shoulder", "elbow", "wrist", "hip", "knee", "ankle"
@@ -52,6 +53,8 @@ class Skeleton:
         self.sigmas = head_sigmas + tuple(s for s in (.079, .072, .062, .107, .087, .089) for _ in range(2))
         self.limbs = head_limbs + ((5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15),
                                    (12, 14), (14, 16))
+        self.category = {"id": 1, "name": "person", "keypoints": list(self.joints),
+                         "skeleton": [[a + 1, b + 1] for a, b in self.limbs]}
 
 COCO = Skeleton(("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
                 (.026, .025, .025, .035, .035), ((0, 1), (0, 2), (1, 3), (2, 4)))
@@ -89,9 +92,7 @@ def affine(box, size=(256, 192), rotation=0.0, scale=1.0, flip=False):
     x, y, wide, high = window(box, size)
     zoom, angle = scale * size[1] / wide, math.radians(rotation)
     cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
-    linear = np.array([[cos, -sin], [sin, cos]])
-    if flip:
-        linear[0] *= -1
+    linear = np.array([[cos, -sin], [sin, cos]]) * [[-1 if flip else 1], [1]]
     # the middle of the window goes to the middle of the crop; -.5 because pixel 0 reaches from -.5 to .5
     source, target = np.array([x + wide / 2, y + high / 2]) - .5, np.array([size[1] / 2, size[0] / 2]) - .5
     return np.column_stack([linear, target - linear @ source])
@@ -180,13 +181,13 @@ class Clips:
     joints: (N, F, K, 3) x, y in image pixels, visibility 0 not annotated, 1 hidden, 2 visible
     areas: (N, F) of the person in square image pixels, for OKS
     cell: the crop pixel under the centre of cell 0 of the heatmaps
-    Subclasses add `frame(index, t)`, a whole frame as a PIL image, and name in `per_clip` what else they keep."""
-    per_clip, cell = ("boxes", "joints", "areas"), CELL
+    Subclasses add `frame(index, t, use)`, what `use` makes of a whole frame (a PIL image): by default that frame."""
+    cell = CELL
 
     def __init__(self, name, skeleton, size, boxes, joints, areas):
         if min(size) < 4 or size[0] % 4 or size[1] % 4:
             raise DataError(f"crops of {size[0]}x{size[1]} pixels have no heatmap of a quarter: use multiples of 4")
-        self.name, self.skeleton, self.size = name, skeleton, tuple(size)
+        self.name, self.skeleton, self.size, self.unread = name, skeleton, tuple(size), set()
         self.boxes, self.joints, self.areas, self.frames = boxes, joints, areas, joints.shape[1]
 
     def __len__(self):
@@ -195,13 +196,21 @@ class Clips:
     def head(self, count):
         """The first `count` clips, sharing their memory."""
         clips = copy.copy(self)
-        for field in self.per_clip:
+        for field in {"boxes", "joints", "areas", "images", "files", "ids", "scores"} & vars(self).keys():
             setattr(clips, field, getattr(self, field)[:count])
         return clips
 
     def _crop(self, index, t, matrix):
-        """Frame t of a clip warped by its matrix (2, 3), and whether it could be read."""
-        return crop(self.frame(index, t), matrix, self.size), True
+        """Frame t of a clip warped by its matrix (2, 3), and True. Black and False where its picture cannot be read; says so, more
+        and more rarely."""
+        try:
+            return self.frame(index, t, lambda image: crop(image, matrix, self.size)), True
+        except DataError as error:
+            known = len(self.unread)
+            self.unread.add(self.files[index][t])
+            if len(self.unread) > known and len(self.unread).bit_count() == 1:  # 1, 2, 4, 8 ...
+                print(f"{self.name}: {len(self.unread)} pictures left out so far; {error}", file=sys.stderr)
+            return torch.zeros(3, *self.size, dtype=torch.uint8), False
 
     def batch(self, indices, rng=None, rotation=40.0, share=slice(None)):
         """Crops, matrices and joints of the clips `indices` as a `Batch`.
@@ -406,8 +415,7 @@ def _thing(rng, canvas, moving=False):
     (w, h), kind = canvas, rng.choice(("disc", "box", "stick", "bent stick"))           # the last two look like limbs
     a, b = (h * rng.uniform(*limits) for limits in (((.1, .3), (.012, .035)) if "stick" in kind else [(.04, .1)] * 2))
     turn, colour, other = cmath.rect(1, rng.uniform(0, 2 * math.pi)), _colour(rng), _colour(rng)
-    if "stick" in kind and rng.random() < .4:
-        colour = rng.choice(SKINS)
+    colour = rng.choice(SKINS) if "stick" in kind and rng.random() < .4 else colour
     velocity = cmath.rect(moving * rng.gauss(0, .08) * h, rng.uniform(0, 2 * math.pi))  # canvas pixels a frame
     when, edge = rng.uniform(0, 4), .2 * moving
     place = complex(w * rng.uniform(edge, 1 - edge), h * rng.uniform(edge, 1 - edge)) - when * velocity
@@ -503,8 +511,6 @@ class SyntheticClips(Clips):
 
     workers: processes to render with; by default one for each core, and none for a few clips. The pictures do not depend on
     it. The frame itself is the window: without augmentation a crop is the frame."""
-    per_clip = Clips.per_clip + ("images",)
-
     def __init__(self, split, count, frames=4, size=(128, 96), workers=None):
         if count < 1 or frames < 1:
             raise DataError(f"{count} drawn clips of {frames} frames: both numbers must be at least 1")
@@ -522,8 +528,8 @@ class SyntheticClips(Clips):
         areas = BOX_TO_AREA * (1.1 * (high - low)).prod(-1)                    # a body reaches a little beyond its joints
         super().__init__(f"drawn people ({split})", COCO, size, boxes, joints, areas)
 
-    def frame(self, index, t):
-        return Image.fromarray(self.images[index, t])
+    def frame(self, index, t, use=lambda image: image):
+        return use(Image.fromarray(self.images[index, t]))
 
 # ------------------------------------------------------------------------------------------ COCO 2017, PoseTrack 2018
 def _read(path, hint, kind=dict):
@@ -546,8 +552,6 @@ class _FileClips(Clips):
     annotations: what was read of the files, without the entries that no evaluation could make sense of
     Subclasses say what an image must have (of_image: {key: type}) and the numbers a person must have (of_person: {key: shape}).
     """
-    per_clip = Clips.per_clip + ("files", "ids", "scores")
-
     def frame(self, index, t, use=lambda image: rgb(image).copy()):
         """What `use` makes of the opened picture. A turn noted in EXIF is not applied: annotations are for the pixels as stored."""
         path = self.files[index][t]
@@ -557,17 +561,6 @@ class _FileClips(Clips):
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = "there is no such file" if isinstance(error, FileNotFoundError) else "the file is damaged or no picture"
             raise DataError(f"cannot read the picture {path}: {reason}; fetch it again or correct --root") from None
-
-    def _crop(self, index, t, matrix):
-        """Black and False for a picture that cannot be read; says so, more and more rarely."""
-        try:
-            return self.frame(index, t, lambda image: crop(image, matrix, self.size)), True
-        except DataError as error:
-            known = len(self.unread)
-            self.unread.add(self.files[index][t])
-            if len(self.unread) > known and len(self.unread).bit_count() == 1:  # 1, 2, 4, 8 ...
-                print(f"{self.name}: {len(self.unread)} pictures left out so far; {error}", file=sys.stderr)
-            return torch.zeros(3, *self.size, dtype=torch.uint8), False
 
     def _people(self, page, root, folder, people):
         """The usable (picture's path, image, entry, box (4,), joints (17, 3)) of `people`, the annotations or detections of one
@@ -606,7 +599,7 @@ class _FileClips(Clips):
             why = ", ".join(f"{count} x {reason}" for reason, count in self.skipped.items()) or "it lists no person"
             raise DataError(f"{where} has nobody to look at ({why}): check --root, the split and --frames")
         files, ids, boxes, joints, areas, scores = zip(*(zip(*clip) for clip in clips))         # each (N, F, ...)
-        self.files, self.ids, self.scores, self.unread = files, np.array(ids), np.array(scores)[:, 0], set()
+        self.files, self.ids, self.scores = files, np.array(ids), np.array(scores)[:, 0]
         low, high = np.array(boxes)[..., :2].min(1), (np.array(boxes)[..., :2] + np.array(boxes)[..., 2:]).max(1)
         super().__init__(name, self.skeleton, size, np.concatenate([low, high - low], 1), np.array(joints), np.array(areas))
         if not any(self._crop(i, 0, affine(box, size))[1] for i, box in enumerate(self.boxes[:20])):
@@ -649,7 +642,7 @@ class PoseTrackClips(_FileClips):
         if not paths:
             raise DataError(f"there is no annotation file in {folder}: {hint}")
         self.skipped, self.sequences, clips = Counter(), {}, []
-        self.annotations = {"images": [], "annotations": [], "categories": [_category(POSETRACK)]}
+        self.annotations = {"images": [], "annotations": [], "categories": [POSETRACK.category]}
         for path in paths:
             page, tracks = _read(path, hint), {}
             for file, image, person, box, joints in self._people(page, root, "", page["annotations"]):
@@ -696,7 +689,7 @@ def export(kind, out, count, frames=8, size=(256, 192)):
     """Write drawn people as a data set in the layout of `kind`, "coco" or "posetrack", so that what reads the real ones can be
     tried without them: `count` people (or sequences of `frames` frames) to train with, a quarter of it to validate. With
     COCO's comes a file of detections, the validation boxes moved a little, twice."""
-    out, coco = Path(out), kind == "coco"
+    out, coco, skeleton = Path(out), kind == "coco", COCO if kind == "coco" else POSETRACK
     labelled = lambda joints: (joints * (joints[:, 2:] > 0)).ravel().tolist()
     for split, n in (("train", count), ("val", max(1, count // 4))):
         clips, pages = SyntheticClips(split, n, 1 if coco else frames, size), {}
@@ -717,7 +710,7 @@ def export(kind, out, count, frames=8, size=(256, 192)):
                 image = {"id": number, "frame_id": number, "file_name": file, "is_labeled": True, "vid_id": f"{i:06d}"}
                 person = {"id": 100 * number, "track_id": 0, "keypoints": labelled(joints),
                           "bbox_head": [*(ears - radius), 2 * radius, 2 * radius]}
-            page = pages.setdefault(page, {"images": [], "annotations": [], "categories": [_category(COCO if coco else POSETRACK)]})
+            page = pages.setdefault(page, {"images": [], "annotations": [], "categories": [skeleton.category]})
             page["images"].append(image)
             page["annotations"].append({"image_id": number, "category_id": 1, "bbox": clips.boxes[i].tolist(), "iscrowd": 0,
                                         "num_keypoints": sum(v > 0 for v in person["keypoints"][2::3]), **person})
@@ -725,16 +718,12 @@ def export(kind, out, count, frames=8, size=(256, 192)):
             save_image(clips.frame(i, t), out / file)
         if coco and split == "val":
             rng = random.Random(0)
-            moved = lambda box: [x + rng.gauss(0, size[1] / 50) for x in box]
             pages["annotations/person_detections_val2017.json"] = [
-                {"image_id": 1 + i, "category_id": 1, "bbox": moved(clips.boxes[i]), "score": rng.random()}
-                for i in [*range(n)] * 2]
+                {"image_id": 1 + i, "category_id": 1, "bbox": [x + rng.gauss(0, size[1] / 50) for x in clips.boxes[i]],
+                 "score": rng.random()} for i in [*range(n)] * 2]
         for file, page in pages.items():
             (out / file).parent.mkdir(parents=True, exist_ok=True)
             (out / file).write_text(json.dumps(page))
-
-def _category(skeleton):  # what the files of both formats say about the joints
-    return {"id": 1, "name": "person", "keypoints": list(skeleton.joints), "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs]}
 
 # -------------------------------------------------------------------------------------------------------- pictures
 LEFT, RIGHT, MIDDLE = (60, 230, 90), (255, 70, 60), (255, 220, 60)
@@ -744,18 +733,16 @@ def draw_pose(image, joints, skeleton=COCO, threshold=.2):
 
     joints: (K, 3) x, y in its pixels, and visibility or score, which must be above `threshold` to be drawn."""
     image = image.convert("RGB")
-    draw = ImageDraw.Draw(image)
-    joints = [[float(x) + .5, float(y) + .5, float(v)] for x, y, v in joints]  # Pillow counts from corners
-    seen = [joint[2] > threshold and math.isfinite(joint[0] + joint[1]) for joint in joints]
-    width = max(1, round(max(image.size) / 150))
+    draw, width = ImageDraw.Draw(image), max(1, round(max(image.size) / 150))
+    points = {k: (x + .5, y + .5) for k, (x, y, seen) in enumerate(np.asarray(joints, float).tolist())  # Pillow counts from corners
+              if seen > threshold and math.isfinite(x + y)}
     colours = [LEFT if "left" in name else RIGHT if "right" in name else MIDDLE for name in skeleton.joints]
     for a, b in skeleton.limbs:
-        if seen[a] and seen[b]:
+        if a in points and b in points:
             colour = colours[b] if colours[a] == colours[b] or colours[a] == MIDDLE else MIDDLE
-            draw.line([*joints[a][:2], *joints[b][:2]], fill=colour, width=width)
-    for (x, y, _), shown, colour in zip(joints, seen, colours):
-        if shown:
-            draw.ellipse((x - width, y - width, x + width, y + width), fill=colour)
+            draw.line([*points[a], *points[b]], fill=colour, width=width)
+    for k, point in points.items():
+        _disc(draw, colours[k], complex(*point), width)
     return image
 
 def sheet(rows):
@@ -768,9 +755,8 @@ def sheet(rows):
     return page
 
 def save_image(image, path):
-    """Write a PIL image, or a list of them as a GIF that repeats, under a temporary name, then rename it.
-
-    Raises DataError for an unknown ending or a place that cannot be written."""
+    """Write a PIL image, or a list of them as a GIF that repeats, under a temporary name, then rename it. Raises DataError for
+    an unknown ending or a place that cannot be written."""
     path, frames = Path(path), image if isinstance(image, list) else [image]
     form = Image.registered_extensions().get(path.suffix.lower())
     if form is None or (len(frames) > 1 and form != "GIF"):
@@ -783,26 +769,13 @@ def save_image(image, path):
         Path(f"{path}.tmp").unlink(missing_ok=True)
         raise DataError(f"cannot write {path} ({error.strerror or error}): choose another file") from None
 
-def measure_input(count=24, rounds=5):
-    """(augmented 256x192 samples, decoded files) a second, of one core, from 640x480 JPEG files of people 400 pixels high."""
-    rng, rates = random.Random(0), []
-    with tempfile.TemporaryDirectory() as folder:
-        export("coco", folder, count, size=(480, 640))
-        clips = CocoPeople(folder, "train")
-        clips.boxes[:, 0], clips.boxes[:, 2] = 240, 160  # of the person, not of the picture
-        for work in [lambda: clips.batch(range(count), rng), lambda: [Image.open(file).load() for file, in clips.files]] * rounds:
-            start = time.process_time()
-            work()
-            rates.append(count / (time.process_time() - start))
-    return max(rates[::2]), max(rates[1::2])
-
 def main():
     """Draw a few clips of synthetic people, their first and last poses beside them; or export a data set of them."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", help="the picture to write (default: people.png), or the folder to export to")
     parser.add_argument("--export", choices=("coco", "posetrack"), help="write drawn people in the layout of this data set")
     parser.add_argument("--clips", type=int, default=200, help="--export: people, or sequences, to train with (default: 200)")
-    options, cells = parser.parse_args(), []
+    options, cells, rng, rates = parser.parse_args(), [], random.Random(0), []
     if options.export and not options.out:
         raise DataError("--export needs --out DIR, the folder to write the data set to")
     if options.export:
@@ -818,8 +791,16 @@ def main():
     save_image(sheet([cells[i] + cells[i + 1] for i in range(0, len(cells), 2)]), out)
     print(f"{out}: {len(clips)} clips of {clips.frames} frames, each with its first and last pose")
     torch.set_num_threads(1)
-    samples, files = measure_input()
-    print(f"read on one core from 640x480 JPEG: {samples:.0f} augmented 256x192 samples/s; decoding alone {files:.0f} files/s")
+    with tempfile.TemporaryDirectory() as folder:
+        export("coco", folder, 24, size=(480, 640))
+        people = CocoPeople(folder, "train")
+        people.boxes[:, 0], people.boxes[:, 2] = 240, 160  # of the person, 400 pixels high, not of the picture
+        for work in [lambda: people.batch(range(24), rng), lambda: [Image.open(file).load() for file, in people.files]] * 5:
+            start = time.process_time()
+            work()
+            rates.append(24 / (time.process_time() - start))
+    print(f"read on one core from 640x480 JPEG: {max(rates[::2]):.0f} augmented 256x192 samples/s; "
+          f"decoding alone {max(rates[1::2]):.0f} files/s")
     print(f"drawn on one core: {len(clips) * clips.frames / seconds:.0f} frames/s of {clips.size[0]}x{clips.size[1]} pixels")
 
 if __name__ == "__main__":
