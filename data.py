@@ -74,9 +74,8 @@ def normalise(images):
     return (images.float() - mean) / std
 
 def window(box, size=(256, 192), padding=PADDING):
-    """The person's box (x, y, w, h) enlarged about its centre to the shape of `size` (H, W), then by `padding`.
-
-    Raises DataError for a box without area."""
+    """The person's box (x, y, w, h) enlarged about its centre to the shape of `size` (H, W), then by `padding`. Raises DataError
+    for a box without area."""
     x, y, w, h = (float(v) for v in box)
     if not (w > 0 and h > 0 and math.isfinite(x + y + w + h)):
         raise DataError(f"the box x={x:g}, y={y:g}, w={w:g}, h={h:g} has no area: give a width and height above 0")
@@ -104,9 +103,8 @@ def invert(matrix):
     return np.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)
 
 def transform(points, matrix):
-    """Points (..., 2 or 3) through an affine matrix (2, 3); a third column (visibility, score) stays as it is.
-
-    Many matrices (..., 2, 3) are broadcast over points (..., K, 2 or 3). Gives float64."""
+    """Points (..., 2 or 3) through an affine matrix (2, 3), or (..., K, 2 or 3) through matrices (..., 2, 3), as float64. A third
+    column (visibility, score) stays as it is."""
     result, matrix = np.array(points, dtype=np.float64), np.asarray(matrix, dtype=np.float64)
     shift = matrix[..., 2] if matrix.ndim == 2 else matrix[..., None, :, 2]
     result[..., :2] = result[..., :2] @ matrix[..., :2].swapaxes(-1, -2) + shift
@@ -160,10 +158,8 @@ def about(skeleton, size, cell=CELL):
             "joints": list(skeleton.joints), "flip": list(skeleton.flip), "limbs": [list(limb) for limb in skeleton.limbs]}
 
 def flip_heatmaps(heatmaps, skeleton, cell=CELL):
-    """Heatmaps (..., K, h, w) of a mirrored image -> those of the image: mirrored, left and right swapped.
-
-    With our cells the mirrored heatmap lies exactly on the other; with SBL's it is 3/4 of a cell off, and the usual shift by
-    one cell brings it nearest."""
+    """Heatmaps (..., K, h, w) of a mirrored image -> those of the image: mirrored, left and right swapped. With our cells they lie
+    exactly on the other's; with SBL's they are 3/4 of a cell off, and the usual shift by one cell brings them nearest."""
     heatmaps = heatmaps.flip(-1)[..., list(skeleton.flip), :, :]
     return heatmaps if cell == CELL else torch.cat([heatmaps[..., :1], heatmaps[..., :-1]], -1)
 
@@ -201,8 +197,7 @@ class Clips:
         return clips
 
     def _crop(self, index, t, matrix):
-        """Frame t of a clip warped by its matrix (2, 3), and True. Black and False where its picture cannot be read; says so, more
-        and more rarely."""
+        """Frame t of a clip warped by its matrix (2, 3), and True; or black and False if it cannot be read: says so ever more rarely."""
         try:
             return self.frame(index, t, lambda image: crop(image, matrix, self.size)), True
         except DataError as error:
@@ -533,15 +528,16 @@ class SyntheticClips(Clips):
 
 # ------------------------------------------------------------------------------------------ COCO 2017, PoseTrack 2018
 def _read(path, hint, kind=dict):
-    """A JSON file: a dict with the lists `images` and `annotations`, or a list; or a DataError that says what is wrong with it."""
+    """A JSON file: a dict with the lists `images` and `annotations`, or a list; or a DataError that says what is wrong."""
     try:
         page = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): {hint}") from None
     except ValueError:
         raise DataError(f"{path} is not complete JSON: it was probably cut off on the way, fetch it again") from None
-    if not isinstance(page, kind) or kind is dict and not all(isinstance(page.get(key), list) for key in ("images", "annotations")):
-        raise DataError(f"{path} is no list: {hint}" if kind is list else f"{path} has no lists 'images' and 'annotations': {hint}")
+    what = "is no list" if kind is list else "has no lists 'images' and 'annotations'"
+    if not isinstance(page, kind) or kind is dict and not all(isinstance(page.get(k), list) for k in ("images", "annotations")):
+        raise DataError(f"{path} {what}: {hint}")
     return page
 
 class _FileClips(Clips):
@@ -550,8 +546,8 @@ class _FileClips(Clips):
     ids: (N, F, 2) image id and annotation, track or detection id; -1 for a frame that only fills up a clip
     scores: (N,) of the boxes, 1 where people drew them
     annotations: what was read of the files, without the entries that no evaluation could make sense of
-    Subclasses say what an image must have (of_image: {key: type}) and the numbers a person must have (of_person: {key: shape}).
-    """
+    Subclasses say what an image must have (of_image: {key: type}), which numbers a person (of_person: {key: shape})."""
+
     def frame(self, index, t, use=lambda image: rgb(image).copy()):
         """What `use` makes of the opened picture. A turn noted in EXIF is not applied: annotations are for the pixels as stored."""
         path = self.files[index][t]
@@ -637,8 +633,7 @@ class PoseTrackClips(_FileClips):
 
     def __init__(self, root, split, frames=4, size=(256, 192), whole=True):
         folder = Path(root) / "annotations" / split
-        hint = "--root must be a folder with PoseTrack18's annotations/ and images/"
-        paths = sorted(folder.glob("*.json"))
+        paths, hint = sorted(folder.glob("*.json")), "--root must be a folder with PoseTrack18's annotations/ and images/"
         if not paths:
             raise DataError(f"there is no annotation file in {folder}: {hint}")
         self.skipped, self.sequences, clips = Counter(), {}, []
@@ -674,8 +669,7 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
     """Clips of `kind` "synthetic", "coco" or "posetrack": at most `count` clips of `frames` frames, cropped to `size`.
 
     split: train; val, which a search looks at; test, which only a report looks at. The real data sets' test annotations are not
-    public, so there "test" is val too, with every labelled frame of PoseTrack18. boxes: see CocoPeople. Says what was left out.
-    """
+    public, so there "test" is val too, with every labelled frame of PoseTrack18. boxes: see CocoPeople. Says what it left out."""
     if kind == "synthetic":
         return SyntheticClips(split, count, frames, size)
     real, test = "val" if split == "test" else split, split == "test"
@@ -734,8 +728,8 @@ def draw_pose(image, joints, skeleton=COCO, threshold=.2):
     joints: (K, 3) x, y in its pixels, and visibility or score, which must be above `threshold` to be drawn."""
     image = image.convert("RGB")
     draw, width = ImageDraw.Draw(image), max(1, round(max(image.size) / 150))
-    points = {k: (x + .5, y + .5) for k, (x, y, seen) in enumerate(np.asarray(joints, float).tolist())  # Pillow counts from corners
-              if seen > threshold and math.isfinite(x + y)}
+    points = {k: (x + .5, y + .5) for k, (x, y, seen) in enumerate(np.asarray(joints, float).tolist())
+              if seen > threshold and math.isfinite(x + y)}                 # Pillow counts from corners
     colours = [LEFT if "left" in name else RIGHT if "right" in name else MIDDLE for name in skeleton.joints]
     for a, b in skeleton.limbs:
         if a in points and b in points:
