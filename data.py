@@ -106,12 +106,11 @@ def transform(points, matrix):
     """Points (..., 2 or 3) through an affine matrix (2, 3), or (..., K, 2 or 3) through matrices (..., 2, 3), as float64. A third
     column (visibility, score) stays as it is."""
     result, matrix = np.array(points, dtype=np.float64), np.asarray(matrix, dtype=np.float64)
-    shift = matrix[..., 2] if matrix.ndim == 2 else matrix[..., None, :, 2]
-    result[..., :2] = result[..., :2] @ matrix[..., :2].swapaxes(-1, -2) + shift
+    result[..., :2] = result[..., :2] @ matrix[..., :2].swapaxes(-1, -2) + matrix[..., None, :, 2]
     return result
 
 def crop(image, matrix, size):
-    """Warp a PIL image by `matrix` (image -> crop pixels) to a uint8 tensor (3, H, W); black outside the image.
+    """Warp any PIL image by `matrix` (image -> crop pixels) to an RGB uint8 tensor (3, H, W); black outside the image.
 
     Bilinear, after averaging whole blocks of pixels where the crop is less than half as large as the person. A JPEG file
     that is opened but not loaded yet averages as it decodes, by 2, 4 or 8, which is much faster."""
@@ -119,7 +118,9 @@ def crop(image, matrix, size):
     shrink = max(1, int(math.sqrt(abs(np.linalg.det(back[:, :2])))))
     draft = image.draft(None, (image.width // shrink, image.height // shrink)) if shrink > 1 else None
     decoded = round(wide / draft[1][2]) if draft else 1
-    image = rgb(image)
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    image = image if image.mode == "RGB" else image.convert("RGB")
     if shrink // decoded > 1:
         image = image.reduce(shrink // decoded)
     # Pillow counts from the corner of a pixel, we count from its centre
@@ -127,12 +128,6 @@ def crop(image, matrix, size):
     back = (back / (decoded * (shrink // decoded))).round(9)  # so that nothing changes where nothing is to change
     pixels = image.transform((size[1], size[0]), Image.Transform.AFFINE, tuple(back.flat), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
-
-def rgb(image):
-    """Any PIL image as 8-bit RGB: grey, CMYK, transparent and 16-bit ones too, of an animated one the first frame."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 # ------------------------------------------------------------------------------------------------------- heatmaps
 CELL, SBL_CELL = 1.5, 0.0    # the crop pixel under the centre of a heatmap's cell 0: ours; SBL's, HRNet's and mmpose's
@@ -175,16 +170,14 @@ class Clips:
     name: for messages; skeleton; size: (H, W) of the crops
     boxes: (N, 4) x, y, w, h of the person over all frames, image pixels
     joints: (N, F, K, 3) x, y in image pixels, visibility 0 not annotated, 1 hidden, 2 visible
-    areas: (N, F) of the person in square image pixels, for OKS
-    cell: the crop pixel under the centre of cell 0 of the heatmaps
+    areas: (N, F) of the person in square image pixels, for OKS; cell: of the heatmaps, as for `targets`
     Subclasses add `frame(index, t, use)`, what `use` makes of a whole frame (a PIL image): by default that frame."""
-    cell = CELL
 
     def __init__(self, name, skeleton, size, boxes, joints, areas):
         if min(size) < 4 or size[0] % 4 or size[1] % 4:
             raise DataError(f"crops of {size[0]}x{size[1]} pixels have no heatmap of a quarter: use multiples of 4")
         self.name, self.skeleton, self.size, self.unread = name, skeleton, tuple(size), set()
-        self.boxes, self.joints, self.areas, self.frames = boxes, joints, areas, joints.shape[1]
+        self.boxes, self.joints, self.areas, self.frames, self.cell = boxes, joints, areas, joints.shape[1], CELL
 
     def __len__(self):
         return len(self.boxes)
@@ -221,10 +214,9 @@ class Clips:
             moved = transform(self.joints[index], matrices[-1])                                 # (F, K, 3)
             joints.append(moved[:, list(self.skeleton.flip)] if flip else moved)
         indices, matrices, joints = indices[share], matrices[share], torch.from_numpy(np.stack(joints[share])).float()
-        crops = [[self._crop(index, t, matrix) for t in range(self.frames)] for index, matrix in zip(indices, matrices)]
-        images, read = zip(*(zip(*clip) for clip in crops))
-        joints[..., 2] *= torch.tensor(read)[..., None]             # nothing is learnt from a picture that is not there
-        return Batch(torch.stack([torch.stack(clip) for clip in images]), torch.from_numpy(np.stack(matrices)), joints)
+        images, read = zip(*(self._crop(i, t, matrix) for i, matrix in zip(indices, matrices) for t in range(self.frames)))
+        joints[..., 2] *= torch.tensor(read).view(-1, self.frames, 1)   # nothing is learnt from a picture that is not there
+        return Batch(torch.stack(images).unflatten(0, joints.shape[:2]), torch.from_numpy(np.stack(matrices)), joints)
 
 # ------------------------------------------------------------------------------------------------ drawn people: body
 # A figure of 29 points moves in three dimensions: x to the right, y up, z towards the viewer; its height is about 1.
@@ -448,7 +440,6 @@ class _Scene:
         self.background = Image.blend(blobs, Image.new("RGB", blobs.size, _colour(rng, .05)), rng.uniform(0, .75))
         for _ in range(rng.randrange(1, 5)):
             _thing(rng, self.canvas)(ImageDraw.Draw(self.background), 0, complex(m, m))
-
         steps = np.arange(max(frames, 4), dtype=float)
         times = np.concatenate([steps, steps - .4, steps + .4] if self.blurred else [steps])    # of exposures 0, 1 and -1
         moves = [person.points(times) * (1, -1, 1) for person in self.people]                   # (T or 3T, 29, 3)
@@ -519,8 +510,7 @@ class SyntheticClips(Clips):
             for i, clip in enumerate(map(render, range(count)) if alone else pool.map(render, range(count), chunksize=16)):
                 self.images[i], joints[i] = clip
         boxes = np.tile([.1 * w, .1 * h, .8 * w, .8 * h], (count, 1))          # `affine` of it is the identity
-        low, high = joints[..., :2].min(2), joints[..., :2].max(2)                              # (N, F, 2)
-        areas = BOX_TO_AREA * (1.1 * (high - low)).prod(-1)                    # a body reaches a little beyond its joints
+        areas = BOX_TO_AREA * (1.1 * np.ptp(joints[..., :2], axis=2)).prod(-1)                  # a body reaches beyond its joints
         super().__init__(f"drawn people ({split})", COCO, size, boxes, joints, areas)
 
     def frame(self, index, t, use=lambda image: image):
@@ -546,9 +536,9 @@ class _FileClips(Clips):
     ids: (N, F, 2) image id and annotation, track or detection id; -1 for a frame that only fills up a clip
     scores: (N,) of the boxes, 1 where people drew them
     annotations: what was read of the files, without the entries that no evaluation could make sense of
-    Subclasses say what an image must have (of_image: {key: type}), which numbers a person (of_person: {key: shape})."""
+    Subclasses say what an image must have (of_image: {key: type})."""
 
-    def frame(self, index, t, use=lambda image: rgb(image).copy()):
+    def frame(self, index, t, use=Image.Image.copy):
         """What `use` makes of the opened picture. A turn noted in EXIF is not applied: annotations are for the pixels as stored."""
         path = self.files[index][t]
         try:
@@ -558,9 +548,10 @@ class _FileClips(Clips):
             reason = "there is no such file" if isinstance(error, FileNotFoundError) else "the file is damaged or no picture"
             raise DataError(f"cannot read the picture {path}: {reason}; fetch it again or correct --root") from None
 
-    def _people(self, page, root, folder, people):
+    def _people(self, page, folder, people, shapes):
         """The usable (picture's path, image, entry, box (4,), joints (17, 3)) of `people`, the annotations or detections of one
-        file, in its order. Counts the others; what no evaluation could use either is taken out of `page` and `people`."""
+        file, in its order; `shapes`: {key: shape} of the numbers that each must have. Counts the others; what no evaluation
+        could use either is taken out of `page` and `people`."""
         page["images"] = [image for image in page["images"] if isinstance(image, dict)
                           and all(isinstance(image.get(key), kind) for key, kind in self.of_image.items())]
         images, kept = {image["id"]: image for image in page["images"]}, []
@@ -568,7 +559,7 @@ class _FileClips(Clips):
         for person in people:
             try:
                 image = images.get(person["image_id"])
-                numbers = {key: np.array(person[key], float).reshape(shape) for key, shape in self.of_person.items()}
+                numbers = {key: np.array(person[key], float).reshape(shape) for key, shape in shapes.items()}
                 reason = ("picture not listed" if image is None else
                           "" if all(np.isfinite(value).all() for value in numbers.values()) else "not a number")
             except (KeyError, TypeError, ValueError, AttributeError):
@@ -576,7 +567,7 @@ class _FileClips(Clips):
             if not reason:
                 kept.append(person)
                 box, joints = np.array(person.get("bbox", [0] * 4), float), numbers.get("keypoints", np.zeros((17, 3)))
-                path = Path(root, folder, image["file_name"])
+                path = Path(folder, image["file_name"])
                 reasons = {"picture missing or empty": path.name not in names(path.parent), "crowd": person.get("iscrowd"),
                            "unlabelled frame": not image.get("is_labeled", True),
                            "box without area": box.shape != (4,) or not (box[2:] > 0).all(),
@@ -610,12 +601,11 @@ class CocoPeople(_FileClips):
     def __init__(self, root, split, size=(256, 192), boxes=None):
         path, self.skipped = Path(root) / "annotations" / f"person_keypoints_{split}2017.json", Counter()
         self.annotations = _read(path, "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/")
-        self.of_person = {"area": (), "iscrowd": (), "num_keypoints": (), "keypoints": (17, 3), "bbox": 4}
-        found = [*self._people(self.annotations, root, f"{split}2017", self.annotations["annotations"])]
+        folder, of_person = Path(root) / f"{split}2017", {"area": (), "iscrowd": (), "num_keypoints": (), "keypoints": (17, 3), "bbox": 4}
+        found = [*self._people(self.annotations, folder, self.annotations["annotations"], of_person)]
         if boxes:  # the annotations had to be looked through all the same: the evaluation needs them
             hint = "--boxes wants a JSON list of detections with image_id, category_id, bbox and score"
-            self.of_person = {"score": (), "category_id": (), "bbox": 4}
-            found = self._people(self.annotations, root, f"{split}2017", _read(boxes, hint, list))
+            found = self._people(self.annotations, folder, _read(boxes, hint, list), {"score": (), "category_id": (), "bbox": 4})
         clips = [[(file, (image["id"], person.get("id", i)), box, joints, float(person.get("area", box[2] * box[3])),
                    float(person.get("score", 1)))] for i, (file, image, person, box, joints) in enumerate(found)]
         self._finish(f"COCO {split}2017" + ", detected boxes" * bool(boxes), size, boxes or path, clips)
@@ -629,7 +619,6 @@ class PoseTrackClips(_FileClips):
     -1, so that each labelled frame is in exactly one clip: that is how an evaluation wants it.
     sequences: {file name: its images}"""
     skeleton, of_image = POSETRACK, {"id": int, "file_name": str, "frame_id": int}
-    of_person = {"track_id": (), "bbox_head": 4, "keypoints": (17, 3)}
 
     def __init__(self, root, split, frames=4, size=(256, 192), whole=True):
         folder = Path(root) / "annotations" / split
@@ -639,8 +628,8 @@ class PoseTrackClips(_FileClips):
         self.skipped, self.sequences, clips = Counter(), {}, []
         self.annotations = {"images": [], "annotations": [], "categories": [POSETRACK.category]}
         for path in paths:
-            page, tracks = _read(path, hint), {}
-            for file, image, person, box, joints in self._people(page, root, "", page["annotations"]):
+            page, tracks, of_person = _read(path, hint), {}, {"track_id": (), "bbox_head": 4, "keypoints": (17, 3)}
+            for file, image, person, box, joints in self._people(page, root, page["annotations"], of_person):
                 ids = image["id"], int(person["track_id"])
                 tracks.setdefault(ids[1], {})[image["frame_id"]] = (file, ids, box, joints, BOX_TO_AREA * box[2] * box[3], 1.)
             clips += [clip for track in tracks.values() for clip in self._cut(track, frames, whole)]
