@@ -136,8 +136,7 @@ def targets(joints, size, cell=CELL):
     """Joints in crop pixels -> the heatmaps a network should draw (SBL's encoding, with the exact centre kept).
 
     joints: (..., K, 3) float tensor, the third number > 0 where the joint is annotated; size: (H, W) of the crop.
-    Returns heatmaps (..., K, H/4, W/4), 1 at a joint's exact place, and weights (..., K), 0 for joints that are not
-    annotated or outside the crop."""
+    Returns heatmaps (..., K, H/4, W/4), 1 at a joint's exact place, and weights (..., K), 0 if not annotated or outside."""
     h, w = size[0] // 4, size[1] // 4
     sigma = 1 + h / 64  # in cells: 2 for a 64x48 heatmap (SBL), 1.5 for 32x24, and so on in a line
     x, y = ((joints[..., i] + 2 - cell) / 4 - .5 for i in (0, 1))                               # (..., K), in cells
@@ -153,8 +152,8 @@ def about(skeleton, size, cell=CELL):
             "joints": list(skeleton.joints), "flip": list(skeleton.flip), "limbs": [list(limb) for limb in skeleton.limbs]}
 
 def flip_heatmaps(heatmaps, skeleton, cell=CELL):
-    """Heatmaps (..., K, h, w) of a mirrored image -> those of the image: mirrored, left and right swapped. With our cells they lie
-    exactly on the other's; with SBL's they are 3/4 of a cell off, and the usual shift by one cell brings them nearest."""
+    """Heatmaps (..., K, h, w) of a mirrored image -> those of the image: mirrored, left and right swapped. With our cells they
+    lie exactly on the image's; with SBL's they are 3/4 of a cell off, and the usual shift by one cell brings them nearest."""
     heatmaps = heatmaps.flip(-1)[..., list(skeleton.flip), :, :]
     return heatmaps if cell == CELL else torch.cat([heatmaps[..., :1], heatmaps[..., :-1]], -1)
 
@@ -190,13 +189,13 @@ class Clips:
         return clips
 
     def _crop(self, index, t, matrix):
-        """Frame t of a clip warped by its matrix (2, 3), and True; or black and False if it cannot be read: says so ever more rarely."""
+        """Frame t of a clip warped by its matrix (2, 3), and True; if it cannot be read, black, False and a word, ever more rarely."""
         try:
             return self.frame(index, t, lambda image: crop(image, matrix, self.size)), True
         except DataError as error:
             known = len(self.unread)
             self.unread.add(self.files[index][t])
-            if len(self.unread) > known and len(self.unread).bit_count() == 1:  # 1, 2, 4, 8 ...
+            if len(self.unread) > known and len(self.unread).bit_count() == 1:                  # 1, 2, 4, 8 ...
                 print(f"{self.name}: {len(self.unread)} pictures left out so far; {error}", file=sys.stderr)
             return torch.zeros(3, *self.size, dtype=torch.uint8), False
 
@@ -208,9 +207,8 @@ class Clips:
         share: which of the clips to return. All are drawn for, so a part has the augmentation that it has in the whole."""
         indices, matrices, joints = [int(index) for index in indices], [], []
         for index in indices:
-            turn, scale, flip = ((rng.uniform(-rotation, rotation), rng.uniform(.9, 1.1), rng.random() < .5) if rng else
-                                 (0., 1., False))
-            matrices.append(affine(self.boxes[index], self.size, turn, scale, flip))
+            turn, zoom, flip = (rng.uniform(-rotation, rotation), rng.uniform(.9, 1.1), rng.random() < .5) if rng else (0, 1, 0)
+            matrices.append(affine(self.boxes[index], self.size, turn, zoom, flip))
             moved = transform(self.joints[index], matrices[-1])                                 # (F, K, 3)
             joints.append(moved[:, list(self.skeleton.flip)] if flip else moved)
         indices, matrices, joints = indices[share], matrices[share], torch.from_numpy(np.stack(joints[share])).float()
@@ -392,7 +390,6 @@ def _hidden(p, z):
     return ((abs(share * along - apart) < radius) & (nearer > .02 + radius / 2)).any(-1)
 
 # ----------------------------------------------------------------------------------------------- drawn people: clips
-SPLITS = ("train", "val", "test")
 SUPERSAMPLE = 2
 # Normal numbers drawn once; a frame takes `count` of them from a random place on, which is much faster.
 _noise = functools.cache(lambda count: np.random.default_rng(0).standard_normal(count + (1 << 20), dtype=np.float32))
@@ -473,8 +470,8 @@ def render_clip(split, index, frames=4, size=(128, 96)):
 
     A function of (split, index) alone, on every machine; more frames only append to the same first ones. Visibility is 2, 1
     (behind an obstacle, another person or the own body) or 0 (outside the picture). Raises DataError for an unknown split."""
-    if split not in SPLITS:
-        raise DataError(f"there are no drawn people called {split!r}: choose one of {', '.join(SPLITS)}")
+    if split not in ("train", "val", "test"):
+        raise DataError(f"there are no drawn people called {split!r}: choose one of train, val, test")
     scene = _Scene(random.Random(f"{split}/{index}"), size, frames)
     images, joints = np.empty((frames, *size, 3), np.uint8), np.empty((frames, 17, 3), np.float32)
     for t in range(frames):
@@ -493,10 +490,10 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     return images, joints
 
 class SyntheticClips(Clips):
-    """The first `count` drawn clips of `split`, all rendered here and kept as one uint8 array.
+    """The first `count` drawn clips of `split`, rendered here as one uint8 array; unless augmented, a crop is the whole frame.
 
-    workers: processes to render with; by default one for each core, and none for a few clips. The pictures do not depend on
-    it. The frame itself is the window: without augmentation a crop is the frame."""
+    workers: processes to render with (no picture depends on it); by default one for each core, and none for a few clips."""
+
     def __init__(self, split, count, frames=4, size=(128, 96), workers=None):
         if count < 1 or frames < 1:
             raise DataError(f"{count} drawn clips of {frames} frames: both numbers must be at least 1")
@@ -517,29 +514,27 @@ class SyntheticClips(Clips):
         return use(Image.fromarray(self.images[index, t]))
 
 # ------------------------------------------------------------------------------------------ COCO 2017, PoseTrack 2018
-def _read(path, hint, kind=dict):
-    """A JSON file: a dict with the lists `images` and `annotations`, or a list; or a DataError that says what is wrong."""
+def _read(path, hint, lists=("images", "annotations")):
+    """A JSON file: a dict with these lists, or a list if there are none; or a DataError that says what is wrong with it."""
     try:
         page = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): {hint}") from None
     except ValueError:
         raise DataError(f"{path} is not complete JSON: it was probably cut off on the way, fetch it again") from None
-    what = "is no list" if kind is list else "has no lists 'images' and 'annotations'"
-    if not isinstance(page, kind) or kind is dict and not all(isinstance(page.get(k), list) for k in ("images", "annotations")):
-        raise DataError(f"{path} {what}: {hint}")
+    if not isinstance(page, dict if lists else list) or not all(isinstance(page.get(key), list) for key in lists):
+        raise DataError(f"{path} {'has no lists ' + ' and '.join(map(repr, lists)) if lists else 'is no list'}: {hint}")
     return page
 
 class _FileClips(Clips):
     """Clips whose frames are read from files: `files[n][t]`. `skipped` counts what was left out, by reason.
 
     ids: (N, F, 2) image id and annotation, track or detection id; -1 for a frame that only fills up a clip
-    scores: (N,) of the boxes, 1 where people drew them
-    annotations: what was read of the files, without the entries that no evaluation could make sense of
-    Subclasses say what an image must have (of_image: {key: type})."""
+    scores: (N,) of the boxes, 1 where people drew them; of_image: {key: type} that an image must have
+    annotations: what was read of the files, without the entries that no evaluation could make sense of"""
 
     def frame(self, index, t, use=Image.Image.copy):
-        """What `use` makes of the opened picture. A turn noted in EXIF is not applied: annotations are for the pixels as stored."""
+        """What `use` makes of the opened picture. A turn noted in EXIF is not applied: annotations are for pixels as stored."""
         path = self.files[index][t]
         try:
             with Image.open(path) as image:
@@ -555,7 +550,7 @@ class _FileClips(Clips):
         page["images"] = [image for image in page["images"] if isinstance(image, dict)
                           and all(isinstance(image.get(key), kind) for key, kind in self.of_image.items())]
         images, kept = {image["id"]: image for image in page["images"]}, []
-        names = functools.cache(lambda folder: {f.name for f in os.scandir(folder) if f.stat().st_size} if folder.is_dir() else ())
+        names = functools.cache(lambda path: {f.name for f in os.scandir(path) if f.stat().st_size} if path.is_dir() else ())
         for person in people:
             try:
                 image = images.get(person["image_id"])
@@ -582,9 +577,9 @@ class _FileClips(Clips):
 
     def _finish(self, name, size, where, clips):
         """Fill the fields from clips: lists of (file, ids, box, joints, area, score), one for each frame."""
+        self.left_out = ", ".join(f"{count} x {reason}" for reason, count in self.skipped.items())
         if not clips:
-            why = ", ".join(f"{count} x {reason}" for reason, count in self.skipped.items()) or "it lists no person"
-            raise DataError(f"{where} has nobody to look at ({why}): check --root, the split and --frames")
+            raise DataError(f"{where} has nobody to look at ({self.left_out or 'it lists no person'}): check --root, the split and --frames")
         files, ids, boxes, joints, areas, scores = zip(*(zip(*clip) for clip in clips))         # each (N, F, ...)
         self.files, self.ids, self.scores = files, np.array(ids), np.array(scores)[:, 0]
         low, high = np.array(boxes)[..., :2].min(1), (np.array(boxes)[..., :2] + np.array(boxes)[..., 2:]).max(1)
@@ -601,11 +596,11 @@ class CocoPeople(_FileClips):
     def __init__(self, root, split, size=(256, 192), boxes=None):
         path, self.skipped = Path(root) / "annotations" / f"person_keypoints_{split}2017.json", Counter()
         self.annotations = _read(path, "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/")
-        folder, of_person = Path(root) / f"{split}2017", {"area": (), "iscrowd": (), "num_keypoints": (), "keypoints": (17, 3), "bbox": 4}
+        folder, of_person = Path(root) / f"{split}2017", dict(area=(), iscrowd=(), num_keypoints=(), keypoints=(17, 3), bbox=4)
         found = [*self._people(self.annotations, folder, self.annotations["annotations"], of_person)]
         if boxes:  # the annotations had to be looked through all the same: the evaluation needs them
             hint = "--boxes wants a JSON list of detections with image_id, category_id, bbox and score"
-            found = self._people(self.annotations, folder, _read(boxes, hint, list), {"score": (), "category_id": (), "bbox": 4})
+            found = self._people(self.annotations, folder, _read(boxes, hint, ()), dict(score=(), category_id=(), bbox=4))
         clips = [[(file, (image["id"], person.get("id", i)), box, joints, float(person.get("area", box[2] * box[3])),
                    float(person.get("score", 1)))] for i, (file, image, person, box, joints) in enumerate(found)]
         self._finish(f"COCO {split}2017" + ", detected boxes" * bool(boxes), size, boxes or path, clips)
@@ -616,8 +611,7 @@ class PoseTrackClips(_FileClips):
     One window for the clip, around the union of the frames' boxes; no frame is in two clips. PoseTrack labels each frame
     in the middle of a video and every fourth elsewhere: both count as consecutive, a mixture or a gap does not.
     whole: leave out shorter rests of a track. Otherwise they are filled up with their last frame, unlabelled and with the ids
-    -1, so that each labelled frame is in exactly one clip: that is how an evaluation wants it.
-    sequences: {file name: its images}"""
+    -1, so that an evaluation finds each labelled frame in exactly one clip. sequences: {file name: its images}"""
     skeleton, of_image = POSETRACK, {"id": int, "file_name": str, "frame_id": int}
 
     def __init__(self, root, split, frames=4, size=(256, 192), whole=True):
@@ -628,7 +622,7 @@ class PoseTrackClips(_FileClips):
         self.skipped, self.sequences, clips = Counter(), {}, []
         self.annotations = {"images": [], "annotations": [], "categories": [POSETRACK.category]}
         for path in paths:
-            page, tracks, of_person = _read(path, hint), {}, {"track_id": (), "bbox_head": 4, "keypoints": (17, 3)}
+            page, tracks, of_person = _read(path, hint), {}, dict(track_id=(), bbox_head=4, keypoints=(17, 3))
             for file, image, person, box, joints in self._people(page, root, page["annotations"], of_person):
                 ids = image["id"], int(person["track_id"])
                 tracks.setdefault(ids[1], {})[image["frame_id"]] = (file, ids, box, joints, BOX_TO_AREA * box[2] * box[3], 1.)
@@ -663,15 +657,14 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
         return SyntheticClips(split, count, frames, size)
     real, test = "val" if split == "test" else split, split == "test"
     clips = CocoPeople(root, real, size, boxes) if kind == "coco" else PoseTrackClips(root, real, frames, size, whole=not test)
-    if clips.skipped:
-        print(f"{clips.name}: left out " + ", ".join(f"{n} x {reason}" for reason, n in clips.skipped.items()))
+    if clips.left_out:
+        print(f"{clips.name}: left out {clips.left_out}")
     return clips.head(count) if count else clips
 
 # ------------------------------------------------------------------------------------------------------------ export
 def export(kind, out, count, frames=8, size=(256, 192)):
-    """Write drawn people as a data set in the layout of `kind`, "coco" or "posetrack", so that what reads the real ones can be
-    tried without them: `count` people (or sequences of `frames` frames) to train with, a quarter of it to validate. With
-    COCO's comes a file of detections, the validation boxes moved a little, twice."""
+    """Write drawn people in the layout of `kind`, "coco" or "posetrack", to try what reads the real ones: `count` people (or
+    sequences of `frames` frames) to train with, a quarter to validate; for COCO detections too: their boxes, moved, twice."""
     out, coco, skeleton = Path(out), kind == "coco", COCO if kind == "coco" else POSETRACK
     labelled = lambda joints: (joints * (joints[:, 2:] > 0)).ravel().tolist()
     for split, n in (("train", count), ("val", max(1, count // 4))):
