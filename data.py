@@ -25,6 +25,7 @@ import random
 import sys
 import tempfile
 import time
+import timeit
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -189,7 +190,7 @@ class Clips:
         return clips
 
     def _crop(self, index, t, matrix):
-        """Frame t of a clip warped by its matrix (2, 3), and True; if it cannot be read, black, False and a word, ever more rarely."""
+        """Frame t warped by its matrix (2, 3), and True; black and False if it cannot be read, which is told ever more rarely."""
         try:
             return self.frame(index, t, lambda image: crop(image, matrix, self.size)), True
         except DataError as error:
@@ -579,7 +580,8 @@ class _FileClips(Clips):
         """Fill the fields from clips: lists of (file, ids, box, joints, area, score), one for each frame."""
         self.left_out = ", ".join(f"{count} x {reason}" for reason, count in self.skipped.items())
         if not clips:
-            raise DataError(f"{where} has nobody to look at ({self.left_out or 'it lists no person'}): check --root, the split and --frames")
+            why = self.left_out or "it lists no person"
+            raise DataError(f"{where} has nobody to look at ({why}): check --root, the split and --frames")
         files, ids, boxes, joints, areas, scores = zip(*(zip(*clip) for clip in clips))         # each (N, F, ...)
         self.files, self.ids, self.scores = files, np.array(ids), np.array(scores)[:, 0]
         low, high = np.array(boxes)[..., :2].min(1), (np.array(boxes)[..., :2] + np.array(boxes)[..., 2:]).max(1)
@@ -751,7 +753,7 @@ def main():
     parser.add_argument("--out", help="the picture to write (default: people.png), or the folder to export to")
     parser.add_argument("--export", choices=("coco", "posetrack"), help="write drawn people in the layout of this data set")
     parser.add_argument("--clips", type=int, default=200, help="--export: people, or sequences, to train with (default: 200)")
-    options, cells, rng, rates = parser.parse_args(), [], random.Random(0), []
+    options, cells, rng = parser.parse_args(), [], random.Random(0)
     if options.export and not options.out:
         raise DataError("--export needs --out DIR, the folder to write the data set to")
     if options.export:
@@ -771,12 +773,9 @@ def main():
         export("coco", folder, 24, size=(480, 640))
         people = CocoPeople(folder, "train")
         people.boxes[:, 0], people.boxes[:, 2] = 240, 160  # of the person, 400 pixels high, not of the picture
-        for work in [lambda: people.batch(range(24), rng), lambda: [Image.open(file).load() for file, in people.files]] * 5:
-            start = time.process_time()
-            work()
-            rates.append(24 / (time.process_time() - start))
-    print(f"read on one core from 640x480 JPEG: {max(rates[::2]):.0f} augmented 256x192 samples/s; "
-          f"decoding alone {max(rates[1::2]):.0f} files/s")
+        works = lambda: people.batch(range(24), rng), lambda: [Image.open(file).load() for file, in people.files]
+        samples, files = (24 / min(timeit.repeat(work, number=1, timer=time.process_time)) for work in works)
+    print(f"read on one core from 640x480 JPEG: {samples:.0f} augmented 256x192 samples/s; decoding alone {files:.0f} files/s")
     print(f"drawn on one core: {len(clips) * clips.frames / seconds:.0f} frames/s of {clips.size[0]}x{clips.size[1]} pixels")
 
 if __name__ == "__main__":
