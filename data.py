@@ -9,10 +9,8 @@ be handed to the next (Sec. 3.3); a COCO person is a clip of one frame. Every so
 Coordinates: a pixel's centre has whole numbers, x to the right, y down. A heatmap has a quarter of the crop's size;
 its cell i lies over the pixels 4i .. 4i+3, so its centre is at pixel 4i + 1.5.
 
-The drawn people are ours, not the paper's: they let every stage run on a laptop without a download. See them with
-
-    python data.py                                     # writes people.png, prints how many frames a second were drawn
-"""
+The drawn people are ours, not the paper's: they let every stage run on a laptop without a download. `python data.py` writes
+people.png and prints how many frames a second it draws, crops and decodes."""
 import argparse
 import cmath
 import colorsys
@@ -27,48 +25,44 @@ import random
 import sys
 import tempfile
 import time
+import timeit
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch.utils.data import Dataset
 
 class DataError(Exception):
     """Something the user can put right; the message names the file or option and says what to do."""
 
 # ---------------------------------------------------------------------------------------------------- skeletons
-@dataclass(frozen=True)
 class Skeleton:
-    """Names and constants of one set of joints; nothing else in the project knows them."""
-    name: str
-    joints: tuple       # K names, in the order of the annotation files
-    flip: tuple         # K indices: joint k of a mirrored person is joint flip[k] of the person
-    sigmas: tuple       # K constants of the object keypoint similarity (OKS); the variance is (2 sigma)^2
-    limbs: tuple        # pairs of joint indices, to draw
+    """K joints; nothing else in the project knows them. The five of the head differ between data sets, the body's do not.
 
-def _skeleton(name, head, head_sigmas, head_limbs):
-    """The five `head` joints differ between data sets, the twelve joints of the body do not."""
-    body = [f"{side}_{part}" for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-            for side in ("left", "right")]
-    joints = (*head, *body)
-    mirror = {"left": "right", "right": "left"}
-    flip = tuple(joints.index("_".join(mirror.get(word, word) for word in joint.split("_"))) for joint in joints)
-    sigmas = head_sigmas + tuple(s for s in (.079, .072, .062, .107, .087, .089) for _ in range(2))
-    limbs = head_limbs + ((5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12),
-                          (11, 13), (13, 15), (12, 14), (14, 16))
-    return Skeleton(name, joints, flip, sigmas, limbs)
+    joints: names in the order of the annotation files; flip: joint k of a mirrored person is joint flip[k] of the person;
+    sigmas: constants of the object keypoint similarity (OKS), the variance is (2 sigma)^2; limbs: pairs of indices, to draw;
+    category: what the annotation files say about the joints."""
 
-COCO = _skeleton("coco", ("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
-                 (.026, .025, .025, .035, .035), ((0, 1), (0, 2), (1, 3), (2, 4)))
+    def __init__(self, head, head_sigmas, head_limbs):
+        body = "shoulder", "elbow", "wrist", "hip", "knee", "ankle"
+        self.joints = (*head, *(f"{side}_{part}" for part in body for side in ("left", "right")))
+        # of what comes in pairs, the right one follows the left one
+        self.flip = tuple(k + name.startswith("left") - name.startswith("right") for k, name in enumerate(self.joints))
+        self.sigmas = head_sigmas + tuple(s for s in (.079, .072, .062, .107, .087, .089) for _ in range(2))
+        self.limbs = head_limbs + ((5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15),
+                                   (12, 14), (14, 16))
+        self.category = {"id": 1, "name": "person", "keypoints": list(self.joints),
+                         "skeleton": [[a + 1, b + 1] for a, b in self.limbs]}
+
+COCO = Skeleton(("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
+                (.026, .025, .025, .035, .035), ((0, 1), (0, 2), (1, 3), (2, 4)))
 # PoseTrack18 keeps COCO's 17 slots, two of them renamed; its ears are never annotated. It has no OKS constants: for
 # head_bottom (the neck) we take the shoulder's, for head_top the ear's.
-POSETRACK = _skeleton("posetrack", ("nose", "head_bottom", "head_top", "left_ear", "right_ear"),
-                      (.026, .079, .035, .035, .035), ((0, 1), (0, 2), (1, 5), (1, 6)))
+POSETRACK = Skeleton(("nose", "head_bottom", "head_top", "left_ear", "right_ear"),
+                     (.026, .079, .035, .035, .035), ((0, 1), (0, 2), (1, 5), (1, 6)))
 
 # -------------------------------------------------------------------------------------- windows, crops and matrices
 BOX_TO_AREA = 0.53      # a person's share of the box, where no outline was drawn (the usual figure of tools for COCO)
@@ -77,14 +71,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)      # of ImageNet, RGB
 
 def normalise(images):
     """uint8 images (..., 3, H, W) -> float32 of the same shape, ImageNet mean 0 and deviation 1."""
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1) * 255
-    std = torch.tensor(STD, device=images.device).view(3, 1, 1) * 255
+    mean, std = (torch.tensor(channels, device=images.device).view(3, 1, 1) * 255 for channels in (MEAN, STD))
     return (images.float() - mean) / std
 
 def window(box, size=(256, 192), padding=PADDING):
-    """The person's box (x, y, w, h) enlarged about its centre to the shape of `size` (H, W), then by `padding`.
-
-    Raises DataError for a box without area."""
+    """The person's box (x, y, w, h) enlarged about its centre to the shape of `size` (H, W), then by `padding`. Raises DataError
+    for a box without area."""
     x, y, w, h = (float(v) for v in box)
     if not (w > 0 and h > 0 and math.isfinite(x + y + w + h)):
         raise DataError(f"the box x={x:g}, y={y:g}, w={w:g}, h={h:g} has no area: give a width and height above 0")
@@ -100,9 +92,7 @@ def affine(box, size=(256, 192), rotation=0.0, scale=1.0, flip=False):
     x, y, wide, high = window(box, size)
     zoom, angle = scale * size[1] / wide, math.radians(rotation)
     cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
-    linear = np.array([[cos, -sin], [sin, cos]])
-    if flip:
-        linear[0] *= -1
+    linear = np.array([[cos, -sin], [sin, cos]]) * [[-1 if flip else 1], [1]]
     # the middle of the window goes to the middle of the crop; -.5 because pixel 0 reaches from -.5 to .5
     source, target = np.array([x + wide / 2, y + high / 2]) - .5, np.array([size[1] / 2, size[0] / 2]) - .5
     return np.column_stack([linear, target - linear @ source])
@@ -114,16 +104,14 @@ def invert(matrix):
     return np.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)
 
 def transform(points, matrix):
-    """Points (..., 2 or 3) through an affine matrix (2, 3); a third column (visibility, score) stays as it is.
-
-    Many matrices (..., 2, 3) are broadcast over points (..., K, 2 or 3). Gives float64."""
+    """Points (..., 2 or 3) through an affine matrix (2, 3), or (..., K, 2 or 3) through matrices (..., 2, 3), as float64. A third
+    column (visibility, score) stays as it is."""
     result, matrix = np.array(points, dtype=np.float64), np.asarray(matrix, dtype=np.float64)
-    shift = matrix[..., 2] if matrix.ndim == 2 else matrix[..., None, :, 2]
-    result[..., :2] = result[..., :2] @ matrix[..., :2].swapaxes(-1, -2) + shift
+    result[..., :2] = result[..., :2] @ matrix[..., :2].swapaxes(-1, -2) + matrix[..., None, :, 2]
     return result
 
 def crop(image, matrix, size):
-    """Warp a PIL image by `matrix` (image -> crop pixels) to a uint8 tensor (3, H, W); black outside the image.
+    """Warp any PIL image by `matrix` (image -> crop pixels) to an RGB uint8 tensor (3, H, W); black outside the image.
 
     Bilinear, after averaging whole blocks of pixels where the crop is less than half as large as the person. A JPEG file
     that is opened but not loaded yet averages as it decodes, by 2, 4 or 8, which is much faster."""
@@ -131,7 +119,9 @@ def crop(image, matrix, size):
     shrink = max(1, int(math.sqrt(abs(np.linalg.det(back[:, :2])))))
     draft = image.draft(None, (image.width // shrink, image.height // shrink)) if shrink > 1 else None
     decoded = round(wide / draft[1][2]) if draft else 1
-    image = rgb(image)
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    image = image if image.mode == "RGB" else image.convert("RGB")
     if shrink // decoded > 1:
         image = image.reduce(shrink // decoded)
     # Pillow counts from the corner of a pixel, we count from its centre
@@ -140,12 +130,6 @@ def crop(image, matrix, size):
     pixels = image.transform((size[1], size[0]), Image.Transform.AFFINE, tuple(back.flat), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
 
-def rgb(image):
-    """Any PIL image as 8-bit RGB: grey, CMYK, transparent and 16-bit ones too, of an animated one the first frame."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB")
-
 # ------------------------------------------------------------------------------------------------------- heatmaps
 CELL, SBL_CELL = 1.5, 0.0    # the crop pixel under the centre of a heatmap's cell 0: ours; SBL's, HRNet's and mmpose's
 
@@ -153,15 +137,13 @@ def targets(joints, size, cell=CELL):
     """Joints in crop pixels -> the heatmaps a network should draw (SBL's encoding, with the exact centre kept).
 
     joints: (..., K, 3) float tensor, the third number > 0 where the joint is annotated; size: (H, W) of the crop.
-    Returns heatmaps (..., K, H/4, W/4), 1 at a joint's exact place, and weights (..., K), 0 for joints that are not
-    annotated or outside the crop."""
+    Returns heatmaps (..., K, H/4, W/4), 1 at a joint's exact place, and weights (..., K), 0 if not annotated or outside."""
     h, w = size[0] // 4, size[1] // 4
     sigma = 1 + h / 64  # in cells: 2 for a 64x48 heatmap (SBL), 1.5 for 32x24, and so on in a line
     x, y = ((joints[..., i] + 2 - cell) / 4 - .5 for i in (0, 1))                               # (..., K), in cells
     inside = (joints[..., 2] > 0) & (x >= -.5) & (x < w - .5) & (y >= -.5) & (y < h - .5)
-    x, y = torch.where(inside, x, 0), torch.where(inside, y, 0)
-    column = torch.exp(-((torch.arange(w, device=x.device) - x[..., None]) / sigma) ** 2 / 2)   # (..., K, W/4)
-    row = torch.exp(-((torch.arange(h, device=y.device) - y[..., None]) / sigma) ** 2 / 2)      # (..., K, H/4)
+    column, row = (torch.exp(-((torch.arange(n, device=at.device) - torch.where(inside, at, 0)[..., None]) / sigma) ** 2 / 2)
+                   for at, n in ((x, w), (y, h)))                                       # (..., K, W/4), (..., K, H/4)
     weights = inside.to(joints.dtype)
     return (weights[..., None] * row)[..., :, None] * column[..., None, :], weights
 
@@ -171,10 +153,8 @@ def about(skeleton, size, cell=CELL):
             "joints": list(skeleton.joints), "flip": list(skeleton.flip), "limbs": [list(limb) for limb in skeleton.limbs]}
 
 def flip_heatmaps(heatmaps, skeleton, cell=CELL):
-    """Heatmaps (..., K, h, w) of a mirrored image -> those of the image: mirrored, left and right swapped.
-
-    With our cells the mirrored heatmap lies exactly on the other; with SBL's it is 3/4 of a cell off, and the usual shift by
-    one cell brings it nearest."""
+    """Heatmaps (..., K, h, w) of a mirrored image -> those of the image: mirrored, left and right swapped. With our cells they
+    lie exactly on the image's; with SBL's they are 3/4 of a cell off, and the usual shift by one cell brings them nearest."""
     heatmaps = heatmaps.flip(-1)[..., list(skeleton.flip), :, :]
     return heatmaps if cell == CELL else torch.cat([heatmaps[..., :1], heatmaps[..., :-1]], -1)
 
@@ -184,26 +164,20 @@ class Batch(NamedTuple):
     matrices: torch.Tensor      # (B, 2, 3) float64, image pixels -> crop pixels, one window for all frames of a clip
     joints: torch.Tensor        # (B, F, K, 3) x, y in crop pixels (left and right swapped where mirrored), visibility
 
-class Clips(Dataset):
+class Clips:
     """N clips of F frames of one person each, seen through one window.
 
     name: for messages; skeleton; size: (H, W) of the crops
     boxes: (N, 4) x, y, w, h of the person over all frames, image pixels
     joints: (N, F, K, 3) x, y in image pixels, visibility 0 not annotated, 1 hidden, 2 visible
-    areas: (N, F) of the person in square image pixels, for OKS
-    cell: the crop pixel under the centre of cell 0 of the heatmaps
-    Subclasses add `frame(index, t)`, a whole frame as a PIL image, and name in `per_clip` what else they keep."""
-    per_clip, cell = ("boxes", "joints", "areas"), CELL
+    areas: (N, F) of the person in square image pixels, for OKS; cell: of the heatmaps, as for `targets`
+    Subclasses add `frame(index, t, use)`, what `use` makes of a whole frame (a PIL image): by default that frame."""
 
     def __init__(self, name, skeleton, size, boxes, joints, areas):
         if min(size) < 4 or size[0] % 4 or size[1] % 4:
             raise DataError(f"crops of {size[0]}x{size[1]} pixels have no heatmap of a quarter: use multiples of 4")
-        self.name, self.skeleton, self.size = name, skeleton, tuple(size)
-        self.boxes, self.joints, self.areas = boxes, joints, areas
-
-    @property
-    def frames(self):
-        return self.joints.shape[1]
+        self.name, self.skeleton, self.size, self.unread = name, skeleton, tuple(size), set()
+        self.boxes, self.joints, self.areas, self.frames, self.cell = boxes, joints, areas, joints.shape[1], CELL
 
     def __len__(self):
         return len(self.boxes)
@@ -211,13 +185,20 @@ class Clips(Dataset):
     def head(self, count):
         """The first `count` clips, sharing their memory."""
         clips = copy.copy(self)
-        for field in self.per_clip:
+        for field in {"boxes", "joints", "areas", "images", "files", "ids", "scores"} & vars(self).keys():
             setattr(clips, field, getattr(self, field)[:count])
         return clips
 
     def _crop(self, index, t, matrix):
-        """Frame t of a clip warped by its matrix (2, 3), and whether it could be read."""
-        return crop(self.frame(index, t), matrix, self.size), True
+        """Frame t warped by its matrix (2, 3), and True; black and False if it cannot be read, which is told ever more rarely."""
+        try:
+            return self.frame(index, t, lambda image: crop(image, matrix, self.size)), True
+        except DataError as error:
+            known = len(self.unread)
+            self.unread.add(self.files[index][t])
+            if len(self.unread) > known and len(self.unread).bit_count() == 1:                  # 1, 2, 4, 8 ...
+                print(f"{self.name}: {len(self.unread)} pictures left out so far; {error}", file=sys.stderr)
+            return torch.zeros(3, *self.size, dtype=torch.uint8), False
 
     def batch(self, indices, rng=None, rotation=40.0, share=slice(None)):
         """Crops, matrices and joints of the clips `indices` as a `Batch`.
@@ -227,17 +208,14 @@ class Clips(Dataset):
         share: which of the clips to return. All are drawn for, so a part has the augmentation that it has in the whole."""
         indices, matrices, joints = [int(index) for index in indices], [], []
         for index in indices:
-            turn, scale, flip = 0.0, 1.0, False
-            if rng is not None:
-                turn, scale, flip = rng.uniform(-rotation, rotation), rng.uniform(.9, 1.1), rng.random() < .5
-            matrices.append(affine(self.boxes[index], self.size, turn, scale, flip))
+            turn, zoom, flip = (rng.uniform(-rotation, rotation), rng.uniform(.9, 1.1), rng.random() < .5) if rng else (0, 1, 0)
+            matrices.append(affine(self.boxes[index], self.size, turn, zoom, flip))
             moved = transform(self.joints[index], matrices[-1])                                 # (F, K, 3)
             joints.append(moved[:, list(self.skeleton.flip)] if flip else moved)
         indices, matrices, joints = indices[share], matrices[share], torch.from_numpy(np.stack(joints[share])).float()
-        crops = [[self._crop(index, t, matrix) for t in range(self.frames)] for index, matrix in zip(indices, matrices)]
-        images, read = zip(*(zip(*clip) for clip in crops))
-        joints[..., 2] *= torch.tensor(read)[..., None]             # nothing is learnt from a picture that is not there
-        return Batch(torch.stack([torch.stack(clip) for clip in images]), torch.from_numpy(np.stack(matrices)), joints)
+        images, read = zip(*(self._crop(i, t, matrix) for i, matrix in zip(indices, matrices) for t in range(self.frames)))
+        joints[..., 2] *= torch.tensor(read).view(-1, self.frames, 1)   # nothing is learnt from a picture that is not there
+        return Batch(torch.stack(images).unflatten(0, joints.shape[:2]), torch.from_numpy(np.stack(matrices)), joints)
 
 # ------------------------------------------------------------------------------------------------ drawn people: body
 # A figure of 29 points moves in three dimensions: x to the right, y up, z towards the viewer; its height is about 1.
@@ -413,7 +391,6 @@ def _hidden(p, z):
     return ((abs(share * along - apart) < radius) & (nearer > .02 + radius / 2)).any(-1)
 
 # ----------------------------------------------------------------------------------------------- drawn people: clips
-SPLITS = ("train", "val", "test")
 SUPERSAMPLE = 2
 # Normal numbers drawn once; a frame takes `count` of them from a random place on, which is much faster.
 _noise = functools.cache(lambda count: np.random.default_rng(0).standard_normal(count + (1 << 20), dtype=np.float32))
@@ -423,8 +400,7 @@ def _thing(rng, canvas, moving=False):
     (w, h), kind = canvas, rng.choice(("disc", "box", "stick", "bent stick"))           # the last two look like limbs
     a, b = (h * rng.uniform(*limits) for limits in (((.1, .3), (.012, .035)) if "stick" in kind else [(.04, .1)] * 2))
     turn, colour, other = cmath.rect(1, rng.uniform(0, 2 * math.pi)), _colour(rng), _colour(rng)
-    if "stick" in kind and rng.random() < .4:
-        colour = rng.choice(SKINS)
+    colour = rng.choice(SKINS) if "stick" in kind and rng.random() < .4 else colour
     velocity = cmath.rect(moving * rng.gauss(0, .08) * h, rng.uniform(0, 2 * math.pi))  # canvas pixels a frame
     when, edge = rng.uniform(0, 4), .2 * moving
     place = complex(w * rng.uniform(edge, 1 - edge), h * rng.uniform(edge, 1 - edge)) - when * velocity
@@ -462,7 +438,6 @@ class _Scene:
         self.background = Image.blend(blobs, Image.new("RGB", blobs.size, _colour(rng, .05)), rng.uniform(0, .75))
         for _ in range(rng.randrange(1, 5)):
             _thing(rng, self.canvas)(ImageDraw.Draw(self.background), 0, complex(m, m))
-
         steps = np.arange(max(frames, 4), dtype=float)
         times = np.concatenate([steps, steps - .4, steps + .4] if self.blurred else [steps])    # of exposures 0, 1 and -1
         moves = [person.points(times) * (1, -1, 1) for person in self.people]                   # (T or 3T, 29, 3)
@@ -496,8 +471,8 @@ def render_clip(split, index, frames=4, size=(128, 96)):
 
     A function of (split, index) alone, on every machine; more frames only append to the same first ones. Visibility is 2, 1
     (behind an obstacle, another person or the own body) or 0 (outside the picture). Raises DataError for an unknown split."""
-    if split not in SPLITS:
-        raise DataError(f"there are no drawn people called {split!r}: choose one of {', '.join(SPLITS)}")
+    if split not in ("train", "val", "test"):
+        raise DataError(f"there are no drawn people called {split!r}: choose one of train, val, test")
     scene = _Scene(random.Random(f"{split}/{index}"), size, frames)
     images, joints = np.empty((frames, *size, 3), np.uint8), np.empty((frames, 17, 3), np.float32)
     for t in range(frames):
@@ -516,11 +491,9 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     return images, joints
 
 class SyntheticClips(Clips):
-    """The first `count` drawn clips of `split`, all rendered here and kept as one uint8 array.
+    """The first `count` drawn clips of `split`, rendered here as one uint8 array; unless augmented, a crop is the whole frame.
 
-    workers: processes to render with; by default one for each core, and none for a few clips. The pictures do not depend on
-    it. The frame itself is the window: without augmentation a crop is the frame."""
-    per_clip = Clips.per_clip + ("images",)
+    workers: processes to render with (no picture depends on it); by default one for each core, and none for a few clips."""
 
     def __init__(self, split, count, frames=4, size=(128, 96), workers=None):
         if count < 1 or frames < 1:
@@ -535,74 +508,54 @@ class SyntheticClips(Clips):
             for i, clip in enumerate(map(render, range(count)) if alone else pool.map(render, range(count), chunksize=16)):
                 self.images[i], joints[i] = clip
         boxes = np.tile([.1 * w, .1 * h, .8 * w, .8 * h], (count, 1))          # `affine` of it is the identity
-        low, high = joints[..., :2].min(2), joints[..., :2].max(2)                              # (N, F, 2)
-        areas = BOX_TO_AREA * (1.1 * (high - low)).prod(-1)                    # a body reaches a little beyond its joints
+        areas = BOX_TO_AREA * (1.1 * np.ptp(joints[..., :2], axis=2)).prod(-1)                  # a body reaches beyond its joints
         super().__init__(f"drawn people ({split})", COCO, size, boxes, joints, areas)
 
-    def frame(self, index, t):
-        return Image.fromarray(self.images[index, t])
+    def frame(self, index, t, use=lambda image: image):
+        return use(Image.fromarray(self.images[index, t]))
 
 # ------------------------------------------------------------------------------------------ COCO 2017, PoseTrack 2018
-def _read(path, hint, kind=dict):
-    """A JSON file: a dict with the lists `images` and `annotations`, or a list; or a DataError that says what is wrong with it."""
+def _read(path, hint, lists=("images", "annotations")):
+    """A JSON file: a dict with these lists, or a list if there are none; or a DataError that says what is wrong with it."""
     try:
         page = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): {hint}") from None
     except ValueError:
         raise DataError(f"{path} is not complete JSON: it was probably cut off on the way, fetch it again") from None
-    if not isinstance(page, kind) or kind is dict and not all(isinstance(page.get(key), list) for key in ("images", "annotations")):
-        raise DataError(f"{path} is no list: {hint}" if kind is list else f"{path} has no lists 'images' and 'annotations': {hint}")
+    if not isinstance(page, dict if lists else list) or not all(isinstance(page.get(key), list) for key in lists):
+        raise DataError(f"{path} {'has no lists ' + ' and '.join(map(repr, lists)) if lists else 'is no list'}: {hint}")
     return page
-
-@contextlib.contextmanager
-def _picture(path):
-    """The opened picture. A turn noted in EXIF is not applied: the annotations are for the pixels as stored."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "the file is damaged or no picture"
-        raise DataError(f"cannot read the picture {path}: {reason}; fetch it again or correct --root") from None
 
 class _FileClips(Clips):
     """Clips whose frames are read from files: `files[n][t]`. `skipped` counts what was left out, by reason.
 
     ids: (N, F, 2) image id and annotation, track or detection id; -1 for a frame that only fills up a clip
-    scores: (N,) of the boxes, 1 where people drew them
-    annotations: what was read of the files, without the entries that no evaluation could make sense of
-    Subclasses say what an image must have (of_image: {key: type}) and the numbers a person must have (of_person: {key: shape}).
-    """
-    per_clip = Clips.per_clip + ("files", "ids", "scores")
+    scores: (N,) of the boxes, 1 where people drew them; of_image: {key: type} that an image must have
+    annotations: what was read of the files, without the entries that no evaluation could make sense of"""
 
-    def _crop(self, index, t, matrix):
-        """Black and False for a picture that cannot be read; says so, more and more rarely."""
+    def frame(self, index, t, use=Image.Image.copy):
+        """What `use` makes of the opened picture. A turn noted in EXIF is not applied: annotations are for pixels as stored."""
         path = self.files[index][t]
         try:
-            with _picture(path) as image:
-                return crop(image, matrix, self.size), True
-        except DataError as error:
-            count = len(self.unread | {path})
-            if path not in self.unread and count.bit_count() == 1:  # 1, 2, 4, 8 ...
-                print(f"{self.name}: {count} pictures left out so far; {error}", file=sys.stderr)
-            self.unread.add(path)
-            return torch.zeros(3, *self.size, dtype=torch.uint8), False
+            with Image.open(path) as image:
+                return use(image)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = "there is no such file" if isinstance(error, FileNotFoundError) else "the file is damaged or no picture"
+            raise DataError(f"cannot read the picture {path}: {reason}; fetch it again or correct --root") from None
 
-    def frame(self, index, t):
-        with _picture(self.files[index][t]) as image:
-            return rgb(image).copy()
-
-    def _people(self, page, root, folder, people):
+    def _people(self, page, folder, people, shapes):
         """The usable (picture's path, image, entry, box (4,), joints (17, 3)) of `people`, the annotations or detections of one
-        file, in its order. Counts the others; what no evaluation could use either is taken out of `page` and `people`."""
+        file, in its order; `shapes`: {key: shape} of the numbers that each must have. Counts the others; what no evaluation
+        could use either is taken out of `page` and `people`."""
         page["images"] = [image for image in page["images"] if isinstance(image, dict)
                           and all(isinstance(image.get(key), kind) for key, kind in self.of_image.items())]
         images, kept = {image["id"]: image for image in page["images"]}, []
-        names = functools.cache(lambda folder: {f.name for f in os.scandir(folder) if f.stat().st_size} if folder.is_dir() else ())
+        names = functools.cache(lambda path: {f.name for f in os.scandir(path) if f.stat().st_size} if path.is_dir() else ())
         for person in people:
             try:
                 image = images.get(person["image_id"])
-                numbers = {key: np.array(person[key], float).reshape(shape) for key, shape in self.of_person.items()}
+                numbers = {key: np.array(person[key], float).reshape(shape) for key, shape in shapes.items()}
                 reason = ("picture not listed" if image is None else
                           "" if all(np.isfinite(value).all() for value in numbers.values()) else "not a number")
             except (KeyError, TypeError, ValueError, AttributeError):
@@ -610,7 +563,7 @@ class _FileClips(Clips):
             if not reason:
                 kept.append(person)
                 box, joints = np.array(person.get("bbox", [0] * 4), float), numbers.get("keypoints", np.zeros((17, 3)))
-                path = Path(root, folder, image["file_name"])
+                path = Path(folder, image["file_name"])
                 reasons = {"picture missing or empty": path.name not in names(path.parent), "crowd": person.get("iscrowd"),
                            "unlabelled frame": not image.get("is_labeled", True),
                            "box without area": box.shape != (4,) or not (box[2:] > 0).all(),
@@ -625,11 +578,12 @@ class _FileClips(Clips):
 
     def _finish(self, name, size, where, clips):
         """Fill the fields from clips: lists of (file, ids, box, joints, area, score), one for each frame."""
+        self.left_out = ", ".join(f"{count} x {reason}" for reason, count in self.skipped.items())
         if not clips:
-            why = ", ".join(f"{count} x {reason}" for reason, count in self.skipped.items()) or "it lists no person"
+            why = self.left_out or "it lists no person"
             raise DataError(f"{where} has nobody to look at ({why}): check --root, the split and --frames")
         files, ids, boxes, joints, areas, scores = zip(*(zip(*clip) for clip in clips))         # each (N, F, ...)
-        self.files, self.ids, self.scores, self.unread = files, np.array(ids), np.array(scores)[:, 0], set()
+        self.files, self.ids, self.scores = files, np.array(ids), np.array(scores)[:, 0]
         low, high = np.array(boxes)[..., :2].min(1), (np.array(boxes)[..., :2] + np.array(boxes)[..., 2:]).max(1)
         super().__init__(name, self.skeleton, size, np.concatenate([low, high - low], 1), np.array(joints), np.array(areas))
         if not any(self._crop(i, 0, affine(box, size))[1] for i, box in enumerate(self.boxes[:20])):
@@ -644,12 +598,11 @@ class CocoPeople(_FileClips):
     def __init__(self, root, split, size=(256, 192), boxes=None):
         path, self.skipped = Path(root) / "annotations" / f"person_keypoints_{split}2017.json", Counter()
         self.annotations = _read(path, "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/")
-        self.of_person = {"area": (), "iscrowd": (), "num_keypoints": (), "keypoints": (17, 3), "bbox": 4}
-        found = [*self._people(self.annotations, root, f"{split}2017", self.annotations["annotations"])]
+        folder, of_person = Path(root) / f"{split}2017", dict(area=(), iscrowd=(), num_keypoints=(), keypoints=(17, 3), bbox=4)
+        found = [*self._people(self.annotations, folder, self.annotations["annotations"], of_person)]
         if boxes:  # the annotations had to be looked through all the same: the evaluation needs them
             hint = "--boxes wants a JSON list of detections with image_id, category_id, bbox and score"
-            self.of_person = {"score": (), "category_id": (), "bbox": 4}
-            found = self._people(self.annotations, root, f"{split}2017", _read(boxes, hint, list))
+            found = self._people(self.annotations, folder, _read(boxes, hint, ()), dict(score=(), category_id=(), bbox=4))
         clips = [[(file, (image["id"], person.get("id", i)), box, joints, float(person.get("area", box[2] * box[3])),
                    float(person.get("score", 1)))] for i, (file, image, person, box, joints) in enumerate(found)]
         self._finish(f"COCO {split}2017" + ", detected boxes" * bool(boxes), size, boxes or path, clips)
@@ -660,22 +613,19 @@ class PoseTrackClips(_FileClips):
     One window for the clip, around the union of the frames' boxes; no frame is in two clips. PoseTrack labels each frame
     in the middle of a video and every fourth elsewhere: both count as consecutive, a mixture or a gap does not.
     whole: leave out shorter rests of a track. Otherwise they are filled up with their last frame, unlabelled and with the ids
-    -1, so that each labelled frame is in exactly one clip: that is how an evaluation wants it.
-    sequences: {file name: its images}"""
+    -1, so that an evaluation finds each labelled frame in exactly one clip. sequences: {file name: its images}"""
     skeleton, of_image = POSETRACK, {"id": int, "file_name": str, "frame_id": int}
-    of_person = {"track_id": (), "bbox_head": 4, "keypoints": (17, 3)}
 
     def __init__(self, root, split, frames=4, size=(256, 192), whole=True):
         folder = Path(root) / "annotations" / split
-        hint = "--root must be a folder with PoseTrack18's annotations/ and images/"
-        paths = sorted(folder.glob("*.json"))
+        paths, hint = sorted(folder.glob("*.json")), "--root must be a folder with PoseTrack18's annotations/ and images/"
         if not paths:
             raise DataError(f"there is no annotation file in {folder}: {hint}")
         self.skipped, self.sequences, clips = Counter(), {}, []
-        self.annotations = {"images": [], "annotations": [], "categories": [_category(POSETRACK)]}
+        self.annotations = {"images": [], "annotations": [], "categories": [POSETRACK.category]}
         for path in paths:
-            page, tracks = _read(path, hint), {}
-            for file, image, person, box, joints in self._people(page, root, "", page["annotations"]):
+            page, tracks, of_person = _read(path, hint), {}, dict(track_id=(), bbox_head=4, keypoints=(17, 3))
+            for file, image, person, box, joints in self._people(page, root, page["annotations"], of_person):
                 ids = image["id"], int(person["track_id"])
                 tracks.setdefault(ids[1], {})[image["frame_id"]] = (file, ids, box, joints, BOX_TO_AREA * box[2] * box[3], 1.)
             clips += [clip for track in tracks.values() for clip in self._cut(track, frames, whole)]
@@ -704,65 +654,54 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
     """Clips of `kind` "synthetic", "coco" or "posetrack": at most `count` clips of `frames` frames, cropped to `size`.
 
     split: train; val, which a search looks at; test, which only a report looks at. The real data sets' test annotations are not
-    public, so there "test" is val too, with every labelled frame of PoseTrack18. boxes: see CocoPeople. Says what was left out.
-    """
+    public, so there "test" is val too, with every labelled frame of PoseTrack18. boxes: see CocoPeople. Says what it left out."""
     if kind == "synthetic":
         return SyntheticClips(split, count, frames, size)
     real, test = "val" if split == "test" else split, split == "test"
     clips = CocoPeople(root, real, size, boxes) if kind == "coco" else PoseTrackClips(root, real, frames, size, whole=not test)
-    if clips.skipped:
-        print(f"{clips.name}: left out " + ", ".join(f"{n} x {reason}" for reason, n in clips.skipped.items()))
+    if clips.left_out:
+        print(f"{clips.name}: left out {clips.left_out}")
     return clips.head(count) if count else clips
 
 # ------------------------------------------------------------------------------------------------------------ export
 def export(kind, out, count, frames=8, size=(256, 192)):
-    """Write drawn people as a data set in the layout of `kind`, "coco" or "posetrack", so that what reads the real ones can be
-    tried without them: `count` people (or sequences of `frames` frames) to train with, a quarter of it to validate. With
-    COCO's comes a file of detections, the validation boxes moved a little, twice."""
-    out, skeleton, entry = (Path(out), COCO, _coco_entry) if kind == "coco" else (Path(out), POSETRACK, _posetrack_entry)
+    """Write drawn people in the layout of `kind`, "coco" or "posetrack", to try what reads the real ones: `count` people (or
+    sequences of `frames` frames) to train with, a quarter to validate; for COCO detections too: their boxes, moved, twice."""
+    out, coco, skeleton = Path(out), kind == "coco", COCO if kind == "coco" else POSETRACK
+    labelled = lambda joints: (joints * (joints[:, 2:] > 0)).ravel().tolist()
     for split, n in (("train", count), ("val", max(1, count // 4))):
-        clips, pages = SyntheticClips(split, n, 1 if kind == "coco" else frames, size), {}
+        clips, pages = SyntheticClips(split, n, 1 if coco else frames, size), {}
         for i, t in np.ndindex(n, clips.frames):
-            page, file, image, person = entry(clips, split, i, t)
-            page = pages.setdefault(page, {"images": [], "annotations": [], "categories": [_category(skeleton)]})
+            joints = clips.joints[i, t].copy()
+            if coco:
+                number, page, file = i + 1, f"annotations/person_keypoints_{split}2017.json", f"{split}2017/{i + 1:012d}.jpg"
+                image = {"id": number, "file_name": Path(file).name, "height": size[0], "width": size[1]}
+                person = {"id": number, "keypoints": labelled(joints), "area": float(clips.areas[i, t])}
+            else:  # the neck is put between the shoulders, the top of the head as far above the ears as it is drawn
+                number, video = (10 ** 6 + i) * 10 ** 4 + t, f"{split}/{i:06d}_drawn"
+                page, file = f"annotations/{video}.json", f"images/{video}/{t:06d}.jpg"
+                ears, neck, seen = joints[3:5, :2].mean(0), joints[5:7, :2].mean(0), joints[3:7, 2].min()
+                top = neck + 1.55 * (ears - neck)
+                radius = np.linalg.norm(top - ears)
+                joints[1:5] = [(*neck, seen), (*top, seen), (0, 0, 0), (0, 0, 0)]
+                joints[:, 2] = joints[:, 2] > 0
+                image = {"id": number, "frame_id": number, "file_name": file, "is_labeled": True, "vid_id": f"{i:06d}"}
+                person = {"id": 100 * number, "track_id": 0, "keypoints": labelled(joints),
+                          "bbox_head": [*(ears - radius), 2 * radius, 2 * radius]}
+            page = pages.setdefault(page, {"images": [], "annotations": [], "categories": [skeleton.category]})
             page["images"].append(image)
-            page["annotations"].append({"image_id": image["id"], "category_id": 1, "bbox": clips.boxes[i].tolist(), "iscrowd": 0,
+            page["annotations"].append({"image_id": number, "category_id": 1, "bbox": clips.boxes[i].tolist(), "iscrowd": 0,
                                         "num_keypoints": sum(v > 0 for v in person["keypoints"][2::3]), **person})
             (out / file).parent.mkdir(parents=True, exist_ok=True)
             save_image(clips.frame(i, t), out / file)
-        if kind == "coco" and split == "val":
+        if coco and split == "val":
             rng = random.Random(0)
-            moved = lambda box: [x + rng.gauss(0, size[1] / 50) for x in box]
             pages["annotations/person_detections_val2017.json"] = [
-                {"image_id": 1 + i, "category_id": 1, "bbox": moved(clips.boxes[i]), "score": rng.random()} for i in [*range(n)] * 2]
+                {"image_id": 1 + i, "category_id": 1, "bbox": [x + rng.gauss(0, size[1] / 50) for x in clips.boxes[i]],
+                 "score": rng.random()} for i in [*range(n)] * 2]
         for file, page in pages.items():
             (out / file).parent.mkdir(parents=True, exist_ok=True)
             (out / file).write_text(json.dumps(page))
-
-def _category(skeleton):  # what the files of both formats say about the joints
-    return {"id": 1, "name": "person", "keypoints": list(skeleton.joints), "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs]}
-
-def _coco_entry(clips, split, i, t):
-    """(annotation file, picture's file, its entry, the person's) of frame t of clip i."""
-    number, name, (h, w) = i + 1, f"{i + 1:012d}.jpg", clips.size
-    joints = clips.joints[i, t] * (clips.joints[i, t, :, 2:] > 0)
-    return (f"annotations/person_keypoints_{split}2017.json", f"{split}2017/{name}",
-            {"id": number, "file_name": name, "height": h, "width": w},
-            {"id": number, "keypoints": joints.ravel().tolist(), "area": float(clips.areas[i, t])})
-
-def _posetrack_entry(clips, split, i, t):
-    """The same. The neck is put between the shoulders, the top of the head as far above the ears as it is drawn."""
-    video, number, joints = f"{i:06d}_drawn", (10 ** 6 + i) * 10 ** 4 + t, clips.joints[i, t].copy()
-    ears, neck, seen = joints[3:5, :2].mean(0), joints[5:7, :2].mean(0), joints[3:7, 2].min()
-    top = neck + 1.55 * (ears - neck)
-    radius = np.linalg.norm(top - ears)
-    joints[1:5] = [(*neck, seen), (*top, seen), (0, 0, 0), (0, 0, 0)]
-    joints[:, 2] = joints[:, 2] > 0
-    file = f"images/{split}/{video}/{t:06d}.jpg"
-    return (f"annotations/{split}/{video}.json", file,
-            {"id": number, "frame_id": number, "file_name": file, "is_labeled": True, "vid_id": f"{i:06d}"},
-            {"id": 100 * number, "track_id": 0, "keypoints": (joints * joints[:, 2:]).ravel().tolist(),
-             "bbox_head": [*(ears - radius), 2 * radius, 2 * radius]})
 
 # -------------------------------------------------------------------------------------------------------- pictures
 LEFT, RIGHT, MIDDLE = (60, 230, 90), (255, 70, 60), (255, 220, 60)
@@ -772,18 +711,16 @@ def draw_pose(image, joints, skeleton=COCO, threshold=.2):
 
     joints: (K, 3) x, y in its pixels, and visibility or score, which must be above `threshold` to be drawn."""
     image = image.convert("RGB")
-    draw = ImageDraw.Draw(image)
-    joints = [[float(x) + .5, float(y) + .5, float(v)] for x, y, v in joints]  # Pillow counts from corners
-    seen = [joint[2] > threshold and math.isfinite(joint[0] + joint[1]) for joint in joints]
-    width = max(1, round(max(image.size) / 150))
+    draw, width = ImageDraw.Draw(image), max(1, round(max(image.size) / 150))
+    points = {k: (x + .5, y + .5) for k, (x, y, seen) in enumerate(np.asarray(joints, float).tolist())
+              if seen > threshold and math.isfinite(x + y)}                 # Pillow counts from corners
     colours = [LEFT if "left" in name else RIGHT if "right" in name else MIDDLE for name in skeleton.joints]
     for a, b in skeleton.limbs:
-        if seen[a] and seen[b]:
+        if a in points and b in points:
             colour = colours[b] if colours[a] == colours[b] or colours[a] == MIDDLE else MIDDLE
-            draw.line([*joints[a][:2], *joints[b][:2]], fill=colour, width=width)
-    for (x, y, _), shown, colour in zip(joints, seen, colours):
-        if shown:
-            draw.ellipse((x - width, y - width, x + width, y + width), fill=colour)
+            draw.line([*points[a], *points[b]], fill=colour, width=width)
+    for k, point in points.items():
+        _disc(draw, colours[k], complex(*point), width)
     return image
 
 def sheet(rows):
@@ -796,9 +733,8 @@ def sheet(rows):
     return page
 
 def save_image(image, path):
-    """Write a PIL image, or a list of them as a GIF that repeats, under a temporary name, then rename it.
-
-    Raises DataError for an unknown ending or a place that cannot be written."""
+    """Write a PIL image, or a list of them as a GIF that repeats, under a temporary name, then rename it. Raises DataError for
+    an unknown ending or a place that cannot be written."""
     path, frames = Path(path), image if isinstance(image, list) else [image]
     form = Image.registered_extensions().get(path.suffix.lower())
     if form is None or (len(frames) > 1 and form != "GIF"):
@@ -811,26 +747,13 @@ def save_image(image, path):
         Path(f"{path}.tmp").unlink(missing_ok=True)
         raise DataError(f"cannot write {path} ({error.strerror or error}): choose another file") from None
 
-def measure_input(count=24, rounds=5):
-    """(augmented 256x192 samples, decoded files) a second, of one core, from 640x480 JPEG files of people 400 pixels high."""
-    rng, rates = random.Random(0), []
-    with tempfile.TemporaryDirectory() as folder:
-        export("coco", folder, count, size=(480, 640))
-        clips = CocoPeople(folder, "train")
-        clips.boxes[:, 0], clips.boxes[:, 2] = 240, 160  # of the person, not of the picture
-        for work in [lambda: clips.batch(range(count), rng), lambda: [Image.open(file).load() for file, in clips.files]] * rounds:
-            start = time.process_time()
-            work()
-            rates.append(count / (time.process_time() - start))
-    return max(rates[::2]), max(rates[1::2])
-
 def main():
     """Draw a few clips of synthetic people, their first and last poses beside them; or export a data set of them."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", help="the picture to write (default: people.png), or the folder to export to")
     parser.add_argument("--export", choices=("coco", "posetrack"), help="write drawn people in the layout of this data set")
     parser.add_argument("--clips", type=int, default=200, help="--export: people, or sequences, to train with (default: 200)")
-    options, cells = parser.parse_args(), []
+    options, cells, rng = parser.parse_args(), [], random.Random(0)
     if options.export and not options.out:
         raise DataError("--export needs --out DIR, the folder to write the data set to")
     if options.export:
@@ -846,7 +769,12 @@ def main():
     save_image(sheet([cells[i] + cells[i + 1] for i in range(0, len(cells), 2)]), out)
     print(f"{out}: {len(clips)} clips of {clips.frames} frames, each with its first and last pose")
     torch.set_num_threads(1)
-    samples, files = measure_input()
+    with tempfile.TemporaryDirectory() as folder:
+        export("coco", folder, 24, size=(480, 640))
+        people = CocoPeople(folder, "train")
+        people.boxes[:, 0], people.boxes[:, 2] = 240, 160  # of the person, 400 pixels high, not of the picture
+        works = lambda: people.batch(range(24), rng), lambda: [Image.open(file).load() for file, in people.files]
+        samples, files = (24 / min(timeit.repeat(work, number=1, timer=time.process_time)) for work in works)
     print(f"read on one core from 640x480 JPEG: {samples:.0f} augmented 256x192 samples/s; decoding alone {files:.0f} files/s")
     print(f"drawn on one core: {len(clips) * clips.frames / seconds:.0f} frames/s of {clips.size[0]}x{clips.size[1]} pixels")
 
