@@ -176,7 +176,7 @@ def learning_rate(step, steps, options, backbone):
 
 def heatmap_loss(predicted, wanted, weights):
     """Mean squared error over joints that count: (B, F, K, h, w) against the same, weights (B, F, K)."""
-    return 1000 * ((predicted - wanted) ** 2).mean((-1, -2)).mul(weights).mean()  # else too small beside Adam's epsilon
+    return 1000 * ((predicted - wanted) ** 2).mean((-1, -2)).mul(weights).mean()  # without 1000, too small for Adam's epsilon
 
 def sandwich(space, frames, rng, count=2):
     """The chains of one step, tuples of `frames` architectures: biggest and smallest, of which only the fusions are random, and
