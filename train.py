@@ -256,8 +256,7 @@ def fit(nets, chains_of, clips, options, steps, path, key_net=None, judge=None, 
     batches = search.loader(Feed(clips, options), range(start, steps), clips, device)
     team, begun, saved = Team(nets, options.batch // world, device), time.time(), time.time()
     asked = []  # Ctrl-C waits for the step to be complete; a second one does not
-    note = lambda *_: asked.append(signal.signal(signal.SIGINT, signal.default_int_handler))
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, lambda *_: asked.append(signal.signal(signal.SIGINT, signal.default_int_handler)))
     try:
         for step, batch in enumerate(batches, start):
             optimizer.param_groups[0]["lr"] = learning_rate(step, steps, options, nets[0].space.backbone)
