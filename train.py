@@ -24,8 +24,6 @@ import argparse
 import contextlib
 import copy
 import dataclasses
-import datetime
-import importlib
 import json
 import math
 import os
@@ -35,8 +33,8 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import lru_cache
-from typing import NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -50,109 +48,90 @@ from search import refuse
 from vipnas import Arch, PoseNet, Space, cost
 
 # ---------------------------------------------------------------------------------------------- options and recipes
-def option(text, default=None):
-    return dataclasses.field(default=default, metadata={"help": text})
-
-@dataclasses.dataclass
-class Options:
-    """What a run can be told. Whatever is left out comes from the recipe of its data and stage."""
-    stage: str = option("s: super-network and key-frame network; t: temporal networks for the frames between")
-    space: str = option(f"search space of stage s: {', '.join(vipnas.SPACES)}", "tiny")
-    data: str = option("synthetic, coco or posetrack", "synthetic")
-    root: str = option("folder of the real data set, as it is unpacked")
-    boxes: str = option("coco: JSON file of detected people for the official numbers at the end (default: the annotated boxes)")
-    out: str = option("run folder (default runs/s or runs/t)")
-    s: str = option("stage t: the finished key-frame network, ours or a published S-ViPNAS checkpoint", "runs/s/vipnas_s.pt")
-    arch: str = option(f"stage s: train one architecture alone, without search: a JSON file or {', '.join(vipnas.ARCHS)}")
-    init: str = option("stage s: start from the weights of this finished network, ours or a published S-ViPNAS checkpoint")
-    frames: int = option("T, non-key frames after a key frame", 3)
-    clips: int = option("use so many training clips")
-    steps: int = option("training steps (default: the recipe's)")
-    finish: int = option("stage t: steps that the super-network then trains on with the found allocation alone")
-    batch: int = option("clips a step")
-    lr: float = option("highest learning rate")
-    rotation: float = option("augmentation: largest rotation in degrees")
-    candidates: int = option("architectures (or allocations) the search looks at")
-    gflops: float = option("budget, the paper's GFLOPs: of the S network, or the average over key and non-key frames")
-    compare: int = option("stage t: 1 also trains a single-frame rival of the same GFLOPs, 0 does not (default: 1 for drawn people)")
-    seed: int = option("all randomness follows from it", 0)
-    resume: bool = option("go on with the run in the run folder, exactly (with as many processes and threads)", False)
-    benchmark: str = option("a space's name: only time a sandwich step beside the same networks alone; ap: time COCO's AP")
-
-class Recipe(NamedTuple):
-    """Defaults for one kind of data and stage. `epochs` or `steps`; the rate falls by cosine, or by 10 at milestones."""
-    batch: int
-    lr: float
-    rotation: float
-    clips: Optional[int] = None
-    candidates: int = 500
-    epochs: Optional[int] = None
-    steps: Optional[int] = None
-    finish: int = 0
-    milestones: tuple = ()   # epochs
-
-    def __str__(self):
-        length = f"{self.steps} steps" if self.steps else f"{self.epochs} epochs"
-        epochs = " and ".join(map(str, self.milestones))
-        falls = f"/10 at epochs {epochs} of {self.epochs}" if epochs else "falling by cosine"
-        return (length + f" + {self.finish} of the found chain" * (self.finish > 0) + f", Adam {self.lr:g} {falls}, "
-                f"batch {self.batch}, rotation {self.rotation} degrees, flip, {self.candidates} candidates" +
-                f", {self.clips} clips" * (self.clips is not None))
-
-RECIPES = {
-    ("coco", "s"): Recipe(64, 1e-3, 40, epochs=250, milestones=(200, 230)),        # Sec. 4.2
-    ("posetrack", "s"): Recipe(64, 1e-4, 40, epochs=20, milestones=(10, 15)),      # Sec. 4.2: fine-tuning
-    ("posetrack", "t"): Recipe(16, 1e-3, 40, epochs=60),                           # Sec. 4.2
-    ("synthetic", "s"): Recipe(32, 2e-2, 10, clips=16000, candidates=48, steps=1200),   # ours: minutes on two cores
-    ("synthetic", "t"): Recipe(16, 1e-2, 10, clips=5000, candidates=48, steps=500, finish=500),
+# name: type, default (what is None comes from the recipe of the data and stage), help
+OPTIONS = {
+    "stage": (str, None, "s: super-network and key-frame network; t: temporal networks for the frames between"),
+    "space": (str, "tiny", f"search space of stage s: {', '.join(vipnas.SPACES)}"),
+    "data": (str, "synthetic", "synthetic, coco or posetrack"),
+    "root": (str, None, "folder of the real data set, as it is unpacked"),
+    "boxes": (str, None, "coco: JSON file of detected people for the official numbers at the end (default: the annotated boxes)"),
+    "out": (str, None, "run folder (default runs/s or runs/t)"),
+    "s": (str, "runs/s/vipnas_s.pt", "stage t: the finished key-frame network, ours or a published S-ViPNAS checkpoint"),
+    "arch": (str, None, f"stage s: train one architecture alone, without search: a JSON file or {', '.join(vipnas.ARCHS)}"),
+    "init": (str, None, "stage s: start from the weights of this finished network, ours or a published S-ViPNAS checkpoint"),
+    "frames": (int, 3, "T, non-key frames after a key frame"),
+    "clips": (int, None, "use so many training clips"),
+    "steps": (int, None, "training steps (default: the recipe's)"),
+    "finish": (int, None, "stage t: steps that the super-network then trains on with the found allocation alone"),
+    "batch": (int, None, "clips a step"),
+    "lr": (float, None, "highest learning rate"),
+    "rotation": (float, None, "augmentation: largest rotation in degrees"),
+    "candidates": (int, None, "architectures (or allocations) the search looks at"),
+    "gflops": (float, None, "budget, the paper's GFLOPs: of the S network, or the average over key and non-key frames"),
+    "compare": (int, None, "stage t: 1 trains a single-frame rival of the same GFLOPs too (default: 1 for drawn people, else 0)"),
+    "seed": (int, 0, "all randomness follows from it"),
+    "resume": (bool, False, "go on with the run in the run folder, exactly (with as many processes and threads)"),
+    "benchmark": (str, None, "a space's name: only time a sandwich step beside the same networks alone; ap: time COCO's AP"),
 }
+
+# what left-out options are, by data and stage; `epochs` stand for steps. Sec. 4.2; ours for drawn people, minutes on two cores
+RECIPES = {
+    ("coco", "s"): dict(batch=64, lr=1e-3, rotation=40, candidates=500, finish=0, epochs=250, milestones=(200, 230)),
+    ("posetrack", "s"): dict(batch=64, lr=1e-4, rotation=40, candidates=500, finish=0, epochs=20, milestones=(10, 15)),
+    ("posetrack", "t"): dict(batch=16, lr=1e-3, rotation=40, candidates=500, finish=0, epochs=60),
+    ("synthetic", "s"): dict(batch=32, lr=2e-2, rotation=10, candidates=48, finish=0, steps=1200, clips=16000),
+    ("synthetic", "t"): dict(batch=16, lr=1e-2, rotation=10, candidates=48, finish=500, steps=500, clips=5000),
+}
+
+def describe(batch, lr, rotation, candidates, finish, steps=None, clips=None, epochs=None, milestones=()):
+    """A recipe in words."""
+    falls = "/10 at epochs {} and {} of {}".format(*milestones, epochs) if milestones else "falling by cosine"
+    return ((f"{steps} steps" if steps else f"{epochs} epochs") + f" + {finish} of the found chain" * bool(finish) +
+            f", Adam {lr:g} {falls}, batch {batch}, rotation {rotation} degrees, flip, {candidates} candidates" +
+            f", {clips} clips" * bool(clips))
+
 # GFLOPs of S and average of T: Table 1; HRNet's S from Table 2, its T ours, the same share as ResNet's
 BUDGETS = {"tiny": (.0180, .0150), "resnet50": (1.44, .82), "mobilenetv3": (.69, .37), "hrnet_w32": (5.64, 3.2)}
 FROM_RECIPE = "batch", "rotation", "clips", "candidates", "steps", "finish"
-JUDGED = 400  # drawn people that the search (val) and the report (test) look at
 
 def read_options(argv):
     """Options from the command line, checked against each other, what is missing filled in from the recipe."""
-    table = "\n".join(f"  --data {data:9} --stage {stage}: {recipe}" for (data, stage), recipe in RECIPES.items())
+    table = "\n".join(f"  --data {data:9} --stage {stage}: {describe(**recipe)}" for (data, stage), recipe in RECIPES.items())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      epilog=f"recipes (every number can be given as an option; real data: Sec. 4.2):\n{table}")
-    for field in dataclasses.fields(Options):
-        kind = {"action": "store_true"} if field.type is bool else {"type": field.type, "default": field.default}
-        default = f" (default {field.default})" if field.default not in (None, False) else ""
-        parser.add_argument(f"--{field.name}", help=field.metadata["help"] + default, **kind)
-    options = Options(**vars(parser.parse_args(argv)))
+    for name, (kind, default, text) in OPTIONS.items():
+        how = {"action": "store_true"} if kind is bool else {"type": kind, "default": default}
+        parser.add_argument(f"--{name}", help=text + f" (default {default})" * (default not in (None, False)), **how)
+    options = parser.parse_args(argv)
     if options.benchmark:
         options.stage, options.space = "s", options.space if options.benchmark == "ap" else options.benchmark
-    refuse(options.stage not in ("s", "t"), "say which stage to run: --stage s first, then --stage t")
-    refuse(options.space not in vipnas.SPACES,
-           f"there is no space '{options.space}'; --space is one of {', '.join(vipnas.SPACES)}")
-    refuse((options.data, options.stage) == ("coco", "t"), "COCO has no videos: stage t needs --data posetrack or synthetic")
-    refuse((options.data, options.stage) not in RECIPES,
-           f"there is no data set '{options.data}'; --data is one of synthetic, coco, posetrack")
-    refuse(options.boxes and options.data != "coco", "--boxes, a file of detected people, belongs to --data coco")
-    refuse((options.data == "synthetic") == (options.root is not None),
+    stage, space, source = options.stage, options.space, options.data
+    refuse(stage not in ("s", "t"), "say which stage to run: --stage s first, then --stage t")
+    refuse(space not in vipnas.SPACES, f"there is no space '{space}'; --space is one of {', '.join(vipnas.SPACES)}")
+    refuse((source, stage) == ("coco", "t"), "COCO has no videos: stage t needs --data posetrack or synthetic")
+    refuse((source, stage) not in RECIPES, f"there is no data set '{source}'; --data is one of synthetic, coco, posetrack")
+    refuse(options.boxes and source != "coco", "--boxes, a file of detected source, belongs to --data coco")
+    refuse((source == "synthetic") == (options.root is not None),
            "--root names the folder of real data: give it with --data coco or posetrack, and only then")
-    refuse(options.stage == "t" and (options.arch or options.init),
+    refuse(stage == "t" and (options.arch or options.init),
            "--arch and --init belong to stage s; stage t starts from the network that --s names")
     refuse(options.arch and (options.gflops or options.candidates),
            "--arch trains one architecture, so there is nothing to search: leave out --gflops and --candidates")
-    for name in (*FROM_RECIPE, "lr"):
+    for name in ("frames", "lr", *FROM_RECIPE):
         value = getattr(options, name)
-        if value is None and name != "lr":  # the rate depends on the backbone too
-            setattr(options, name, getattr(RECIPES[options.data, options.stage], name))
         refuse(value is not None and (value < 0 or value == 0 and name not in ("rotation", "finish")),
                f"--{name} must be above zero")
+        if value is None and name != "lr":  # the rate depends on the backbone too
+            setattr(options, name, RECIPES[source, stage].get(name))
     world = search.ranks()[1]
     refuse(options.batch % world, f"--batch {options.batch} cannot be shared equally by {world} processes: choose a multiple")
-    refuse(options.frames < 1, "--frames, the number of non-key frames, must be at least 1")
-    if options.compare is None:
-        options.compare = int(options.data == "synthetic")
-    options.out = options.out or f"runs/{options.stage}"
+    options.compare = int(source == "synthetic") if options.compare is None else options.compare
+    options.out = options.out or f"runs/{stage}"
     return options
 
 def open_clips(options, frames, size):
-    """The clips of train, val and test; of drawn people, the last two have at most JUDGED."""
-    judged = min(JUDGED, 4 * options.clips) if options.data == "synthetic" else None
+    """The clips of train, val (for the search) and test (for the report); of drawn people, the last two have at most 400."""
+    judged = min(400, 4 * options.clips) if options.data == "synthetic" else None
     return [data.open_clips(options.data, options.root, split, frames, size, count)
             for split, count in (("train", options.clips), ("val", judged), ("test", judged))]
 
@@ -179,26 +158,25 @@ def _order(seed, epoch, count):
 
 def steps_of(options, clips):
     """Training steps: as told, or the recipe's epochs over the clips."""
-    return options.steps or math.ceil(RECIPES[options.data, options.stage].epochs * len(clips) / options.batch)
+    return options.steps or math.ceil(RECIPES[options.data, options.stage]["epochs"] * len(clips) / options.batch)
 
 def recipe_of(options, backbone):
     """The recipe as this run follows it. Only `tiny` bears the high rates of drawn people."""
     recipe = RECIPES[options.data, options.stage]
-    rate = options.lr or (recipe.lr if options.data != "synthetic" or backbone == "tiny" else 1e-3)
-    return recipe._replace(lr=rate, **{name: getattr(options, name) for name in FROM_RECIPE})
+    rate = options.lr or (recipe["lr"] if options.data != "synthetic" or backbone == "tiny" else 1e-3)
+    return {**recipe, "lr": rate, **{name: getattr(options, name) for name in FROM_RECIPE}}
 
 def learning_rate(step, steps, options, backbone):
     """Cosine to zero after a short rise, or the recipe's milestones."""
     recipe = recipe_of(options, backbone)
-    if recipe.milestones:
-        return recipe.lr * .1 ** sum(step >= steps * m / recipe.epochs for m in recipe.milestones)
+    if "milestones" in recipe:
+        return recipe["lr"] * .1 ** sum(step >= steps * m / recipe["epochs"] for m in recipe["milestones"])
     rise = min(1, (step + 1) / max(1, min(100, steps // 10)))
-    return recipe.lr * rise * .5 * (1 + math.cos(math.pi * step / steps))
+    return recipe["lr"] * rise * .5 * (1 + math.cos(math.pi * step / steps))
 
 def heatmap_loss(predicted, wanted, weights):
     """Mean squared error over joints that count: (B, F, K, h, w) against the same, weights (B, F, K)."""
-    error = ((predicted - wanted) ** 2).mean((-1, -2)).mul(weights).mean()
-    return 1000 * error  # heatmaps are nearly all zero: without it, gradients are too small for Adam's epsilon
+    return 1000 * ((predicted - wanted) ** 2).mean((-1, -2)).mul(weights).mean()  # without 1000, too small for Adam's epsilon
 
 def sandwich(space, frames, rng, count=2):
     """The chains of one step, tuples of `frames` architectures: biggest and smallest, of which only the fusions are random, and
@@ -223,37 +201,30 @@ def train_step(nets, chains, images, targets, weights, heatmaps):
     return losses
 
 class Team:
-    """The cores of a CPU, each with a part of every batch; a GPU is a team of one.
-
-    Small convolutions leave little to do for several threads. So each core has its own copy of the networks, with shared
-    weights but its own gradients, for its part of the batch. Batch norm sees the part, as it does on several GPUs."""
+    """The cores of a CPU, each with a part of every batch and a copy of the networks (the same weights, its own gradients), as
+    small convolutions keep few threads busy; a GPU is a team of one. Batch norm sees the part, as it does on several GPUs."""
 
     def __init__(self, nets, batch, device):
         cores = 1 if device.type == "cuda" else torch.get_num_threads()
         count = max(n for n in range(1, cores + 1) if n == 1 or (batch % n == 0 and batch // n >= 8))
-        self.copies = [nets] + [copy.deepcopy(nets) for _ in range(count - 1)]
-        for nets_of_copy in self.copies[1:]:
-            for mine, shared in zip(_parameters(nets_of_copy), _parameters(nets)):
-                mine.data = shared.data
+        nets = torch.nn.ModuleList(nets)
+        own = lambda: {id(p): torch.nn.Parameter(p.data) for p in nets.parameters()}  # what deepcopy takes in their place
+        self.copies = [nets] + [copy.deepcopy(nets, own()) for _ in range(count - 1)]
         self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(cores // count,))
 
     def step(self, chains, *batch):
         """`train_step` on all parts at once; the gradients end up in the networks themselves."""
-        def work(i):
-            return train_step(self.copies[i], chains, *(None if x is None else x[i::count] for x in batch))
+        work = lambda i: train_step(self.copies[i], chains, *(None if x is None else x[i::count] for x in batch))
         count = len(self.copies)
         if count == 1:
             return work(0)
         losses = list(self.pool.map(work, range(count)))
-        for parameter, *others in zip(*map(_parameters, self.copies)):
+        for parameter, *others in zip(*(nets.parameters() for nets in self.copies)):
             if parameter.grad is not None:  # of the mean loss over all parts
                 parameter.grad = torch.stack([parameter.grad, *(p.grad for p in others)]).sum(0).div_(count)
             for p in others:
                 p.grad = None
         return np.mean(losses, 0).tolist()
-
-def _parameters(nets):
-    return [p for net in dict.fromkeys(nets) for p in net.parameters()]
 
 def average(parameters, losses, asked):
     """The means over all processes of gradients (in place) and losses, and whether any is asked to stop: one flat reduction."""
@@ -269,25 +240,12 @@ def average(parameters, losses, asked):
     *losses, asked = rest.tolist()
     return losses, asked > 0
 
-@contextlib.contextmanager
-def patient():
-    """Ctrl-C waits for the step to be complete: it is noted in the list that this gives. A second one does not wait."""
-    asked, stop = [], signal.default_int_handler
-    before = signal.signal(signal.SIGINT, lambda *_: asked.append(signal.signal(signal.SIGINT, stop)))
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if asked:  # during the last step
-        raise KeyboardInterrupt
-
 def fit(nets, chains_of, clips, options, steps, path, key_net=None, judge=None, about=None):
     """Train `nets` and keep them in `path`: one for each frame but the key frame; often the same super-network several times.
-
     chains_of(rng) -> the step's chains, biggest first; judge() -> AP for the progress line; about: what else to save. The first
     process reports, and saves about twice a minute and on Ctrl-C; --resume goes on from there to the same result."""
     (rank, world), device, first = search.ranks(), next(nets[0].parameters()).device, clips.frames - len(nets)
-    own, parameters = list(dict.fromkeys(nets)), _parameters(nets)  # each network once
+    own, parameters = list(dict.fromkeys(nets)), list(torch.nn.ModuleList(nets).train().parameters())  # each network once
     optimizer, start = torch.optim.Adam(parameters, fused=device.type == "cuda"), 0
     if options.resume and path.is_file():
         old = vipnas.load(path, "supernet")
@@ -296,11 +254,12 @@ def fit(nets, chains_of, clips, options, steps, path, key_net=None, judge=None, 
         optimizer.load_state_dict(old["optimizer"])
         start = old["step"]
     batches = search.loader(Feed(clips, options), range(start, steps), clips, device)
-    team, begun, saved = Team([net.train() for net in nets], options.batch // world, device), time.time(), time.time()
-    with patient() as asked:
+    team, begun, saved = Team(nets, options.batch // world, device), time.time(), time.time()
+    asked = []  # Ctrl-C waits for the step to be complete; a second one does not
+    before = signal.signal(signal.SIGINT, lambda *_: asked.append(signal.signal(signal.SIGINT, signal.default_int_handler)))
+    try:
         for step, batch in enumerate(batches, start):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, options, nets[0].space.backbone)
+            optimizer.param_groups[0]["lr"] = learning_rate(step, steps, options, nets[0].space.backbone)
             images, targets, weights = unpack(batch, clips, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 with torch.no_grad():
@@ -314,16 +273,19 @@ def fit(nets, chains_of, clips, options, steps, path, key_net=None, judge=None, 
                 report(path, step + 1, steps, losses, judge, (time.time() - begun) / (step + 1 - start), options)
             if rank == 0 and (stop or step + 1 == steps or time.time() - saved > 30):
                 vipnas.save({"kind": "supernet", "step": step + 1, "nets": [net.state_dict() for net in own],
-                             "optimizer": optimizer.state_dict(), "options": dataclasses.asdict(options), **(about or {})}, path)
+                             "optimizer": optimizer.state_dict(), "options": vars(options), **(about or {})}, path)
                 saved = time.time()
             if stop:
                 raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:  # during the last step
+        raise KeyboardInterrupt
 
 def report(path, step, steps, losses, judge, seconds, options):
     """The progress line, on screen and in log.jsonl."""
     ap, left = judge() if judge else None, seconds * (steps - step)
-    print(f"{path.stem} step {step}/{steps}  loss " + " ".join(f"{x:.2f}" for x in losses) +
-          (f"  val AP {ap:.1f}" if ap is not None else "") +
+    print(f"{path.stem} step {step}/{steps}  loss {' '.join(f'{x:.2f}' for x in losses)}{f'  val AP {ap:.1f}' if judge else ''}"
           f"  {options.batch / seconds:.0f} clips/s  {left // 60:.0f}:{left % 60:02.0f} left", flush=True)
     log(options, step=step, losses=losses, ap=ap, phase=path.stem)
 
@@ -355,7 +317,6 @@ def stage_s(options, device):
     people = data.open_clips("coco", options.root, "test", 1, space.image_size, boxes=options.boxes) if options.boxes else test
     about = data.about(train.skeleton, space.image_size)
     out = start_folder(options, space.backbone)
-
     biggest = (space.largest(),)
     calibration, sight = search.sights(train, val, device)
     fit([net], lambda rng: [biggest] if arch else sandwich(space, 1, rng), train, options, steps_of(options, train),
@@ -372,21 +333,15 @@ def stage_s(options, device):
     print(f"\nS-ViPNAS: {archs[0]}\n{c.params:,} parameters, {c.gflops:.4f} GFLOPs ({c.macs / 1e6:.1f} M multiply-adds)")
     print(f"test AP {search.percent(points):.1f} +- {standard_error(points):.1f} ({len(points)} people)")
     log(options, event="found", arch=archs[0].to_json(), gflops=c.gflops, test_ap=search.percent(points))
-    if len(table) > 1:
-        rivals(net, table, calibration, unseen, options)
-    if options.data != "synthetic":
-        log(options, event="official", **search.official(nets, people, device, out))
-    draw_people(test, keypoints, out / "poses.png")
-    print(f"wrote vipnas_s.pt{'' if arch else ', search.png'} and poses.png to {out}")
-
-def rivals(net, table, calibration, sight, options, count=9):
-    """The median of the candidates that cost about as much as the best one of the table, on the test split."""
-    best = table[search.best(table)]
-    near = sorted((row for row in table if row is not best), key=lambda row: abs(row["gflops"] - best["gflops"]))[:count]
-    costs, archs = [row["gflops"] for row in near], [[Arch.from_json(json.dumps(a)) for a in row["archs"]] for row in near]
-    ap = np.median([search.percent(search.judge(net, a, calibration, sight)) for a in archs])
-    print(f"the {len(near)} candidates of nearest cost ({min(costs):.4f} to {max(costs):.4f} GFLOPs): median test AP {ap:.1f}")
-    log(options, event="rivals", median_test_ap=ap)
+    if len(table) > 1:  # did the search choose well, among those that cost about as much?
+        found = table[search.best(table)]
+        near = sorted((row for row in table if row is not found), key=lambda row: abs(row["gflops"] - found["gflops"]))[:9]
+        costs, others = [row["gflops"] for row in near], [[Arch.from_json(json.dumps(a)) for a in row["archs"]] for row in near]
+        ap = np.median([search.percent(search.judge(net, archs, calibration, unseen)) for archs in others])
+        print(f"the {len(near)} candidates of nearest cost ({min(costs):.4f} to {max(costs):.4f} GFLOPs): "
+              f"median test AP {ap:.1f}")
+        log(options, event="rivals", median_test_ap=ap)
+    conclude(options, nets, people, test, keypoints, device, out / "poses.png")
 
 # ---------------------------------------------------------------------------------------------- stage t
 def stage_t(options, device):
@@ -405,7 +360,6 @@ def stage_t(options, device):
     for clips in (train, val, test):
         search.check_joints(clips, about, options.s)
     out = start_folder(options, mother.backbone, key_net)
-
     biggest = (space.largest(),) * frames
     calibration, sight = search.sights(train, val, device, 1, key_net)
     fit([net] * frames, lambda rng: sandwich(space, frames, rng), train, options, steps_of(options, train),
@@ -417,8 +371,7 @@ def stage_t(options, device):
     nets = search.finish(net, archs, calibration)
     average = (key_cost + sum(cost(a, size).gflops for a in archs)) / (frames + 1)
     print(f"\nT-ViPNAS, {average:.4f} GFLOPs on average\n  key frame  {mother}  ({key_cost:.4f})")
-    for t, arch in enumerate(archs, 1):
-        print(f"  t = {t}      {arch}  ({cost(arch, size).gflops:.4f})")
+    print("\n".join(f"  t = {t}      {arch}  ({cost(arch, size).gflops:.4f})" for t, arch in enumerate(archs, 1)))
     if search.ranks()[0] == 0:
         vipnas.save_finished(out / "vipnas_t.pt", [key_net, *nets], about)
         log(options, event="found", archs=[a.to_json() for a in archs], average_gflops=average)
@@ -428,17 +381,19 @@ def stage_t(options, device):
     unseen = search.Sight(test, 1, device, key_net)
     keypoints = search.predict(nets, unseen)
     key = np.concatenate([search.keypoints_of(maps[:, None], matrices, test) for _, maps, matrices in unseen])  # (N, 1, K, 3)
-    print_comparison({"T-ViPNAS": search.score(keypoints, test, 1), **rival,
-                      "the key frame's pose, copied": search.score(np.repeat(key, frames, 1), test, 1)}, options)
-    if options.data != "synthetic":
-        log(options, event="official", **search.official([key_net, *nets], test, device, out))
-    draw_people(test, np.concatenate([key, keypoints], 1), out / "poses.gif")
-    print(f"wrote vipnas_t.pt, search.png and poses.gif to {out}")
+    ours, copied = search.score(keypoints, test, 1), search.score(np.repeat(key, frames, 1), test, 1)  # (N, T)
+    print(f"\nnon-key frames of {len(test)} test clips{'':17}AP   " + "  ".join(f"t = {t + 1}" for t in range(frames)))
+    for name, points in {"T-ViPNAS": ours, **rival, "the key frame's pose, copied": copied}.items():
+        ap, row = search.percent(points), 100 * np.nanmean(points, 0)
+        better, error = search.percent(ours - points), standard_error(np.nanmean(ours - points, 1))
+        print(f"{name:45} {ap:5.1f}   " + "  ".join(f"{x:5.1f}" for x in row) +
+              f"   T is {better:+.1f} +- {error:.1f} better" * (points is not ours))
+        log(options, event="test", name=name, ap=ap, ap_by_frame=row.tolist(), t_better=better, standard_error=error)
+    conclude(options, [key_net, *nets], test, test, np.concatenate([key, keypoints], 1), device, out / "poses.gif")
 
 def single_frame_rival(options, average, train, val, test, out, device):
-    """The best single-frame network of the same average GFLOPs, applied to every frame (Table 3): {name: scores (N, T)}. Found by
-    the same search in the S super-network, then trained as T was: from the same weights, on the same clips in the same order,
-    for as many steps (those of --finish too) and at the same rate, alone and without heatmaps."""
+    """The best single-frame network of the same average GFLOPs, for every frame (Table 3): {name: scores (N, T)}. Found by the
+    same search in the S super-network, then trained as T was: from its weights, with the same clips, rate and number of steps."""
     path = pathlib.Path(options.s).with_name("supernet.pt")
     if not path.is_file():
         print(f"no comparison with a single-frame network: there is no {path} to find it in")
@@ -451,17 +406,6 @@ def single_frame_rival(options, average, train, val, test, out, device):
     points = search.judge(rival, archs, search.Sight(train.head(128), 1, device), search.Sight(test, 1, device))
     return {f"single frame, {cost(archs[0], test.size).gflops:.4f} GFLOPs": points}
 
-def print_comparison(results, options):
-    """AP per frame distance for everyone, and each one's paired distance to T-ViPNAS."""
-    ours = results["T-ViPNAS"]
-    print(f"\nnon-key frames of {len(ours)} test clips{'':17}AP   " + "  ".join(f"t = {t + 1}" for t in range(ours.shape[1])))
-    for name, points in results.items():
-        ap, row = search.percent(points), 100 * np.nanmean(points, 0)
-        better, error = search.percent(ours - points), standard_error(np.nanmean(ours - points, 1))
-        print(f"{name:45} {ap:5.1f}   " + "  ".join(f"{x:5.1f}" for x in row) +
-              f"   T is {better:+.1f} +- {error:.1f} better" * (points is not ours))
-        log(options, event="test", name=name, ap=ap, ap_by_frame=row.tolist(), t_better=better, standard_error=error)
-
 # ---------------------------------------------------------------------------------------------- small things
 def standard_error(points):
     """Of the mean AP, from one score a person or clip."""
@@ -470,7 +414,7 @@ def standard_error(points):
 
 def start_folder(options, backbone, key_net=None):
     """Make the run folder. An older run in it is moved aside, or resumed if options and key-frame network are the same."""
-    out, now = pathlib.Path(options.out), {**dataclasses.asdict(options), "resume": False}
+    out, now = pathlib.Path(options.out), {**vars(options), "resume": False}
     if options.resume and (out / "supernet.pt").is_file():
         saved = vipnas.load(out / "supernet.pt", "supernet")
         was, key = {**saved["options"], "resume": False}, key_net.state_dict() if key_net else {}
@@ -486,29 +430,26 @@ def start_folder(options, backbone, key_net=None):
         out.mkdir(parents=True, exist_ok=True)
     search.gather(None)  # the others wait for it
     print("run: " + "  ".join(f"{k} {v}" for k, v in now.items() if v not in (None, False)))
-    print(f"recipe: {recipe_of(options, backbone)}")
+    print(f"recipe: {describe(**recipe_of(options, backbone))}")
     return out
 
 def benchmark(options, device, batch=4, rounds=5):
     """What weight sharing costs: a sandwich step against steps of the same four finished networks, in turns, in one process."""
     space = vipnas.SPACES[options.space]
     (h, w), chains = space.image_size, sandwich(space, 1, random.Random(options.seed))
-    together = PoseNet(space).to(device, memory_format=torch.channels_last).train()
-    apart = [together.extract(arch).to(memory_format=torch.channels_last) for (arch,) in chains]
+    net, times = PoseNet(space).to(device, memory_format=torch.channels_last).train(), np.zeros((rounds + 1, 1 + len(chains)))
+    jobs = [(net, chains)] + [(net.extract(arch).to(memory_format=torch.channels_last), [(arch,)]) for (arch,) in chains]
+    optimizers = [torch.optim.Adam(net.parameters(), 1e-5) for net, _ in jobs]
     images = search.to_device(torch.randint(256, (batch, 1, 3, h, w)).byte(), device)
     targets, weights = torch.rand(batch, 1, 17, h // 4, w // 4, device=device), torch.ones(batch, 1, 17, device=device)
-    one, four = [(together, chains)], [(net, [chain]) for net, chain in zip(apart, chains)]
-    optimizers = {net: torch.optim.Adam(net.parameters(), 1e-5) for net in (together, *apart)}
-
-    def seconds(jobs):
+    for i, j in np.ndindex(times.shape):
         begun = time.perf_counter()
-        for net, chains in jobs:
-            train_step([net], chains, images, targets, weights, None)  # it returns numbers, so a GPU has finished too
-            optimizers[net].step(), optimizers[net].zero_grad()
-        return time.perf_counter() - begun
-    times = np.median([(seconds(one), seconds(four)) for _ in range(rounds + 1)][1:], 0)  # the first warms up
-    print(f"{options.space}, {batch} images of {h}x{w}: one sandwich step {times[0]:.2f} s, its four networks trained alone "
-          f"{times[1]:.2f} s, ratio {times[0] / times[1]:.3f}")
+        train_step([jobs[j][0]], jobs[j][1], images, targets, weights, None)  # it returns numbers, so a GPU has finished too
+        optimizers[j].step(), optimizers[j].zero_grad()
+        times[i, j] = time.perf_counter() - begun
+    one, four = np.median(times[1:, 0]), np.median(times[1:, 1:].sum(1))  # the first round warms up
+    print(f"{options.space}, {batch} images of {h}x{w}: one sandwich step {one:.2f} s, its four networks trained alone "
+          f"{four:.2f} s, ratio {one / four:.3f}")
 
 def benchmark_ap(people=6000):
     """`search.coco_ap` beside the official tool, if that is installed, on the same random people, five detections each."""
@@ -525,7 +466,7 @@ def benchmark_ap(people=6000):
     ours, seconds = search.coco_ap(annotations, found), time.perf_counter() - begun
     print(f"coco_ap of {people} people and {len(found)} detections: {seconds:.2f} s")
     try:
-        coco, cocoeval = (importlib.import_module(f"pycocotools.{name}") for name in ("coco", "cocoeval"))
+        from pycocotools import coco, cocoeval
     except ImportError:
         return print("pip install pycocotools, and this shows the official tool's time beside it (nothing else here uses it)")
     with contextlib.redirect_stdout(None):
@@ -534,24 +475,27 @@ def benchmark_ap(people=6000):
         truth.createIndex()
         judge = cocoeval.COCOeval(truth, truth.loadRes(found), "keypoints")
         judge.evaluate(), judge.accumulate(), judge.summarize()
-    official = time.perf_counter() - begun
-    print(f"pycocotools: {official:.2f} s, ratio {official / seconds:.1f}; largest difference of the ten numbers "
-          f"{np.abs(np.array(list(ours.values())) - judge.stats).max():.0e}")
+    official, error = time.perf_counter() - begun, np.abs([*ours.values()] - judge.stats).max()
+    print(f"pycocotools: {official:.2f} s, ratio {official / seconds:.1f}; largest difference of the ten numbers {error:.0e}")
 
-def draw_people(clips, keypoints, path, count=12):
-    """Predictions (N, F, K, 3) on unseen people, in their windows at twice the size; several frames are a moving picture."""
+def conclude(options, nets, people, clips, keypoints, device, picture, count=12):
+    """The end of a stage: on real data, the official numbers of `nets` on `people`; and a picture of the predictions
+    (N, F, K, 3) on unseen clips, in their windows at twice the size, a moving one if they have several frames."""
     def pose(i, t):
         size = tuple(2 * n for n in clips.size)
         matrix = data.affine(clips.boxes[i], size)
         image = Image.fromarray(data.crop(clips.frame(i, t), matrix, size).permute(1, 2, 0).numpy())
         return data.draw_pose(image, data.transform(keypoints[i, t], matrix), clips.skeleton)
+    if options.data != "synthetic":
+        log(options, event="official", **search.official(nets, people, device, picture.parent))
     rows = [range(i, min(i + 6, count, len(clips))) for i in range(0, min(count, len(clips)), 6)]
-    data.save_image([data.sheet([[pose(i, t) for i in row] for row in rows]) for t in range(keypoints.shape[1])], path)
+    data.save_image([data.sheet([[pose(i, t) for i in row] for row in rows]) for t in range(keypoints.shape[1])], picture)
+    print(f"wrote vipnas_{options.stage}.pt{'' if options.arch else ', search.png'} and {picture.name} to {picture.parent}")
 
 @contextlib.contextmanager
 def processes():
-    """The device of this process. Those that torchrun starts become one group, of which the first one prints. If one fails, so
-    do the others, of the same error or for want of it: the first to fail speaks, and torchrun ends all."""
+    """The device of this process. Those that torchrun starts become one group, of which the first one prints; the others wait
+    while it reports, which can take hours. If one fails, so do the others: the first to fail speaks, and torchrun ends all."""
     gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device(f"cuda:{local}" if gpus else "cpu")
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -562,8 +506,7 @@ def processes():
         if gpus:
             refuse(local >= gpus, f"torchrun started more processes than the {gpus} GPUs that are here")
             torch.cuda.set_device(device)
-        patience = datetime.timedelta(hours=12)  # the others wait while the first one reports
-        dist.init_process_group("nccl" if gpus else "gloo", timeout=patience, world_size=world, rank=rank, store=store)
+        dist.init_process_group("nccl" if gpus else "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(hours=12))
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if rank else sys.stdout):
             yield device
         dist.destroy_process_group()
