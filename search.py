@@ -15,12 +15,14 @@ import pathlib
 import random
 import signal
 import sys
+import tempfile
 import time
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image, ImageDraw, ImageFont
+from scipy.stats import kendalltau
 from torch.utils.data import DataLoader
 
 import data
@@ -460,7 +462,8 @@ def judge_together(net, candidates, calibration, sight, parts, known):
                 follow(longer, heatmaps, maps, joints)
             else:
                 found[longer] = score(np.concatenate(joints, 1), sight.clips, sight.first, rows)
-    follow((), None, sight.heatmaps[parts], [])
+    if candidates:
+        follow((), None, sight.heatmaps[parts], [])
     return found, passes
 
 def rounds(count, parts, plain):
@@ -476,18 +479,19 @@ def search(net, candidates, calibration, sight, path, about, plain=False, say=pr
     `about` identifies a search: its table is continued, not repeated. Processes share the candidates by their first
     architecture, all get the table."""
     (rank, world), start, known, going = ranks(), time.time(), {}, range(len(candidates))
+    seen = 0
     about = {**about, "plain": plain, "weights": sum(p.double().sum().item() for p in net.parameters())}
     table, passes = gather(_read_table(path, about))[0] or ([_row(net, archs) for archs in candidates], 0)
     for k, (count, parts) in enumerate(rounds(len(candidates), len(sight.parts), plain)):
-        going, seen = sorted(going, key=lambda i: -table[i]["rounds"][k - 1] if k else i)[:count], 0 if k == 0 else seen
-        groups = {}
+        going, groups = sorted(going, key=lambda i: -table[i]["rounds"][k - 1] if k else i)[:count], {}
         for i in going:
             if len(table[i]["rounds"]) == k:
-                groups.setdefault(candidates[i][0], []).append(i)
+                groups.setdefault(i if plain else candidates[i][0], []).append(i)
         groups = list(groups.values())
         for first in range(0, len(groups), world):
             own = sum(groups[first:first + world][rank:rank + 1], [])  # none for some in the last turn
-            points, run = judge_together(net, [candidates[i] for i in own], calibration, sight, slice(seen, parts), known) if own else ({}, 0)
+            points, run = judge_together(net, [candidates[i] for i in own], calibration, sight, slice(seen, parts),
+                                         {} if plain else known)
             for results, more in gather(([(i, points[candidates[i]]) for i in own], run)):
                 passes += more
                 for i, scores in results:
@@ -529,30 +533,42 @@ def find(net, budget, options, calibration, sight, out, name="search", clock=Non
     Stage s (Sec. 3.4.1): one architecture within the budget for all frames of `sight`. Stage t (Sec. 3.4.3), where that has a
     key frame: an architecture for each frame after it, the budget being the average over them and the key frame. It is in
     GFLOPs, or with a `clock` in its milliseconds. For a race, allocations are drawn as a tree whose branches share frames."""
-    frames, count, seed, space = sight.clips.frames - sight.first, options.candidates, options.seed, net.space
-    price, unit = (clock, "ms") if clock else (lambda arch: cost(arch, space.image_size).gflops, "GFLOPs")
-    about = {"stage": "t" if sight.key else "s", "budget": budget, "unit": unit, "frames": frames, "seed": seed,
-             "candidates_wanted": count, "shared": options.shared, "no_fusion": options.no_fusion}
-    if options.no_fusion:
-        space = dataclasses.replace(space, fusions=(None,))
-    key, rng = price(sight.key) if sight.key else 0, random.Random(f"{seed} {'allocate' if sight.key else name}")
-    left = rest(budget, key, frames) if sight.key else frames * budget
-    if options.shared or not sight.key:
-        candidates = [(arch,) * frames for arch in sample(space, left / frames, count, rng, price)]
-    else:
-        side = round(count ** (1 / frames))
-        branching = None if options.plain else (*[side] * (frames - 1), -(-count // side ** (frames - 1)))
-        candidates = allocate(space, frames, left, count, rng, price, branching)
-    candidates = gather(candidates)[0]  # measured times differ between processes
-    about["key"] = sight.key and sight.key.to_json()
-    archs, table = search(net, candidates, calibration, sight, out / f"{name}.json", about, options.plain)
+    frames, count, key = sight.clips.frames - sight.first, options.candidates, sight.key
+    rng = random.Random(f"{options.seed} {'allocate' if key else name}")
+    drawn = gather(draw_candidates(net.space, budget, key, frames, count, options, rng, clock))[0]  # measured times differ between processes
+    about = {"stage": "t" if key else "s", "budget": budget, "unit": "ms" if clock else "GFLOPs", "frames": frames,
+             "seed": options.seed, "candidates_wanted": count, "shared": options.shared, "no_fusion": options.no_fusion,
+             "key": key and key.to_json()}
+    archs, table = search(net, drawn, calibration, sight, out / f"{name}.json", about, options.plain)
     if ranks()[0] == 0:
         if clock:
-            clock.save(out / "times.json")
-        spent = [(sum(map(price, a)) + key) / (frames + bool(sight.key)) for a in candidates]
-        title = f"allocations over {frames} non-key frames" if sight.key else f"S candidates under {budget:g} {unit}"
-        plot([(x, row["ap"]) for x, row in zip(spent, table)], best(table), title + ", AP on the clips seen", unit, out / f"{name}.png")
+            clock.save()
+        price = clock or gflops(net.space)
+        spent = [sum(map(price, archs + (key,) * bool(key))) / (frames + bool(key)) for archs in drawn]
+        title = f"allocations over {frames} non-key frames" if key else f"S candidates under {budget:g} {about['unit']}"
+        plot([(x, row["ap"]) for x, row in zip(spent, table)], best(table), title + ", AP on the clips seen", about["unit"],
+             out / f"{name}.png")
     return archs, table
+
+def draw_candidates(space, budget, key, frames, count, options, rng, clock=None):
+    """What a search looks at: tuples of an architecture for each frame. `key`: the key frame's, in stage t."""
+    price = clock or gflops(space)
+    if options.no_fusion:
+        space = dataclasses.replace(space, fusions=(None,))
+    left = rest(budget, price(key), frames) if key else frames * budget
+    if options.shared or not key:
+        return [(arch,) * frames for arch in sample(space, left / frames, count, rng, price)]
+    side = round(count ** (1 / frames))  # of the tree that lets a race share what candidates have in common
+    branching = None if options.plain else (*[side] * (frames - 1), -(-count // side ** (frames - 1)))
+    return allocate(space, frames, left, count, rng, price, branching)
+
+def clock_of(options, folder, image_size, fresh=False):
+    """The Clock that a budget in milliseconds needs, kept in a run folder, or None."""
+    return vipnas.Clock(folder / "times.json", image_size, fresh=fresh) if options.budget_ms else None
+
+def gflops(space):
+    """The price of an architecture that the paper's budgets are in."""
+    return lambda arch: cost(arch, space.image_size).gflops
 
 def rest(average, key, frames):
     """What eq. (3) leaves for all non-key frames, from the average over them and the key frame (Table 1's figure)."""
@@ -593,6 +609,11 @@ def main():
     parser.add_argument("--checkpoint", required=True,
                         help="supernet.pt of a stage s or t; or, to judge, a finished or published network")
     parser.add_argument("--gflops", type=float, help="supernet.pt: budget of S, or the average over key and non-key frames")
+    parser.add_argument("--budget-ms", type=float, help="instead, the budget in milliseconds, measured on this machine (one thread)")
+    parser.add_argument("--plain", action="store_true", help="judge every candidate on all of val, as the paper does, without a race")
+    parser.add_argument("--shared", action="store_true", help="stage t: one architecture for all non-key frames")
+    parser.add_argument("--no-fusion", action="store_true", help="stage t: non-key frames without the last frame's heatmaps")
+    parser.add_argument("--benchmark", action="store_true", help="supernet.pt: what a race saves, and how well times are predicted")
     parser.add_argument("--frames", type=int, default=3, help="stage t: T, the number of non-key frames")
     parser.add_argument("--candidates", type=int, default=48, help="how many to look at")
     parser.add_argument("--seed", type=int, default=0)
@@ -603,9 +624,10 @@ def main():
     options = parser.parse_args()
     try:
         again = vipnas.read(options.checkpoint).get("kind") == "supernet"
-        refuse(again and not options.gflops or options.candidates < 1 or options.frames < 1,
-               "say the budget, --gflops; and --candidates and --frames must be at least 1")
-        refuse(not again and (options.gflops or not (options.data and options.root)),
+        refuse(again and not (options.gflops or options.budget_ms) or options.candidates < 1 or options.frames < 1,
+               "say the budget, --gflops or --budget-ms; and --candidates and --frames must be at least 1")
+        refuse(options.gflops and options.budget_ms, "--gflops and --budget-ms are two units of one budget: give one of them")
+        refuse(not again and (options.gflops or options.budget_ms or not (options.data and options.root)),
                f"{options.checkpoint} is no super-network to search in; to judge it, give --data and --root alone")
         refuse(again and options.data or options.boxes and options.data != "coco",
                "--data and --root are for finished networks, and --boxes is for --data coco")
@@ -624,25 +646,52 @@ def judge_finished(options, device):
     official([net.to(device, memory_format=torch.channels_last) for net in nets], clips, device, out)
 
 def search_again(options, device):
-    """Another search in a trained super-network."""
+    """Another search in a trained super-network; or what a race saves there."""
     net, key_net, saved = load_supernet(options.checkpoint)
     net.to(device, memory_format=torch.channels_last)
-    run, frames = saved["options"], options.frames + 1 if key_net else 1
-    out = pathlib.Path(options.out or pathlib.Path(options.checkpoint).with_name(f"search_{options.gflops:g}_{frames - 1}"))
-    if key_net:  # an impossible budget is said before anything is rendered
-        key = cost(key_net.to(device).arch, net.space.image_size).gflops
-        allocate(net.space, options.frames, rest(options.gflops, key, options.frames), 1, random.Random(0))
-    else:
-        sample(net.space, options.gflops, 1, random.Random(0))
-    train, val = (open_clips(run["data"], run["root"], split, frames, net.space.image_size, min(400, run["clips"] or 10 ** 9))
+    folder, size, budget = pathlib.Path(options.checkpoint).parent, net.space.image_size, options.budget_ms or options.gflops
+    run, frames, key = saved["options"], options.frames if key_net else 1, key_net and key_net.to(device).arch
+    name = f"search_{budget:g}{'ms' * bool(options.budget_ms)}_{frames * bool(key)}{'_shared' * options.shared}"
+    out, clock = pathlib.Path(options.out or folder / (name + "_no_fusion" * options.no_fusion)), clock_of(options, folder, size)
+    draw_candidates(net.space, budget, key, frames, 1, options, random.Random(0), clock)  # an impossible budget is said first
+    train, val = (open_clips(run["data"], run["root"], split, frames + bool(key), size, min(400, run["clips"] or 10 ** 9))
                   for split in ("train", "val"))
-    out.mkdir(parents=True, exist_ok=True)
     calibration, sight = sights(train, val, device, int(key_net is not None), key_net)
-    archs, table = find(net, options.gflops, options, calibration, sight, out)
+    if options.benchmark:
+        return benchmark(net, budget, options, calibration, sight)
+    out.mkdir(parents=True, exist_ok=True)
+    archs, table = find(net, budget, options, calibration, sight, out, clock=clock)
     nets, name = [key_net] * bool(key_net) + finish(net, archs, calibration), "vipnas_t.pt" if key_net else "vipnas_s.pt"
     vipnas.save_finished(out / name, nets, saved["about"])
-    print("\n".join(str(n.arch) for n in nets))
-    print(f"val AP {max(row['ap'] for row in table):.1f}; wrote {name}, search.json and search.png to {out}")
+    costs, times = [gflops(net.space)(n.arch) for n in nets], vipnas.frame_times(nets)
+    for n, c, ms in zip(nets, costs, times):
+        print(f"{n.arch}  ({c:.4f} GFLOPs, {ms:.2f} ms)")
+    print(f"on average {np.mean(costs):.4f} GFLOPs and {np.mean(times):.2f} ms a frame (deployed, one CPU thread); val AP "
+          f"{table[best(table)]['ap']:.1f}; wrote {name}, search.json and search.png to {out}")
+
+def benchmark(net, budget, options, calibration, sight, seeds=3, count=20):
+    """What a race saves, and whether it finds the same: plain and raced search of the same candidates, for several seeds. And how
+    well added-up times predict: `count` random networks of the space, predicted and measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(seeds):
+            drawn = draw_candidates(net.space, budget, sight.key, sight.clips.frames - sight.first, options.candidates, options,
+                                    random.Random(seed))
+            tables = []
+            for plain in (True, False):
+                path = pathlib.Path(folder, f"{seed}{plain}.json")
+                search(net, drawn, calibration, sight, path, {}, plain, say=lambda line: None)
+                tables.append(json.loads(path.read_text()))
+            (all_of_it, chosen), passes = [(t["candidates"], t["best"]) for t in tables][0], [t["passes"] for t in tables]
+            winner = tables[1]["best"]
+            print(f"seed {seed}, {len(drawn)} candidates: plain {all_of_it[chosen]['ap']:.2f} AP, {passes[0]} images run; race "
+                  f"{all_of_it[winner]['ap']:.2f} AP ({'the same' if winner == chosen else 'another'} winner), {passes[1]}: "
+                  f"{passes[1] / passes[0]:.3f} of them", flush=True)
+    rng, clock = random.Random(0), vipnas.Clock("", net.space.image_size)
+    archs = [net.space.sample(rng) for _ in range(count)]
+    predicted, measured = [clock(arch) for arch in archs], vipnas.frame_times([PoseNet(arch) for arch in archs])
+    print(f"{count} networks of {min(measured):.2f} to {max(measured):.2f} ms, predicted from {len(clock.times)} parts: rank "
+          f"correlation (Kendall's tau) {kendalltau(predicted, measured).statistic:.2f}; of GFLOPs with measured times "
+          f"{kendalltau([gflops(net.space)(arch) for arch in archs], measured).statistic:.2f}")
 
 def load_networks(path):
     """(networks, about) from a finished checkpoint of ours, or a published one: COCO's joints at 256x192, in SBL's cells."""

@@ -24,6 +24,7 @@ import argparse
 import contextlib
 import copy
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -68,6 +69,10 @@ OPTIONS = {
     "rotation": (float, None, "augmentation: largest rotation in degrees"),
     "candidates": (int, None, "architectures (or allocations) the search looks at"),
     "gflops": (float, None, "budget, the paper's GFLOPs: of the S network, or the average over key and non-key frames"),
+    "budget_ms": (float, None, "the same budget in milliseconds, measured on this machine (deployed, one CPU thread)"),
+    "plain": (bool, False, "judge every candidate on all of val, as the paper does, instead of in a race"),
+    "shared": (bool, False, "stage t: one architecture for all non-key frames (ablation)"),
+    "no_fusion": (bool, False, "stage t: non-key frames without the last frame's heatmaps (ablation)"),
     "compare": (int, None, "stage t: 1 trains a single-frame rival of the same GFLOPs too (default: 1 for drawn people, else 0)"),
     "seed": (int, 0, "all randomness follows from it"),
     "resume": (bool, False, "go on with the run in the run folder, exactly (with as many processes and threads)"),
@@ -101,7 +106,7 @@ def read_options(argv):
                                      epilog=f"recipes (every number can be given as an option; real data: Sec. 4.2):\n{table}")
     for name, (kind, default, text) in OPTIONS.items():
         how = {"action": "store_true"} if kind is bool else {"type": kind, "default": default}
-        parser.add_argument(f"--{name}", help=text + f" (default {default})" * (default not in (None, False)), **how)
+        parser.add_argument(f"--{name.replace('_', '-')}", help=text + f" (default {default})" * (default not in (None, False)), **how)
     options = parser.parse_args(argv)
     if options.benchmark:
         options.stage, options.space = "s", options.space if options.benchmark == "ap" else options.benchmark
@@ -110,18 +115,20 @@ def read_options(argv):
     refuse(space not in vipnas.SPACES, f"there is no space '{space}'; --space is one of {', '.join(vipnas.SPACES)}")
     refuse((source, stage) == ("coco", "t"), "COCO has no videos: stage t needs --data posetrack or synthetic")
     refuse((source, stage) not in RECIPES, f"there is no data set '{source}'; --data is one of synthetic, coco, posetrack")
-    refuse(options.boxes and source != "coco", "--boxes, a file of detected source, belongs to --data coco")
+    refuse(options.boxes and source != "coco", "--boxes, a file of detected people, belongs to --data coco")
     refuse((source == "synthetic") == (options.root is not None),
            "--root names the folder of real data: give it with --data coco or posetrack, and only then")
     refuse(stage == "t" and (options.arch or options.init),
            "--arch and --init belong to stage s; stage t starts from the network that --s names")
-    refuse(options.arch and (options.gflops or options.candidates),
-           "--arch trains one architecture, so there is nothing to search: leave out --gflops and --candidates")
-    for name in ("frames", "lr", *FROM_RECIPE):
+    refuse(options.arch and (options.gflops or options.budget_ms or options.candidates),
+           "--arch trains one architecture, so there is nothing to search: leave out --gflops, --budget-ms and --candidates")
+    refuse(options.gflops and options.budget_ms, "--gflops and --budget-ms are two units of one budget: give one of them")
+    refuse(stage == "s" and (options.shared or options.no_fusion), "--shared and --no-fusion belong to stage t")
+    for name in ("frames", "lr", "gflops", "budget_ms", *FROM_RECIPE):
         value = getattr(options, name)
         refuse(value is not None and (value < 0 or value == 0 and name not in ("rotation", "finish")),
-               f"--{name} must be above zero")
-        if value is None and name != "lr":  # the rate depends on the backbone too
+               f"--{name.replace('_', '-')} must be above zero")
+        if value is None and name in FROM_RECIPE:
             setattr(options, name, RECIPES[source, stage].get(name))
     world = search.ranks()[1]
     refuse(options.batch % world, f"--batch {options.batch} cannot be shared equally by {world} processes: choose a multiple")
@@ -302,9 +309,10 @@ def stage_s(options, device):
     """Super-network, search under a budget, S-ViPNAS (Sec. 3.4.1); or one given architecture alone."""
     arch = vipnas.read_arch(options.arch) if options.arch else None
     space = Space.of(arch) if arch else vipnas.SPACES[options.space]
+    clock = search.clock_of(options, pathlib.Path(options.out), space.image_size, fresh=not options.resume)
     if not arch:
-        budget = options.gflops or BUDGETS[options.space][0]
-        search.sample(space, budget, 1, random.Random(0))  # an impossible budget is said before anything is trained
+        budget = options.budget_ms or options.gflops or BUDGETS[options.space][0]
+        search.sample(space, budget, 1, random.Random(0), clock)  # an impossible budget is said before anything is trained
     torch.manual_seed(options.seed)
     net = PoseNet(space).to(device, memory_format=torch.channels_last)
     if options.init:
@@ -322,7 +330,7 @@ def stage_s(options, device):
     fit([net], lambda rng: [biggest] if arch else sandwich(space, 1, rng), train, options, steps_of(options, train),
         out / "supernet.pt", judge=lambda: search.percent(search.judge(net, biggest, calibration, sight)),
         about={"stage": "s", "space": space.backbone, "arch": arch and arch.to_json(), "about": about})
-    archs, table = (biggest, []) if arch else search.find(net, budget, options, calibration, sight, out)
+    archs, table = (biggest, []) if arch else search.find(net, budget, options, calibration, sight, out, clock=clock)
     nets = search.finish(net, archs, calibration)
     if search.ranks()[0]:
         return  # the rest is the first process's
@@ -330,7 +338,8 @@ def stage_s(options, device):
     unseen = search.Sight(test, 0, device)
     keypoints = search.predict(nets, unseen)
     points, c = search.score(keypoints, test, 0), cost(archs[0], space.image_size)
-    print(f"\nS-ViPNAS: {archs[0]}\n{c.params:,} parameters, {c.gflops:.4f} GFLOPs ({c.macs / 1e6:.1f} M multiply-adds)")
+    print(f"\nS-ViPNAS: {archs[0]}\n{c.params:,} parameters, {c.gflops:.4f} GFLOPs ({c.macs / 1e6:.1f} M multiply-adds), "
+          f"{vipnas.frame_times(nets)[0]:.2f} ms deployed on one CPU thread")
     print(f"test AP {search.percent(points):.1f} +- {standard_error(points):.1f} ({len(points)} people)")
     log(options, event="found", arch=archs[0].to_json(), gflops=c.gflops, test_ap=search.percent(points))
     if len(table) > 1:  # did the search choose well, among those that cost about as much?
@@ -352,8 +361,9 @@ def stage_t(options, device):
     refuse(mother.backbone not in vipnas.SPACES,
            f"{options.s} is a {mother.backbone}, which no search space has; stage t needs one of {', '.join(vipnas.SPACES)}")
     space = dataclasses.replace(vipnas.SPACES[mother.backbone], image_size=size).within(mother)
-    average, key_cost = options.gflops or BUDGETS[mother.backbone][1], cost(mother, size).gflops
-    search.allocate(space, frames, search.rest(average, key_cost, frames), 1, random.Random(0))  # impossible? say it now
+    clock = search.clock_of(options, pathlib.Path(options.out), size, fresh=not options.resume)
+    budget, key_cost = options.budget_ms or options.gflops or BUDGETS[mother.backbone][1], cost(mother, size).gflops
+    search.draw_candidates(space, budget, mother, frames, 1, options, random.Random(0), clock)  # impossible? say it now
     torch.manual_seed(options.seed)
     net = PoseNet(space).inherit(key_net).to(device, memory_format=torch.channels_last)
     train, val, test = open_clips(options, frames + 1, size)
@@ -365,14 +375,16 @@ def stage_t(options, device):
     fit([net] * frames, lambda rng: sandwich(space, frames, rng), train, options, steps_of(options, train),
         out / "supernet.pt", key_net, lambda: search.percent(search.judge(net, biggest, calibration, sight)),
         {"stage": "t", "space": mother.backbone, "arch": mother.to_json(), "key": key_net.state_dict(), "about": about})
-    archs, _ = search.find(net, average, options, calibration, sight, out)
+    archs, _ = search.find(net, budget, options, calibration, sight, out, clock=clock)
     if options.finish:  # ours: a short training of the found chain alone, still with shared weights
         fit([net] * frames, lambda rng: [archs], train, options, options.finish, out / "finish.pt", key_net)
     nets = search.finish(net, archs, calibration)
     average = (key_cost + sum(cost(a, size).gflops for a in archs)) / (frames + 1)
-    print(f"\nT-ViPNAS, {average:.4f} GFLOPs on average\n  key frame  {mother}  ({key_cost:.4f})")
-    print("\n".join(f"  t = {t}      {arch}  ({cost(arch, size).gflops:.4f})" for t, arch in enumerate(archs, 1)))
     if search.ranks()[0] == 0:
+        times = vipnas.frame_times([key_net, *nets])
+        print(f"\nT-ViPNAS, on average {average:.4f} GFLOPs and {np.mean(times):.2f} ms a frame (deployed, one CPU thread)")
+        for t, (a, ms) in enumerate(zip((mother, *archs), times)):
+            print(f"  {f't = {t}' if t else 'key frame':9}  {a}  ({cost(a, size).gflops:.4f} GFLOPs, {ms:.2f} ms)")
         vipnas.save_finished(out / "vipnas_t.pt", [key_net, *nets], about)
         log(options, event="found", archs=[a.to_json() for a in archs], average_gflops=average)
     rival = single_frame_rival(options, average, train, val, test, out, device) if options.compare else {}
@@ -466,7 +478,7 @@ def benchmark_ap(people=6000):
     ours, seconds = search.coco_ap(annotations, found), time.perf_counter() - begun
     print(f"coco_ap of {people} people and {len(found)} detections: {seconds:.2f} s")
     try:
-        from pycocotools import coco, cocoeval
+        coco, cocoeval = (importlib.import_module(f"pycocotools.{name}") for name in ("coco", "cocoeval"))
     except ImportError:
         return print("pip install pycocotools, and this shows the official tool's time beside it (nothing else here uses it)")
     with contextlib.redirect_stdout(None):

@@ -842,12 +842,11 @@ def deploy(net, compiled=True):
     not tried with compiled=False, and where there is no C++ compiler, which a warning says). On a GPU: the folded network."""
     if net.arch is None:
         raise ValueError("only a finished network can be deployed: extract one from the super-network first")
-    folded, (h, w) = fold(net), net.space.image_size
+    folded = fold(net)
     if folded.head.final.weight.is_cuda:
         return Deployed(folded)
-    inputs = {"images": torch.zeros(1, 3, h, w), "heatmaps": torch.zeros(1, net.joints, h // 4, w // 4)}
-    inputs = {name: x.to(memory_format=torch.channels_last) for name, x in inputs.items() if name == "images" or net.arch.fusion}
-    script, runtime = freeze(folded, inputs), "batch norm folded, channels last, "
+    inputs, runtime = _example(net), "batch norm folded, channels last, "
+    script = freeze(folded, inputs)
     if compiled:
         try:
             with tempfile.TemporaryDirectory() as folder, torch.no_grad():
@@ -859,6 +858,12 @@ def deploy(net, compiled=True):
         except Exception as error:  # many kinds, from a missing compiler to a full disk
             warnings.warn(f"deployed without a compiler: {str(error).splitlines()[0]}")
     return Deployed(folded, script, None, runtime + "TorchScript")
+
+def _example(net):
+    """Black inputs of a finished network, of its own size."""
+    h, w = net.space.image_size
+    inputs = {"images": torch.zeros(1, 3, h, w), "heatmaps": torch.zeros(1, net.joints, h // 4, w // 4)}
+    return {name: x.to(memory_format=torch.channels_last) for name, x in inputs.items() if name == "images" or net.arch.fusion}
 
 def _call(run, inputs):
     return run(**inputs) if isinstance(inputs, dict) else run(*inputs)
@@ -894,19 +899,22 @@ def milliseconds(runs, inputs, rounds=20):
             times[row, i] = 1000 * (time.thread_time() - begun)
     return times.min(0)
 
+def frame_times(nets, compiled=False):
+    """Measured milliseconds of each of several finished networks: deployed, one image, one CPU thread."""
+    with one_thread():
+        return [float(milliseconds([deploy(copy.deepcopy(net).cpu(), compiled)], _example(net))[0]) for net in nets]
+
 class Clock:
     """Milliseconds of architectures on this machine: one image, one CPU thread, deployed without a compiler. Each part is measured
-    once and its time added up as its cost is; `save` keeps them in a file, which a Clock of the same path starts from."""
+    once and its time added up as its cost is. What `save` wrote to `path` is known from then on, but for a `fresh` Clock."""
 
-    def __init__(self, path, image_size, joints=17):
-        self.image_size, self.joints, self.lists = tuple(image_size), joints, {}
-        try:
-            self.times = json.loads(pathlib.Path(path).read_text())
-        except (OSError, ValueError):
-            self.times = {}
+    def __init__(self, path, image_size, joints=17, fresh=False):
+        self.path, self.image_size, self.joints, self.lists, self.times = path, tuple(image_size), joints, {}, {}
+        with contextlib.suppress(OSError, ValueError):
+            self.times = {} if fresh else json.loads(pathlib.Path(path).read_text())
 
-    def save(self, path):
-        write_json(self.times, path)
+    def save(self):
+        write_json(self.times, self.path)
 
     def __call__(self, arch):
         """The predicted time; about 50 ms for each part that has not been measured yet."""
