@@ -911,8 +911,7 @@ def run_video(video, checkpoint, boxes, out):
     out.mkdir(parents=True, exist_ok=True)
     list(map(pose.stream(boxes).step, [Image.new("RGB", (9, 9))] * len(pose.nets)))  # the first time is slow: it is not measured
     for i, (name, frame) in enumerate(read_video(video)):
-        due = stream.t == len(pose.nets) - 1  # the next is a key frame
-        again = [box if lost and due else None for box, lost in zip(stream.boxes, stream.lost)]
+        again = [box if lost and stream.t == len(pose.nets) - 1 else None for box, lost in zip(stream.boxes, stream.lost)]
         start = time.perf_counter()
         poses = stream.step(frame, again if any(again) else None)
         seconds[stream.t > 0].append(time.perf_counter() - start)
