@@ -966,106 +966,136 @@ class VideoPose:
             keypoints = stream.step(frame)     # (K, 3): x, y in pixels of the frame, and score"""
 
     def __init__(self, nets, about):
-        self.nets, self.about = nets, about
+        self.nets, self.about, self.device = nets, about, next(nets[0].parameters()).device
+        self.mean, self.std = torch.tensor([about["mean"], about["std"]], device=self.device)  # (3,) each
 
     @classmethod
-    def load(cls, path):
-        """From a finished checkpoint: an S-ViPNAS (then every frame is a key frame) or a T-ViPNAS."""
-        return cls(*load_finished(path))
+    def load(cls, path, device=None):
+        """From a finished checkpoint: an S-ViPNAS (then every frame is a key frame) or a T-ViPNAS. device: cuda if there."""
+        nets, about = load_finished(path)
+        return cls([net.to(device or ("cuda" if torch.cuda.is_available() else "cpu")) for net in nets], about)
 
     def stream(self, box=None):
-        """A new stream. `box`: x, y, w, h of the person in the first frame; without one, the person fills the frame."""
+        """Follow the person in `box`: x, y, w, h in the first frame, None if he fills it; or N people, in a list of boxes."""
         return Stream(self, box)
 
+def as_list(box, count=None):
+    """One box, or a list of `count` boxes and Nones, as a list."""
+    boxes = [box] if box is None or any(v is not None and np.ndim(v) == 0 for v in box) else list(box)
+    good = [b is None or len(b) == 4 and all(map(math.isfinite, b)) and min(b[2:]) > 0 for b in boxes]
+    if not all(good) or len(boxes) != (count or len(boxes)):
+        raise ValueError(f"{box} is no box x, y, w, h with w and h above zero, nor a list with a box or None for each person")
+    return boxes
+
 class Stream:
-    """One person followed through a video. Key frames are every T + 1; all frames of a period share one window."""
+    """People followed through a video, as one batch. Key frames are every T + 1; all frames of a period share their windows.
+
+    After a step `lost` (N,) says who showed fewer than 4 joints above .2 inside the frame. Who is lost when a key frame comes is
+    not run and gives nan, until `step` is handed a box for him. `boxes`: where each was last seen; `t`: 0 on a key frame."""
 
     def __init__(self, pose, box):
-        self.pose, self.box, self.count, self.heatmaps, self.window = pose, box, 0, None, None
+        self.pose, self.boxes, self.t, self.heatmaps = pose, as_list(box), -1, None
+        self.lost, self.single = np.zeros(len(self.boxes), bool), self.boxes and self.boxes[0] is box
+        self.size = np.array(pose.about["size"][::-1])  # width and height of the crops
 
-    def step(self, frame):
-        """frame: Pillow image or uint8 array (H, W, 3) -> keypoints (K, 3): x, y in its pixels, score."""
-        image = frame.convert("RGB") if isinstance(frame, Image.Image) else Image.fromarray(np.asarray(frame)).convert("RGB")
-        t = self.count % len(self.pose.nets)  # 0: key frame
-        if t == 0:
-            self.window = self._window(image)
-        left, top, right, bottom = self.window
-        height, width = self.pose.about["size"]
-        shrink = max(1, (right - left) // width)  # cropped as in training: black outside, whole blocks averaged, bilinear
-        small = image.crop(self.window).reduce(shrink).transform(
-            (width, height), Image.Transform.EXTENT, (0, 0, (right - left) / shrink, (bottom - top) / shrink),
-            Image.Resampling.BILINEAR)
-        x = torch.from_numpy(np.asarray(small, np.float32) / 255)
-        x = ((x - torch.tensor(self.pose.about["mean"])) / torch.tensor(self.pose.about["std"])).permute(2, 0, 1)[None]
-        with torch.inference_mode():
-            self.heatmaps = self.pose.nets[t](x, heatmaps=self.heatmaps)
-        # from pixel centres of the crop to those of the frame
-        keypoints = decode(self.heatmaps, cell=self.pose.about.get("cell", 1.5))[0].double().numpy()
-        keypoints[:, :2] = (left, top) + (keypoints[:, :2] + .5) * (right - left, bottom - top) / (width, height) - .5
-        self.count += 1
-        if t == len(self.pose.nets) - 1:
-            self.box = self._follow(keypoints)
-        return keypoints
+    def step(self, frame, box=None):
+        """frame: Pillow image or uint8 array (H, W, 3) -> keypoints (K, 3), or (N, K, 3): x, y in its pixels, score.
 
-    def _window(self, image):
-        """The box, enlarged to the network's aspect and padded as in training -> whole pixels left, top, right, bottom."""
-        x, y, w, h = self.box or (0, 0, *image.size)
-        height, width = self.pose.about["size"]
-        scale = self.pose.about["padding"] * max(w / width, h / height) / 2
-        cx, cy, dx, dy = x + w / 2, y + h / 2, scale * width, scale * height
-        return tuple(map(round, (cx - dx, cy - dy, cx + dx, cy + dy)))
+        box: as in `stream`; makes this a key frame for all. In a list, who has None is followed from his last pose."""
+        image = frame if isinstance(frame, Image.Image) else Image.fromarray(np.asarray(frame))
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        new = [None] * len(self.boxes) if box is None else as_list(box, len(self.boxes))
+        self.t = (self.t + 1) % len(self.pose.nets) if box is None else 0
+        if self.t == 0:  # whom to run in this period, and the windows: the boxes in the network's aspect, padded as in training
+            self.boxes = [next(b for b in (b, old, (0, 0, *image.size)) if b is not None) for b, old in zip(new, self.boxes)]
+            self.running = [i for i, b in enumerate(new) if b is not None or not self.lost[i]]
+            corner, sides = np.split(np.array([self.boxes[i] for i in self.running], float).reshape(-1, 4), 2, 1)
+            self.zoom = self.pose.about["padding"] * (sides / self.size).max(1, keepdims=True)  # (M, 1) image to crop pixels
+            self.corner = corner + (sides - self.zoom * self.size) / 2                          # (M, 2) in the image
+        poses = np.full((len(self.boxes), len(self.pose.about["joints"]), 3), np.nan)
+        if self.running:
+            poses[self.running] = self._run(image)
+        x, y, score = poses.transpose(2, 0, 1)                                              # (N, K) each
+        seen = (score > .2) & (x > -.5) & (y > -.5) & (x < image.width - .5) & (y < image.height - .5)
+        self.lost = seen.sum(1) < 4
+        for i in np.flatnonzero(~self.lost):  # around the joints seen, a tenth and a pixel larger on each side (ours)
+            low, high = poses[i, seen[i], :2].min(0), poses[i, seen[i], :2].max(0)
+            margin = .1 * (high - low).max() + 1
+            self.boxes[i] = (*(low - margin), *(high - low + 2 * margin))
+        return poses[0] if self.single else poses
 
-    def _follow(self, keypoints):
-        """The next key frame's box: around the joints seen, a tenth larger on each side (ours); else the last one."""
-        seen = keypoints[keypoints[:, 2] > .2]
-        if len(seen) < 4:
-            return self.box
-        low, high = seen[:, :2].min(0), seen[:, :2].max(0)
-        margin = .1 * (high - low).max()
-        return (*(low - margin), *(high - low + 2 * margin))
+    @torch.inference_mode()
+    def _run(self, image):
+        """The windows, cropped as in training, through this frame's network, as one batch -> keypoints (M, K, 3) in the image."""
+        pose, crops = self.pose, []
+        for start, end, zoom in zip(self.corner, self.corner + self.zoom * self.size, self.zoom):
+            shrink = int(np.clip(zoom[0], 1, max(image.size)))  # black outside, whole blocks averaged (those needed), bilinear
+            low = np.clip((start // shrink - 1) * shrink, 0, np.array(image.size) - 1).astype(int)
+            small = image.reduce(shrink, (*low, *np.clip(end + 2 * shrink, low + 1, image.size).astype(int)))
+            place = tuple(np.concatenate([start - low, end - low]) / shrink)
+            crops.append(np.array(small.transform(tuple(self.size), Image.Transform.EXTENT, place, Image.Resampling.BILINEAR)))
+        x = (torch.from_numpy(np.stack(crops)).to(pose.device) / 255 - pose.mean) / pose.std    # (M, H, W, 3)
+        self.heatmaps = pose.nets[self.t](x.permute(0, 3, 1, 2), heatmaps=self.heatmaps if self.t else None)
+        poses = decode(self.heatmaps, cell=pose.about.get("cell", 1.5)).double().cpu().numpy()
+        poses[..., :2] = self.corner[:, None] + (poses[..., :2] + .5) * self.zoom[:, None] - .5  # between pixel centres
+        return poses
 
 def read_video(path):
-    """Frames of a folder of images (in the order of their names) or of an animated image, as RGB Pillow images."""
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise CheckpointError(f"there is no video {path}; name a folder of frames or an animated GIF")
-    kinds = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in kinds) if path.is_dir() else [path]
+    """(name, RGB Pillow image) of every frame: a folder's images, 9.jpg before 10.jpg, or the frames of an animated one."""
+    path, kinds = pathlib.Path(path).resolve(), (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+    files = [path] * path.is_file() or sorted((f for f in path.glob("[!.]*") if f.suffix.lower() in kinds),
+                                              key=lambda f: re.sub("[0-9]+", lambda number: number[0].zfill(20), f.name))
     if not files:
-        raise CheckpointError(f"the folder {path} holds no images; put the video's frames there as JPEG or PNG")
+        raise CheckpointError(f"there are no frames in {path}: name a folder of JPEG or PNG images, or a GIF, WebP or TIFF file")
     for file in files:
         try:
             with Image.open(file) as image:
                 for i in range(getattr(image, "n_frames", 1)):
                     image.seek(i)
-                    yield ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, SyntaxError) as error:
+                    yield f"{path.name}/{i if file == path else file.name}", ImageOps.exif_transpose(image).convert("RGB")
+        except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
             raise CheckpointError(f"{file} is not an image that can be read ({error}); replace it or take it out") from None
 
-def overlay(frame, keypoints, limbs, threshold=.2):
-    """A copy of the frame with the pose drawn on it."""
+def overlay(frame, keypoints, limbs, colour, threshold=.2):
+    """A copy of the frame with the pose drawn on it, the limbs in `colour`."""
     frame, width = frame.copy(), max(2, max(frame.size) // 300)
-    pen, points = ImageDraw.Draw(frame), [tuple(map(float, p[:2])) for p in keypoints]
+    pen, points = ImageDraw.Draw(frame), [tuple(map(float, p[:2] + .5)) for p in keypoints]  # Pillow counts from corners
     for a, b in limbs:
         if min(keypoints[a][2], keypoints[b][2]) > threshold:
-            pen.line([points[a], points[b]], fill=(60, 230, 90), width=width)
+            pen.line([points[a], points[b]], fill=colour, width=width)
     for (x, y), (_, _, score) in zip(points, keypoints):
         pen.ellipse([x - width, y - width, x + width, y + width], fill=(255, 60, 60) if score > threshold else (130, 130, 130))
     return frame
 
-def run_video(video, checkpoint, box, out):
-    """Poses of one person through a video, as overlays and poses.json under the folder `out`."""
-    pose, out, poses = VideoPose.load(checkpoint), pathlib.Path(out), []
-    stream = pose.stream(box)
+def run_video(video, checkpoint, boxes, out):
+    """Poses through a video; into the folder `out`: 000000.png ..., overlay.gif, and poses.json in PoseTrack18's format."""
+    pose, video, out, small, seconds = VideoPose.load(checkpoint), pathlib.Path(video), pathlib.Path(out), [], ([], [])
+    if out.resolve() == (video if video.is_dir() else video.parent).resolve():
+        raise CheckpointError(f"--out {out} is the folder of the video; name another, or it might be overwritten")
+    stream, person = pose.stream(boxes), {"id": 1, "name": "person", "keypoints": pose.about["joints"]}
+    page, colours = {"images": [], "annotations": [], "categories": [person]}, ("lime", "deepskyblue", "gold", "violet")
     out.mkdir(parents=True, exist_ok=True)
-    for i, frame in enumerate(read_video(video)):
-        keypoints = stream.step(frame)
-        kind = "key" if i % len(pose.nets) == 0 else "propagated"
-        poses.append({"frame": i, "kind": kind, "window": stream.window, "keypoints": np.round(keypoints, 3).tolist()})
-        overlay(frame, keypoints, pose.about["limbs"]).save(out / f"{i:06d}.png")
-        print(f"frame {i}: {kind:10} mean score {keypoints[:, 2].mean():.2f}")
-    write_json({"joints": pose.about["joints"], "poses": poses}, out / "poses.json")
-    print(f"wrote {len(poses)} overlays and poses.json to {out}")
+    list(map(pose.stream(boxes).step, [Image.new("RGB", (9, 9))] * len(pose.nets)))  # the first time is slow: it is not measured
+    for i, (name, frame) in enumerate(read_video(video)):
+        again = [box if lost and stream.t == len(pose.nets) - 1 else None for box, lost in zip(stream.boxes, stream.lost)]
+        start = time.perf_counter()
+        poses = stream.step(frame, again if any(again) else None)
+        seconds[stream.t > 0].append(time.perf_counter() - start)
+        page["images"].append({"id": i, "frame_id": i, "file_name": name, "is_labeled": True})
+        for n, keypoints in enumerate(poses):
+            page["annotations"].append({"image_id": i, "track_id": n, "keypoints": keypoints.ravel().round(3).tolist(),
+                                        "scores": keypoints[:, 2].round(4).tolist()})
+            frame = overlay(frame, keypoints, pose.about["limbs"], colours[n % 4])
+        frame.save(out / f"{i:06d}.png")
+        small.append(ImageOps.contain(frame, tuple(min(480, n) for n in frame.size)).quantize())
+        print(f"frame {i}: {'propagated' if stream.t else 'key':10} mean score {poses[..., 2].mean():.2f}"
+              + ", lost before: looking again where last seen" * any(again))
+    write_json(page, out / "poses.json")
+    with replacing(out / "overlay.gif") as file:
+        small[0].save(file, "GIF", save_all=True, append_images=small[1:], duration=100, loop=0)
+    print(f"wrote {len(small)} overlays, overlay.gif and poses.json to {out}")
+    key, other, mean = (f"{1000 * np.mean(s):.1f} ms" if s else "-" for s in (*seconds, sum(seconds, [])))
+    print(f"a frame of {len(boxes)} on {pose.device}: key {key}, non-key {other}, mean {mean}")
 
 # ---------------------------------------------------------------------------------------------- the command line
 def read_arch(text):
@@ -1142,23 +1172,20 @@ def picture(archs, path):
         image.save(file, "PNG")
 
 def read_box(text):
-    """x, y, w, h from "x,y,w,h"; None from nothing."""
+    """x, y, w, h from "x,y,w,h"."""
     try:
-        box = tuple(map(float, text.split(","))) if text else None
+        return as_list([tuple(map(float, text.split(",")))])[0]
     except ValueError:
-        box = ()
-    if box is not None and (len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0):
-        raise CheckpointError(f"--box is x,y,w,h with w and h above zero, not {text}")
-    return box
+        raise CheckpointError(f"--box is x,y,w,h with w and h above zero, not {text}") from None
 
 def main():
     """Show architectures, or run an estimator on a video; whatever the user can mend is one sentence and exit code 1."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", help=f"an architecture to show: a JSON file, or {', '.join(ARCHS)}")
     parser.add_argument("--picture", help="PNG file to draw --arch or the networks of --checkpoint into, as Fig. 5 does")
-    parser.add_argument("--video", help="folder of frames, or an animated GIF")
+    parser.add_argument("--video", help="folder of frames, animated GIF or WebP, TIFF of many pages")
     parser.add_argument("--checkpoint", help="finished networks: vipnas_s.pt or vipnas_t.pt")
-    parser.add_argument("--box", help="x,y,w,h of the person in the first frame (default: the whole frame)")
+    parser.add_argument("--box", action="append", help="x,y,w,h of a person in the first frame; one for each (default: all)")
     parser.add_argument("--out", help="folder for the overlays and poses.json")
     options = parser.parse_args()
     try:
@@ -1167,7 +1194,7 @@ def main():
         if options.picture and not (options.arch or options.checkpoint):
             raise CheckpointError("--picture needs --arch or --checkpoint: what shall it show?")
         if options.video:
-            run_video(options.video, options.checkpoint, read_box(options.box), options.out)
+            run_video(options.video, options.checkpoint, list(map(read_box, options.box or [])) or [None], options.out)
         elif options.arch or options.checkpoint:
             archs = [read_arch(options.arch)] if options.arch else [net.arch for net in load_finished(options.checkpoint)[0]]
             for arch in archs:
