@@ -105,12 +105,13 @@ def test_what_is_no_network_or_does_not_fit_is_one_sentence():
     wrong = lambda old, new: Arch.from_json(change(old, new))
     for message, call, *arguments in (
             ("not an arch", wrong, '"stem": 48, ', ""), ("no backbone", wrong, "resnet50", "vgg"), ("name one", net, x),
-            ("fusion", wrong, "null", '{"stage": 9, "operation": "add"}'), ("expansion", wrong, '"expansion": 1', '"expansion": 3'),
             ("stages", wrong, "resnet50", "mobilenetv3"), ("whole numbers", wrong, '"depth": 4', '"depth": "4"'),
             ("kernels", wrong, '"kernel": 3', '"kernel": 2'), ("2 or 4 in", wrong, '144, "kernel": 4', '144, "kernel": 3'),
-            ("deconvolutions", wrong, '"head": {"width": 144, "kernel": 4, "groups": 16}', '"head": null'), ("blocks", net, x, deep),
-            ("cannot give", layer.slice, 160, 256, 4, 2), ("whole numbers", wrong, '"stem": 48', '"stem": -1'),
-            ("cannot be cut", layer.slice, 160, 256, 6, 32), ("last frame", net, x, replace(most, fusion=Fusion(1, "add")))):
+            ("deconvolutions", wrong, '"head": {"width": 144, "kernel": 4, "groups": 16}', '"head": null'),
+            ("expansion", wrong, '"expansion": 1', '"expansion": 3'), ("whole numbers", wrong, '"stem": 48', '"stem": -1'),
+            ("fusion", wrong, "null", '{"stage": 9, "operation": "add"}'), ("cannot give", layer.slice, 160, 256, 4, 2),
+            ("cannot be cut", layer.slice, 160, 256, 6, 32), ("blocks", net, x, deep),
+            ("last frame", net, x, replace(most, fusion=Fusion(1, "add")))):
         refused(message, call, *arguments, error=ValueError)
 
 def test_the_ends_and_sizes_of_the_spaces_and_which_of_the_papers_networks_they_hold():
@@ -188,8 +189,7 @@ def test_augmentation_swaps_left_and_right_and_is_the_same_on_all_frames(people,
     assert torch.equal(data.flip_heatmaps(heatmaps, skeleton)[:, other], heatmaps.flip(-1))
     clips.skeleton = skeleton
     batch = clips.batch([*range(24)] * 4, random.Random(0), 40)
-    turns = torch.atan2(*batch.matrices[:, 1, :2].T).rad2deg()
-    mirrored = torch.det(batch.matrices[:, :, :2]) < 0
+    turns, mirrored = torch.atan2(*batch.matrices[:, 1, :2].T).rad2deg(), torch.det(batch.matrices[:, :, :2]) < 0
     assert 30 < mirrored.sum() < 66 and 35 < turns.max() <= 40 and -40 <= turns.min() < -35
     for i, (joints, matrix, frames) in enumerate(zip(batch.joints, batch.matrices, batch.images)):
         expected = data.transform(clips.joints[i % 24], matrix)
@@ -244,7 +244,7 @@ def exports(tmp_path):  # drawn people in the layouts of the real data sets
         data.export(kind, tmp_path / kind, 8, 6, (128, 96))
     return tmp_path
 
-def test_an_export_reads_back(exports):
+def test_an_export_reads_back_and_clips_are_consecutive_labelled_frames_of_which_each_is_scored_once(exports):
     drawn, people = data.SyntheticClips("train", 8, 6, workers=1), data.CocoPeople(exports / "coco", "train", (128, 96))
     labelled = lambda joints: joints * (joints[..., 2:] > 0)
     expected = drawn.boxes, labelled(drawn.joints[:, :1]), drawn.areas[:, :1]
@@ -256,8 +256,6 @@ def test_an_export_reads_back(exports):
     tracks = data.PoseTrackClips(exports / "posetrack", "train", 6, (128, 96))
     expected = drawn.boxes, labelled(drawn.joints)[:, :, 5:, :2]
     assert all(map(np.array_equal, (tracks.boxes, labelled(tracks.joints)[:, :, 5:, :2]), expected))
-
-def test_posetrack_clips_are_consecutive_labelled_frames_of_which_each_is_scored_once(exports):
     path, other = sorted((exports / "posetrack/annotations/val").iterdir())
     page, _ = json.loads(path.read_text()), other.unlink()
     for image, number in zip(page["images"], (0, 4, 8, 9, 10, 13)):  # every fourth, then each, then a gap
@@ -468,14 +466,14 @@ def test_a_run_stopped_and_killed_again_and_again_ends_as_if_it_had_not_been(run
     assert texts(t) == texts(runs / "t") and not list(t.glob("*.tmp"))
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-@pytest.mark.parametrize("name, older", [("supernet.pt", []), ("search.json", ["{}"]), ("log.jsonl", ["{}"])])
-def test_a_full_disk_is_one_sentence_and_leaves_the_last_good_file(name, older, tmp_path):
-    for contents in older:
-        (tmp_path / name).write_text(contents)
-    (tmp_path / f"{name}.tmp").symlink_to("/dev/full")
-    arguments = f"{ONE} --candidates 1 --gflops .025 --resume --out {tmp_path}".split()
-    refused(f"{name} cannot be written .No space left on device.; an older file", train.main, arguments)
-    assert not list(tmp_path.glob("*.tmp")) and [path.read_text() for path in tmp_path.glob(name)] == older
+def test_a_full_disk_is_one_sentence_and_leaves_the_last_good_file(tmp_path):
+    for name, older in (("log.jsonl", ["{}"]), ("supernet.pt", []), ("search.json", ["{}"])):  # as a run writes them
+        for contents in older:
+            (tmp_path / name).write_text(contents)
+        (tmp_path / f"{name}.tmp").symlink_to("/dev/full")
+        arguments = f"{ONE} --candidates 1 --gflops .025 --resume --out {tmp_path}".split()
+        refused(f"{name} cannot be written .No space left on device.; an older file", train.main, arguments)
+        assert not list(tmp_path.glob("*.tmp")) and [path.read_text() for path in tmp_path.glob(name)] == older
 
 def gradients_of_a_share():  # averaged over all processes; with fixed statistics, or each would normalise its own share
     torch.manual_seed(0)
@@ -570,12 +568,11 @@ def test_a_stream_finds_what_the_training_path_finds(box):
 def test_what_the_user_can_mend_and_bad_checkpoints_are_one_sentence(runs, tmp_path, monkeypatch):
     for words, message in (
             ("", "--stage s first"), ("--stage s --space vgg", "no space"), ("--stage s --data coco", "--root"),
-            ("--stage s --root x", "--root"), ("--stage s --data coco --root /nowhere --candidates 2", "nowhere"),
-            ("--stage t --data coco --root x", "no videos"), ("--stage t --s /no.pt", "no.pt"),
+            ("--stage s --root x", "--root"), ("--stage s --data coco --root /nowhere", "nowhere"), ("--stage t --s /no", "/no"),
+            ("--stage s --data posetrack --root /nowhere", "nowhere"), ("--stage t --data coco --root x", "no videos"),
             ("--stage t --init x", "to stage s"), ("--stage s --gflops .001", "smallest"), ("--stage s --steps 0", "above zero"),
-            ("--stage s --arch /no.json", "no.json"), ("--stage s --data posetrack --root /nowhere", "nowhere"),
-            (f"--stage s --arch s_vipnas_resnet50 --init {runs}/s/vipnas_s.pt", "smaller than"),
-            ("--stage s --arch x --gflops 1", "nothing to search")):
+            ("--stage s --arch /no.json", "no.json"), ("--stage s --arch x --gflops 1", "nothing to search"),
+            (f"--stage s --arch s_vipnas_resnet50 --init {runs}/s/vipnas_s.pt", "smaller than")):
         refused(message, train.main, [*words.split(), "--out", f"{tmp_path}/run"])
     assert not (tmp_path / "run" / "supernet.pt").exists()
     file, lacks = tmp_path / "a.pt", vipnas.read(runs / "s" / "vipnas_s.pt")
