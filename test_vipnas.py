@@ -100,9 +100,8 @@ def test_fusion_starts_as_the_identity_that_can_learn_and_is_the_papers_figure_a
 
 # ---------------------------------------------------------------------------------------------- architectures and spaces
 def test_what_is_no_network_or_does_not_fit_is_one_sentence():
-    layer, net, x, most = ElasticConvTranspose2d(160, 256, 4, groups=32), PoseNet(TINY), torch.zeros(1, 3, 32, 32), TINY.largest()
-    deep, change = replace(most, stages=(most.stages[0]._replace(depth=9), *most.stages[1:])), RESNET.to_json().replace
-    wrong = lambda old, new: Arch.from_json(change(old, new))
+    wrong = lambda old, new: Arch.from_json(RESNET.to_json().replace(old, new))
+    layer, net, x = ElasticConvTranspose2d(160, 256, 4, groups=32), PoseNet(TINY), torch.zeros(1, 3, 32, 32)
     for message, call, *arguments in (
             ("not an arch", wrong, '"stem": 48, ', ""), ("no backbone", wrong, "resnet50", "vgg"), ("name one", net, x),
             ("stages", wrong, "resnet50", "mobilenetv3"), ("whole numbers", wrong, '"depth": 4', '"depth": "4"'),
@@ -110,8 +109,8 @@ def test_what_is_no_network_or_does_not_fit_is_one_sentence():
             ("deconvolutions", wrong, '"head": {"width": 144, "kernel": 4, "groups": 16}', '"head": null'),
             ("expansion", wrong, '"expansion": 1', '"expansion": 3'), ("whole numbers", wrong, '"stem": 48', '"stem": -1'),
             ("fusion", wrong, "null", '{"stage": 9, "operation": "add"}'), ("cannot give", layer.slice, 160, 256, 4, 2),
-            ("cannot be cut", layer.slice, 160, 256, 6, 32), ("blocks", net, x, deep),
-            ("last frame", net, x, replace(most, fusion=Fusion(1, "add")))):
+            ("cannot be cut", layer.slice, 160, 256, 6, 32), ("blocks", PoseNet(TINY.smallest()), x, TINY.largest()),
+            ("last frame", net, x, replace(TINY.largest(), fusion=Fusion(1, "add")))):
         refused(message, call, *arguments, error=ValueError)
 
 def test_the_ends_and_sizes_of_the_spaces_and_which_of_the_papers_networks_they_hold():
@@ -157,17 +156,15 @@ def test_cost_of_the_papers_networks_and_within_them(name, params, macs, gflops)
     arch, c, digits = ARCHS[name], cost(ARCHS[name]), 4 if gflops < 2 else 3
     assert (c.params, round(c.macs / 1e9, 4), round(c.gflops, digits)) == (params, macs, gflops)
     assert c.params == sum(p.numel() for p in PoseNet(arch).parameters())
-    if "sbl" not in name:  # the average with the other frames is not at the edge of the space
-        space, mean = SPACES[arch.backbone].within(arch), train.BUDGETS[arch.backbone][1]
-        each = sorted(cost(space.sample(random.Random(i))).gflops for i in range(300))
-        assert replace(space.largest(), fusion=None) == arch and each[15] < search.rest(mean, round(gflops, 2), 3) / 3 < each[-3]
+    assert "sbl" in name or replace(SPACES[arch.backbone].within(arch).largest(), fusion=None) == arch
+    assert search.rest(2, 5, 3) == 3  # what three frames may cost together, if the average with the key frame's 5 is to be 2
 
 # ---------------------------------------------------------------------------------------------- data
 @pytest.fixture(scope="module")
 def people():
     return data.SyntheticClips("val", 24, 4, workers=1)
 
-def test_joints_come_back_from_their_heatmaps():
+def test_joints_come_back_from_heatmaps_the_picture_turns_with_them_and_a_large_jpeg_is_decoded_small(people, tmp_path):
     for size, cell, apart in (((128, 96), data.CELL, 1e-5), ((256, 192), data.CELL, 1e-5), ((128, 96), data.SBL_CELL, .15)):
         joints = torch.rand(40, 17, 3) * torch.tensor([size[1] - 13, size[0] - 13, 0]) + torch.tensor([6, 6, 2])
         heatmaps, weights = data.targets(joints, size, cell=cell)
@@ -180,6 +177,15 @@ def test_joints_come_back_from_their_heatmaps():
     assert data.targets(some, (128, 96))[1].tolist() == [1, 1, 0, 0] and vipnas.decode(torch.zeros(1, 1, 8, 6)).isfinite().all()
     flat = torch.tensor([[[0, 0, .2, 0], [0, 0, 1, .5], [0, 0, 0, 0]]])
     assert vipnas.decode(flat, quarter=True)[0].tolist() == [4 * 2.25 + 1.5, 4 * .75 + 1.5, 1]
+    frame = np.zeros((128, 96, 3), np.uint8)
+    frame[57:64, 37:44] = 255  # a bright square around x, y = 40, 60
+    matrix = data.affine(people.boxes[0], (128, 96), 30, 1.1, True)
+    centre = (data.crop(Image.fromarray(frame), matrix, (128, 96))[0] > 127).nonzero().double().mean(0).flip(0)
+    assert np.allclose(centre, data.transform([(40, 60)], matrix)[0], atol=.2)
+    Image.fromarray(data.render_clip("val", 0, 1, (768, 1024))[0][0]).save(tmp_path / "a.jpg", quality=95)
+    lazy, matrix = Image.open(tmp_path / "a.jpg"), data.affine((300, 100, 400, 600), (128, 96), 20, 1., True)
+    full, small = (data.crop(image, matrix, (128, 96)).float() for image in (Image.open(tmp_path / "a.jpg").copy(), lazy))
+    assert lazy.size[0] < 1024 and (small - full).abs().mean() < 3
 
 @pytest.mark.parametrize("skeleton", [data.COCO, data.POSETRACK])
 def test_augmentation_swaps_left_and_right_and_is_the_same_on_all_frames(people, skeleton):
@@ -195,17 +201,6 @@ def test_augmentation_swaps_left_and_right_and_is_the_same_on_all_frames(people,
         expected = data.transform(clips.joints[i % 24], matrix)
         assert np.allclose(joints, expected[:, other] if mirrored[i] else expected, atol=1e-3)
         assert all(torch.equal(image, data.crop(clips.frame(i % 24, t), matrix, clips.size)) for t, image in enumerate(frames))
-
-def test_the_picture_turns_with_the_joints_and_a_large_jpeg_is_decoded_small(people, tmp_path):
-    frame = np.zeros((128, 96, 3), np.uint8)
-    frame[57:64, 37:44] = 255  # a bright square around x, y = 40, 60
-    matrix = data.affine(people.boxes[0], (128, 96), 30, 1.1, True)
-    centre = (data.crop(Image.fromarray(frame), matrix, (128, 96))[0] > 127).nonzero().double().mean(0).flip(0)
-    assert np.allclose(centre, data.transform([(40, 60)], matrix)[0], atol=.2)
-    Image.fromarray(data.render_clip("val", 0, 1, (768, 1024))[0][0]).save(tmp_path / "a.jpg", quality=95)
-    lazy, matrix = Image.open(tmp_path / "a.jpg"), data.affine((300, 100, 400, 600), (128, 96), 20, 1., True)
-    full, small = (data.crop(image, matrix, (128, 96)).float() for image in (Image.open(tmp_path / "a.jpg").copy(), lazy))
-    assert lazy.size[0] < 1024 and (small - full).abs().mean() < 3
 
 def test_clips_are_a_function_of_split_and_index_and_show_people_who_move(people):
     images, joints = data.render_clip("val", 3, 6)
@@ -320,7 +315,7 @@ def coco_case(truths, found):  # one image, people at `truths`, detections [(pos
               for x in truths]
     return search.coco_ap({"images": [{"id": 1}], "annotations": people}, [{**at(x), "score": score} for x, score in found])
 
-def test_oks_and_coco_ap_on_cases_counted_by_hand():
+def test_oks_coco_ap_and_posetrack_ap_on_cases_counted_by_hand():
     (found, joints), area = np.random.default_rng(0).normal(size=(2, 17, 3)) * 5, 400.
     joints[:, 2] = np.arange(17) % 3
     k, d2, seen = 2 * np.array(data.COCO.sigmas), ((found - joints)[:, :2] ** 2).sum(-1), joints[:, 2] > 0
@@ -334,8 +329,6 @@ def test_oks_and_coco_ap_on_cases_counted_by_hand():
     poses = np.stack([POSE + [40, 0, 0], POSE, POSE + [1, 0, 0]])
     assert search.oks_nms(poses, [.1, .5, .9], np.full(3, 6400.)) == [2, 0]
     assert search.pose_score(np.array([[0, 0, .1], [0, 0, .4], [0, 0, .6]]), .5) == .25
-
-def test_posetrack_ap_on_cases_counted_by_hand():
     person = {"image_id": 1, "keypoints": POSE.ravel().tolist(), "bbox_head": [0, 0, 30, 40]}  # head size .6 * 50 = 30
     truth = {"images": [{"id": 1}], "annotations": [person], "categories": [{"keypoints": list(data.POSETRACK.joints)}]}
     result = lambda pose, score=1.: {"image_id": 1, "track_id": 0, "keypoints": np.ravel(pose).tolist(), "scores": [score] * 17}
@@ -491,9 +484,7 @@ def test_two_processes_are_one(tmp_path):
     start("test_vipnas.py", f"{tmp_path} --stage s {small} --out {tmp_path}/s").check_returncode()
     *whole, _ = gradients_of_a_share()
     for rank in (0, 1):
-        *share, stop = torch.load(tmp_path / f"{rank}.pt")
-        torch.testing.assert_close(share, whole, rtol=1e-6, atol=1e-9)
-        assert stop
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), (*whole, True), rtol=1e-6, atol=1e-9)  # each is to stop
     run = start("train.py", f"--stage t --s {tmp_path}/s/vipnas_s.pt {small} --out {tmp_path}/t")
     assert run.returncode == 0 and run.stdout.count("run:") == run.stdout.count("search: 3 of 3 candidates, best") / 2 == 1
     s, t = (json.loads((tmp_path / stage / "search.json").read_text()) for stage in "st")
