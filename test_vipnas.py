@@ -23,7 +23,7 @@ import train
 import vipnas
 from elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, GlobalContext, SqueezeExcite
 from fusion import OPERATIONS, TemporalFusion
-from vipnas import ARCHS, SPACES, Arch, Fusion, PoseNet, Space, Stage, cost, serial
+from vipnas import ARCHS, SPACES, Arch, Fusion, PoseNet, Space, cost, serial
 
 SAMPLES = pathlib.Path(os.environ.get("VIPNAS_SAMPLES", "/nonexistent"))
 HERE, CPU, TINY = pathlib.Path(__file__).parent, torch.device("cpu"), SPACES["tiny"]
@@ -54,8 +54,7 @@ def refused(message, call, *arguments, error=SystemExit):  # `call` raises it, i
     assert "\n" not in str(stop.value)
 
 # ---------------------------------------------------------------------------------------------- elastic and fusion
-@pytest.mark.parametrize("inputs, width, kernel, groups", [
-    (32, 32, 7, 2), (32, 16, 5, 4), (24, 16, 3, 8), (16, 16, 5, 16), (24, 24, 3, 24),
+@pytest.mark.parametrize("inputs, width, kernel, groups", [(32, 32, 7, 2), (32, 16, 5, 4), (24, 16, 3, 8), (24, 24, 3, 24),
     (32, 32, 4, 4), (32, 16, 2, 4), (24, 8, 4, 8), (16, 16, 2, 16)])  # even kernels: deconvolutions
 def test_a_convolution_is_its_slice(inputs, width, kernel, groups):
     x = torch.randn(2, inputs, 9, 8, dtype=torch.double, requires_grad=True)
@@ -91,11 +90,10 @@ def test_fusion_starts_as_the_identity_that_can_learn_and_is_the_papers_figure_a
     fresh, module, heatmaps = TemporalFusion(17, 48), disturb(TemporalFusion(17, 48)), torch.rand(2, 17, 16, 12)
     encode, project = module.encode[operation], module.project[operation]
     for c in (48, 32):
-        x, weight = torch.randn(2, c, 8, 6), project.weight[:c, :c]
+        x, halves = torch.randn(2, c, 8, 6), [project.weight[:c, :c], module.project_heatmaps.weight[:c, :c]]
         h = F.interpolate(F.conv2d(heatmaps, encode.weight[:c], encode.bias[:c]), (8, 6), mode="bilinear", align_corners=False)
         fused = {"add": x + h, "mul": x * h, "cat": torch.cat([x, h], 1)}[operation]
-        if operation == "cat":  # the halves of one convolution over 2C channels
-            weight = torch.cat([weight, module.project_heatmaps.weight[:c, :c]], 1)
+        weight = torch.cat(halves[:1 + (operation == "cat")], 1)  # the halves of one convolution over 2C channels
         close(module(x, heatmaps, operation), F.conv2d(fused, weight, project.bias[:c]))
         close(fresh(x, heatmaps, operation), x)
     fresh(x, heatmaps, operation).square().sum().backward()
@@ -103,18 +101,17 @@ def test_fusion_starts_as_the_identity_that_can_learn_and_is_the_papers_figure_a
 
 # ---------------------------------------------------------------------------------------------- architectures and spaces
 def test_what_is_no_network_or_does_not_fit_is_one_sentence():
-    for old, new, message in (
-            ('"stem": 48, ', "", "not an arch"), ("resnet50", "vgg", "no backbone"), ("resnet50", "mobilenetv3", "stages"),
-            ("null", '{"stage": 9, "operation": "add"}', "fusion"), ('"kernel": 3', '"kernel": 2', "kernels"),
-            ('"stem": 48', '"stem": -1', "whole numbers"), ('"depth": 4', '"depth": "4"', "whole numbers"),
-            ('144, "kernel": 4', '144, "kernel": 3', "2 or 4 in the head"), ('"expansion": 1', '"expansion": 3', "expansion"),
-            ('"head": {"width": 144, "kernel": 4, "groups": 16}', '"head": null', "deconvolutions")):
-        refused(message, Arch.from_json, RESNET.to_json().replace(old, new), error=ValueError)
+    wrong = lambda old, new: Arch.from_json(RESNET.to_json().replace(old, new))
     layer, net, x = ElasticConvTranspose2d(160, 256, 4, groups=32), PoseNet(TINY), torch.zeros(1, 3, 32, 32)
-    deep = replace(TINY.largest(), stages=tuple(s._replace(depth=s.depth + 1) for s in TINY.largest().stages))
     for message, call, *arguments in (
-            ("cannot give", layer.slice, 160, 256, 4, 2), ("cannot be cut", layer.slice, 160, 256, 6, 32), ("name one", net, x),
-            ("blocks", net, x, deep), ("last frame", net, x, replace(deep, fusion=Fusion(1, "add")))):
+            ("not an arch", wrong, '"stem": 48, ', ""), ("no backbone", wrong, "resnet50", "vgg"), ("name one", net, x),
+            ("stages", wrong, "resnet50", "mobilenetv3"), ("whole numbers", wrong, '"depth": 4', '"depth": "4"'),
+            ("kernels", wrong, '"kernel": 3', '"kernel": 2'), ("2 or 4 in", wrong, '144, "kernel": 4', '144, "kernel": 3'),
+            ("deconvolutions", wrong, '"head": {"width": 144, "kernel": 4, "groups": 16}', '"head": null'),
+            ("expansion", wrong, '"expansion": 1', '"expansion": 3'), ("whole numbers", wrong, '"stem": 48', '"stem": -1'),
+            ("fusion", wrong, "null", '{"stage": 9, "operation": "add"}'), ("cannot give", layer.slice, 160, 256, 4, 2),
+            ("cannot be cut", layer.slice, 160, 256, 6, 32), ("blocks", PoseNet(TINY.smallest()), x, TINY.largest()),
+            ("last frame", net, x, replace(TINY.largest(), fusion=Fusion(1, "add")))):
         refused(message, call, *arguments, error=ValueError)
 
 def test_the_ends_and_sizes_of_the_spaces_and_which_of_the_papers_networks_they_hold():
@@ -127,8 +124,7 @@ def test_the_ends_and_sizes_of_the_spaces_and_which_of_the_papers_networks_they_
     assert ends("mobilenetv3") == (serial("mobilenetv3", 16, least, (256, 4, 256)), serial("mobilenetv3", 16, most, (256, 4, 32)))
     few, rng = replace(TINY.within(TINY.smallest()), depth=((1, 2),) * 4), random.Random(0)
     assert few.size() == len({few.sample(rng) for _ in range(20 * few.size())}) == 384 and Space.of(RESNET).size() == 1
-    plain = tuple(Stage(s.depth, tuple(b._replace(attention=False) for b in s.branches)) for s in ends("hrnet_w32")[1].stages)
-    assert replace(ends("hrnet_w32")[1], stages=plain) == HRNET and HRNET in SPACES["hrnet_w32"]
+    assert str(ends("hrnet_w32")[1]).replace(" att", "") == str(HRNET) and HRNET in SPACES["hrnet_w32"]
     assert RESNET in SPACES["resnet50"] and MOBILE not in SPACES["mobilenetv3"]  # its head is not in Table A1
 
 @pytest.mark.parametrize("name", SPACES)
@@ -142,8 +138,7 @@ def test_samples_lie_between_the_ends_go_through_json_and_extract_gives_their_ou
         assert {Arch.from_json(a.to_json()) for a in archs} == set(archs) and not any("\n" in str(a) + a.to_json() for a in archs)
     assert replace(largest, stem=largest.stem + 16) not in space and largest not in inner and all(a.fusion for a in archs)
     net = PoseNet(space.within(largest))
-    for module in [m for m in net.modules() if isinstance(m, (TemporalFusion, GlobalContext, SqueezeExcite))]:
-        disturb(module, .1)
+    disturb(torch.nn.ModuleList(m for m in net.modules() if isinstance(m, (TemporalFusion, GlobalContext, SqueezeExcite))), .1)
     x, heatmaps = torch.randn(4, 3, 64, 64), torch.rand(4, 17, 16, 16)
     net(x, net.space.largest(), heatmaps)  # running statistics that are not the initial ones
     for seed in range(6):
@@ -155,57 +150,22 @@ def test_samples_lie_between_the_ends_go_through_json_and_extract_gives_their_ou
         assert 2 * len(x) * c.macs == counter.get_total_flops() and c.params == sum(p.numel() for p in finished.parameters())
         close(finished.train()(x, heatmaps=heatmaps), net.train()(x, arch, heatmaps), 1e-4)
 
-@pytest.mark.parametrize("name, params, macs, gflops, mean", [
-    ("s_vipnas_resnet50", 7286772, 1.4644, 1.4298, .82), ("s_vipnas_mobilenetv3", 5895725, .7342, .6909, .37),
-    ("sbl_resnet18", 15376721, 2.8972, 5.792, None), ("sbl_resnet50", 33999697, 5.4264, 8.991, None),
-    ("hrnet_w32", 28536113, 7.6450, 7.120, 3.2)])
-def test_cost_of_the_papers_networks_and_within_them(name, params, macs, gflops, mean):
+@pytest.mark.parametrize("name, params, macs, gflops", [
+    ("s_vipnas_resnet50", 7286772, 1.4644, 1.4298), ("s_vipnas_mobilenetv3", 5895725, .7342, .6909),
+    ("sbl_resnet18", 15376721, 2.8972, 5.792), ("sbl_resnet50", 33999697, 5.4264, 8.991), ("hrnet_w32", 28536113, 7.6450, 7.120)])
+def test_cost_of_the_papers_networks_and_within_them(name, params, macs, gflops):
     arch, c, digits = ARCHS[name], cost(ARCHS[name]), 4 if gflops < 2 else 3
     assert (c.params, round(c.macs / 1e9, 4), round(c.gflops, digits)) == (params, macs, gflops)
     assert c.params == sum(p.numel() for p in PoseNet(arch).parameters())
-    if mean:  # with the other frames (Table 1; HRNet's is ours): not at the edge of the space
-        space = SPACES[arch.backbone].within(arch)
-        each = sorted(cost(space.sample(random.Random(i))).gflops for i in range(300))
-        assert replace(space.largest(), fusion=None) == arch and each[15] < search.rest(mean, round(gflops, 2), 3) / 3 < each[-3]
-
-@pytest.mark.parametrize("arch, head, zipped", [(RESNET, "head.", True), (MOBILE, "keypoint_head.", False)])
-def test_published_weights(arch, head, zipped, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    net, x, state = PoseNet(arch), torch.randn(1, 3, 64, 64), {}
-    net(torch.randn(4, 3, 64, 64))  # random statistics too
-    for name, tensor in net.eval().state_dict().items():
-        name = vipnas._mmpose_name(arch, name)
-        state[name.replace("head.", head)] = tensor[:, None, None] if "add_conv.1" in name else tensor
-    if SAMPLES.is_dir():
-        facts = json.loads((SAMPLES.parent / "facts" / f"mmpose_{arch.backbone}.json").read_text())
-        shapes = {k.replace("head.", head): v for k, v in facts.items() if "num_batches" not in k}
-        assert {k: list(v.shape) for k, v in state.items()} == shapes
-    state["backbone.bn1.num_batches_tracked"] = torch.tensor(3)
-    attack = type("Attack", (), {"__reduce__": lambda self: (os.system, ("touch attacked",))})()
-    meta = {"attack": attack, "loss": np.float64(3), "log": np.arange(3), "class": random.Random, "path": pathlib.Path("x")}
-    torch.save({"meta": meta, "state_dict": state}, "a.pth", _use_new_zipfile_serialization=zipped)
-    found = vipnas.load_mmpose("a.pth")
-    assert found.arch == arch and torch.equal(found(x), net(x)) and os.listdir() == ["a.pth"]
-    state.pop(f"{head}final_layer.bias")
-    torch.save({"state_dict": state}, "a.pth")
-    refused("S-ViPNAS networks: head.final_layer.bias are missing", vipnas.load_mmpose, "a.pth", error=vipnas.CheckpointError)
-
-def test_pictures_of_architectures(tmp_path):
-    command = [sys.executable, HERE / "vipnas.py"]
-    table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert all(name in table for name in [*ARCHS, *SPACES]) and "28,536,113" in table
-    nets = PoseNet(HRNET), PoseNet(SPACES["hrnet_w32"].within(HRNET).smallest())
-    vipnas.save_finished(tmp_path / "t.pt", nets, {"joints": [0] * 17})
-    for source in (["--arch", "s_vipnas_resnet50"], ["--checkpoint", tmp_path / "t.pt"]):
-        subprocess.run([*command, *source, "--picture", tmp_path / "a.png"], check=True, capture_output=True)
-    assert (np.asarray(Image.open(tmp_path / "a.png")) == (200, 30, 30)).all(-1).any()  # the fusion, in red
+    assert "sbl" in name or replace(SPACES[arch.backbone].within(arch).largest(), fusion=None) == arch
+    assert search.rest(2, 5, 3) == 3  # what three frames may cost together, if the average with the key frame's 5 is to be 2
 
 # ---------------------------------------------------------------------------------------------- data
 @pytest.fixture(scope="module")
 def people():
     return data.SyntheticClips("val", 24, 4, workers=1)
 
-def test_joints_come_back_from_their_heatmaps():
+def test_joints_come_back_from_heatmaps_the_picture_turns_with_them_and_a_large_jpeg_is_decoded_small(people, tmp_path):
     for size, cell, apart in (((128, 96), data.CELL, 1e-5), ((256, 192), data.CELL, 1e-5), ((128, 96), data.SBL_CELL, .15)):
         joints = torch.rand(40, 17, 3) * torch.tensor([size[1] - 13, size[0] - 13, 0]) + torch.tensor([6, 6, 2])
         heatmaps, weights = data.targets(joints, size, cell=cell)
@@ -214,32 +174,10 @@ def test_joints_come_back_from_their_heatmaps():
         mirror = (joints * torch.tensor([-1, 1, 1]) + torch.tensor([size[1] - 1, 0, 0]))[:, list(data.COCO.flip)]
         flipped = data.flip_heatmaps(data.targets(mirror, size, cell=cell)[0], data.COCO, cell)
         assert (heatmaps - flipped)[..., 1:].abs().max() < apart  # a mirrored person's heatmaps lie on the person's
-    some = torch.tensor([[40., 40, 2], [40, 40, 1], [40, 40, 0], [-60, 40, 2]])
-    assert data.targets(some, (128, 96))[1].tolist() == [1, 1, 0, 0]  # not annotated, or outside: no weight
-    assert vipnas.decode(torch.zeros(1, 1, 8, 6)).isfinite().all()
-    flat = torch.zeros(1, 8, 6)
-    flat[0, 4, 2], flat[0, 4, 3], flat[0, 3, 2] = 1, .5, .2
-    assert vipnas.decode(flat, quarter=True)[0].tolist() == [4 * 2.25 + 1.5, 4 * 3.75 + 1.5, 1]
-
-@pytest.mark.parametrize("skeleton", [data.COCO, data.POSETRACK])
-def test_augmentation_swaps_left_and_right_and_is_the_same_on_all_frames(people, skeleton):
-    swap = lambda name: name.replace("left", "?").replace("right", "left").replace("?", "right")
-    other = [skeleton.joints.index(swap(joint)) for joint in skeleton.joints]
-    heatmaps, clips = torch.rand(3, 17, 8, 6), people.head(24)
-    assert torch.equal(data.flip_heatmaps(heatmaps, skeleton)[:, other], heatmaps.flip(-1))
-    clips.skeleton = skeleton
-    batch = clips.batch([*range(24)] * 4, random.Random(0), 40)
-    turns = torch.atan2(*batch.matrices[:, 1, :2].T).rad2deg()
-    mirrored = torch.det(batch.matrices[:, :, :2]) < 0
-    assert 30 < mirrored.sum() < 66 and 35 < turns.max() <= 40 and -40 <= turns.min() < -35
-    for i, joints in enumerate(batch.joints.numpy()):
-        expected = data.transform(clips.joints[i % 24], batch.matrices[i].numpy())
-        assert np.allclose(joints, expected[:, other] if mirrored[i] else expected, atol=1e-3)
-    clips.images, clips.joints = clips.images[:, :1].repeat(4, 1), clips.joints[:, :1].repeat(4, 1)  # nobody moves
-    batch = clips.batch([0, 0], random.Random(3), 40)
-    assert all(torch.equal(x[:, :1].expand_as(x), x) and not torch.equal(x[0], x[1]) for x in batch[::2])  # two draws
-
-def test_the_picture_turns_with_the_joints_and_a_large_jpeg_is_decoded_small(people, tmp_path):
+    some = torch.tensor([[40., 40, 2], [40, 40, 1], [40, 40, 0], [-60, 40, 2]])  # the last: not annotated, outside
+    assert data.targets(some, (128, 96))[1].tolist() == [1, 1, 0, 0] and vipnas.decode(torch.zeros(1, 1, 8, 6)).isfinite().all()
+    flat = torch.tensor([[[0, 0, .2, 0], [0, 0, 1, .5], [0, 0, 0, 0]]])
+    assert vipnas.decode(flat, quarter=True)[0].tolist() == [4 * 2.25 + 1.5, 4 * .75 + 1.5, 1]
     frame = np.zeros((128, 96, 3), np.uint8)
     frame[57:64, 37:44] = 255  # a bright square around x, y = 40, 60
     matrix = data.affine(people.boxes[0], (128, 96), 30, 1.1, True)
@@ -250,6 +188,21 @@ def test_the_picture_turns_with_the_joints_and_a_large_jpeg_is_decoded_small(peo
     full, small = (data.crop(image, matrix, (128, 96)).float() for image in (Image.open(tmp_path / "a.jpg").copy(), lazy))
     assert lazy.size[0] < 1024 and (small - full).abs().mean() < 3
 
+@pytest.mark.parametrize("skeleton", [data.COCO, data.POSETRACK])
+def test_augmentation_swaps_left_and_right_and_is_the_same_on_all_frames(people, skeleton):
+    swap = lambda name: name.replace("left", "?").replace("right", "left").replace("?", "right")
+    other = [skeleton.joints.index(swap(joint)) for joint in skeleton.joints]
+    heatmaps, clips = torch.rand(3, 17, 8, 6), people.head(24)
+    assert torch.equal(data.flip_heatmaps(heatmaps, skeleton)[:, other], heatmaps.flip(-1))
+    clips.skeleton = skeleton
+    batch = clips.batch([*range(24)] * 4, random.Random(0), 40)
+    turns, mirrored = torch.atan2(*batch.matrices[:, 1, :2].T).rad2deg(), torch.det(batch.matrices[:, :, :2]) < 0
+    assert 30 < mirrored.sum() < 66 and 35 < turns.max() <= 40 and -40 <= turns.min() < -35
+    for i, (joints, matrix, frames) in enumerate(zip(batch.joints, batch.matrices, batch.images)):
+        expected = data.transform(clips.joints[i % 24], matrix)
+        assert np.allclose(joints, expected[:, other] if mirrored[i] else expected, atol=1e-3)
+        assert all(torch.equal(image, data.crop(clips.frame(i % 24, t), matrix, clips.size)) for t, image in enumerate(frames))
+
 def test_clips_are_a_function_of_split_and_index_and_show_people_who_move(people):
     images, joints = data.render_clip("val", 3, 6)
     assert np.array_equal(images[:4], people.images[3]) and np.array_equal(joints[:4], people.joints[3])
@@ -258,19 +211,14 @@ def test_clips_are_a_function_of_split_and_index_and_show_people_who_move(people
     assert np.array_equal(a.images, b.images) and np.array_equal(a.joints, b.joints)
     copied = 100 * np.nanmean(search.score(np.repeat(a.joints[:, :1], 4, 1), a, 0), 0)
     assert copied[0] == 100 and copied[1] > 75 and copied[1] > copied[2] > copied[3]
-    left, flags = a.joints[:, :, 5, 0] > a.joints[:, :, 6, 0], a.joints[..., 2]
-    assert (left.any(1) & ~left.all(1)).any()  # left and right swap sides within a clip
-    assert set(np.unique(flags)) <= {0, 1, 2} and .05 < (flags == 1).mean() < .4
+    assert {*np.unique(a.joints[..., 2])} <= {0, 1, 2} and .05 < (a.joints[..., 2] == 1).mean() < .4
     drawn = (np.asarray(data.draw_pose(people.frame(3, 0), joints[0])) != images[0]).any(-1)
     assert all(drawn[int(y + .5), int(x + .5)] for x, y, seen in joints[0] if seen) and .005 < drawn.mean() < .2
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="VIPNAS_SAMPLES names no folder")
 def test_real_people_are_read_and_learnt_by_heart_and_followed_in_a_real_video(runs, tmp_path, capsys):
     clips = data.CocoPeople(SAMPLES / "coco", "val", (128, 96))
-    _, matrices, joints = clips.batch(range(3))
-    perfect = data.transform(vipnas.decode(data.targets(joints, clips.size)[0]).numpy(), data.invert(matrices)[:, None])
-    table = search.coco_ap(clips.annotations, search.coco_results(perfect, clips))
-    assert len(clips) == 3 and sum(clips.skipped.values()) == 1 and table["AP50"] == 1 and table["AP"] > .95
+    assert len(clips) == 3 and sum(clips.skipped.values()) == 1
     found = data.CocoPeople(SAMPLES / "coco", "val", boxes=SAMPLES / "coco/annotations/person_detections_val2017.json")
     assert len(found) == 48 and found.scores.max() > .99 and not found.joints.any()
     assert data.PoseTrackClips(SAMPLES / "posetrack18", "val", 1, (128, 96)).batch([0]).joints[..., 2].sum() > 5
@@ -305,7 +253,7 @@ def exports(tmp_path):  # drawn people in the layouts of the real data sets
         data.export(kind, tmp_path / kind, 8, 6, (128, 96))
     return tmp_path
 
-def test_an_export_reads_back(exports):
+def test_an_export_reads_back_and_clips_are_consecutive_labelled_frames_of_which_each_is_scored_once(exports):
     drawn, people = data.SyntheticClips("train", 8, 6, workers=1), data.CocoPeople(exports / "coco", "train", (128, 96))
     labelled = lambda joints: joints * (joints[..., 2:] > 0)
     expected = drawn.boxes, labelled(drawn.joints[:, :1]), drawn.areas[:, :1]
@@ -315,20 +263,15 @@ def test_an_export_reads_back(exports):
     table = search.coco_ap(people.annotations, search.coco_results(guess, people))
     assert table["AR"] == pytest.approx(search.score(guess, drawn, 0).mean())
     tracks = data.PoseTrackClips(exports / "posetrack", "train", 6, (128, 96))
-    assert np.array_equal(tracks.boxes, drawn.boxes)
-    assert np.array_equal(labelled(tracks.joints)[:, :, 5:, :2], labelled(drawn.joints)[:, :, 5:, :2])
-    neck, top = tracks.joints[:, :, 1], tracks.joints[:, :, 2]
-    assert (neck[..., 2] > 0).mean() > .8 and (neck - top)[neck[..., 2] > 0][:, 1].mean() > 10
-
-def test_posetrack_clips_are_consecutive_labelled_frames_of_which_each_is_scored_once(exports):
-    path = min((exports / "posetrack/annotations/val").iterdir())
-    page = json.loads(path.read_text())
+    expected = drawn.boxes, labelled(drawn.joints)[:, :, 5:, :2]
+    assert all(map(np.array_equal, (tracks.boxes, labelled(tracks.joints)[:, :, 5:, :2]), expected))
+    path, other = sorted((exports / "posetrack/annotations/val").iterdir())
+    page, _ = json.loads(path.read_text()), other.unlink()
     for image, number in zip(page["images"], (0, 4, 8, 9, 10, 13)):  # every fourth, then each, then a gap
         image["frame_id"] = number
     path.write_text(json.dumps(page))
     clips = lambda frames, whole: data.PoseTrackClips(exports / "posetrack", "val", frames, (128, 96), whole)
-    places = lambda *how: (clips(*how).ids[..., 0] - page["images"][0]["id"]).clip(-1).tolist()
-    ids = lambda *how: [clip for clip in places(*how) if clip[0] < len(page["images"])]
+    ids = lambda *how: (clips(*how).ids[..., 0] - page["images"][0]["id"]).clip(-1).tolist()
     assert ids(3, True) == [[0, 1, 2]] and ids(2, True) == [[0, 1], [2, 3]]
     assert ids(3, False) == [[0, 1, 2], [3, 4, -1], [5, -1, -1]]
     for frames in (1, 2, 4, 6, 7):
@@ -337,51 +280,40 @@ def test_posetrack_clips_are_consecutive_labelled_frames_of_which_each_is_scored
         assert sorted(r["image_id"] for r in results) == sorted(image["id"] for image in found.annotations["images"])
         assert search.posetrack_ap(found.annotations, results) == dict.fromkeys(columns.split(), 100)
 
-@pytest.mark.parametrize("reason, key, value", [
-    ("incomplete", "bbox", None), ("incomplete", "keypoints", [1]), ("incomplete", None, 7), ("not a number", "area", np.nan),
-    ("not a number", "keypoints", [np.nan] + [1] * 50), ("no joints", "keypoints", [0] * 51), ("crowd", "iscrowd", 1),
-    ("without area", "bbox", [5, 5, -9, 9]), ("without area", "bbox", [5, 5, 0, 9]), ("not listed", "image_id", 99),
-    ("not listed", "file_name", None), ("missing", "file_name", "gone.jpg")])
-def test_a_bad_entry_is_left_out_and_counted(exports, capsys, reason, key, value):
-    path = exports / "coco/annotations/person_keypoints_val2017.json"
+def test_bad_entries_are_left_out_and_counted_and_a_bad_file_is_one_sentence(exports, capsys):
+    path = exports / "coco/annotations/person_keypoints_train2017.json"
     page = json.loads(path.read_text())
-    entries = page["images" if key == "file_name" else "annotations"]
-    entries[0] = {k: v for k, v in {**entries[0], key: value}.items() if v is not None} if key else value  # None: without it
+    page["annotations"] += [7, {}] + [{**page["annotations"][0], key: value} for key, value in (
+        ("bbox", None), ("keypoints", [1]), ("area", np.nan), ("keypoints", [np.nan] + [1] * 50), ("keypoints", [0] * 51),
+        ("iscrowd", 1), ("bbox", [5, 5, -9, 9]), ("bbox", [5, 5, 0, 9]), ("image_id", 99))]
+    page["images"][6].pop("file_name"), page["images"][7].update(file_name="gone.jpg")
     path.write_text(json.dumps(page))
-    clips = data.open_clips("coco", exports / "coco", "val", 1, (128, 96))
-    (found,) = clips.skipped
-    assert len(clips) == 1 and reason in found and f"left out 1 x {found}" in capsys.readouterr().out
+    clips = data.open_clips("coco", exports / "coco", "train", 1, (128, 96))
+    assert len(clips) == 6 and clips.skipped == {
+        "incomplete or senseless entry": 4, "not a number": 2, "no joints": 1, "crowd": 1, "box without area": 2,
+        "picture not listed": 2, "picture missing or empty": 1}
+    assert ", ".join(f"{n} x {reason}" for reason, n in clips.skipped.items()) in capsys.readouterr().out
     boxes = exports / "coco/annotations/person_detections_val2017.json"
-    for judged in (clips, data.CocoPeople(exports / "coco", "val", (128, 96), boxes)):
-        assert search.coco_ap(judged.annotations, search.coco_results(clips.joints, clips))["AP"] > 0  # the rest can be judged
-
-@pytest.mark.parametrize("contents", [
-    None, "", '{"images": [', "[]", '{"images": 3, "annotations": []}', '{"images": [], "annotations": []}'])
-def test_a_bad_file_is_one_sentence(exports, contents):
-    for kind, page in (("coco", "person_keypoints_val2017.json"), ("posetrack", "val/x.json")):
-        path = exports / "bad" / kind / "annotations" / page
-        path.parent.mkdir(parents=True)
-        if contents is not None:
-            path.write_text(contents)
-        refused("--root|fetch it again", data.open_clips, kind, exports / "bad" / kind, "val", 1, (128, 96), error=data.DataError)
-    boxes = exports / "bad/coco/annotations/person_keypoints_val2017.json"
-    refused("boxes|fetch it again|nobody", data.CocoPeople, exports / "coco", "val", (128, 96), boxes, error=data.DataError)
+    for judged in (clips, data.CocoPeople(exports / "coco", "train", (128, 96), boxes)):  # the rest can be judged
+        assert search.coco_ap(judged.annotations, search.coco_results(clips.joints, clips))["AP"] > 0
+    for kind, files, *more in (("coco", "*detections_val*", None, boxes), ("coco", "*keypoints_val*"), ("posetrack", "val/*")):
+        for contents in ("", '{"images": [', "[]", '{"images": 3, "annotations": []}', '{"images": [], "annotations": []}'):
+            for file in (exports / kind / "annotations").glob(files):
+                file.write_text(contents)
+            arguments = kind, exports / kind, "val", 1, (128, 96), *more
+            refused("--root|--boxes|fetch it again", data.open_clips, *arguments, error=data.DataError)
 
 def test_pictures_of_every_kind(exports, capsys):
-    files = sorted((exports / "coco/train2017").iterdir())
+    files, exif = sorted((exports / "coco/train2017").iterdir()), Image.Exif()
     images = [Image.open(file).convert("RGB") for file in files]
-    images[0].convert("L").save(files[0])
-    images[1].convert("CMYK").save(files[1])
+    images[0].convert("L").save(files[0]), images[1].convert("CMYK").save(files[1])
     Image.fromarray(np.asarray(images[2].convert("L")).astype(np.uint16) * 257).save(files[2], "PNG")
-    exif = Image.Exif()
     exif[0x0112] = 6  # "turn me": but annotations are for the pixels as stored
     images[3].save(files[3], exif=exif, quality=95)
     images[4].save(files[4], "GIF", save_all=True, append_images=[images[5]])
-    files[5].write_bytes(files[5].read_bytes()[:1500])
-    files[6].write_bytes(b"")
+    files[5].write_bytes(files[5].read_bytes()[:1500]), files[6].write_bytes(b"")
     clips = data.CocoPeople(exports / "coco", "train", (128, 96))
-    batch = clips.batch(range(len(clips)))
-    grey = lambda picture: np.asarray(picture.convert("L"), float)
+    batch, grey = clips.batch(range(7)), lambda picture: np.asarray(picture.convert("L"), float)
     for found, image in zip(batch.images[:5, 0].permute(0, 2, 3, 1).numpy(), images):
         assert np.abs(grey(Image.fromarray(found)) - grey(image)).mean() < 8
     assert batch.joints[..., 2].any(-1)[:, 0].tolist() == [True] * 5 + [False, True] and not batch.images[5].any()
@@ -397,25 +329,20 @@ def coco_case(truths, found):  # one image, people at `truths`, detections [(pos
               for x in truths]
     return search.coco_ap({"images": [{"id": 1}], "annotations": people}, [{**at(x), "score": score} for x, score in found])
 
-def test_oks_and_coco_ap_on_cases_counted_by_hand():
+def test_oks_coco_ap_and_posetrack_ap_on_cases_counted_by_hand():
     (found, joints), area = np.random.default_rng(0).normal(size=(2, 17, 3)) * 5, 400.
     joints[:, 2] = np.arange(17) % 3
     k, d2, seen = 2 * np.array(data.COCO.sigmas), ((found - joints)[:, :2] ** 2).sum(-1), joints[:, 2] > 0
     assert search.oks(found, joints, np.array(area)) == pytest.approx(np.exp(-d2 / (2 * area * k ** 2))[seen].mean())  # Sec. 4.1
-    perfect = coco_case([0, 500], [(0, .9), (500, .8)])
-    assert perfect["AP"] == perfect["AR"] == perfect["APM"] == 1 and perfect["APL"] == -1
     large = coco_case([0, 2000], [(2000, .9)])  # a person out of the range is neither right nor wrong
     assert large["AR"] == .5 and large["APM"] == large["ARM"] == 0 and large["APL"] == 1
-    # one of two people found, below a false alarm: precision 1/2 up to recall 1/2 (51 of 101 recall points)
-    half = coco_case([0, 500], [(0, .5), (-900, .9)])
-    assert half["AP50"] == pytest.approx(.5 * 51 / 101) and half["AR"] == .5
+    half = coco_case([0, 500], [(0, .5), (-900, .9)])  # precision 1/2, below a false alarm, up to recall 1/2, 51 of 101 points
+    assert [half[name] for name in ("AP50", "APM", "AR", "APL")] == pytest.approx([.5 * 51 / 101] * 2 + [.5, -1])
     assert coco_case([0], [])["AP"] == 0 and coco_case([0], [(0, .9), (0, .8)])["AP"] == 1  # found twice: ranked last
     refused("do not list", search.coco_ap, {"images": [], "annotations": []}, [{"image_id": 77}], error=ValueError)
     poses = np.stack([POSE + [40, 0, 0], POSE, POSE + [1, 0, 0]])
     assert search.oks_nms(poses, [.1, .5, .9], np.full(3, 6400.)) == [2, 0]
     assert search.pose_score(np.array([[0, 0, .1], [0, 0, .4], [0, 0, .6]]), .5) == .25
-
-def test_posetrack_ap_on_cases_counted_by_hand():
     person = {"image_id": 1, "keypoints": POSE.ravel().tolist(), "bbox_head": [0, 0, 30, 40]}  # head size .6 * 50 = 30
     truth = {"images": [{"id": 1}], "annotations": [person], "categories": [{"keypoints": list(data.POSETRACK.joints)}]}
     result = lambda pose, score=1.: {"image_id": 1, "track_id": 0, "keypoints": np.ravel(pose).tolist(), "scores": [score] * 17}
@@ -474,16 +401,14 @@ def test_the_sandwich_is_biggest_smallest_and_random_and_the_learning_rate_falls
 @pytest.mark.parametrize("space, first, frames", [(TINY, 0, 1), (INNER, 1, 3)])  # stage s; stage t
 def test_a_step_distills_in_place_along_chains_and_a_team_gives_the_mean_of_its_parts(people, monkeypatch, space, first, frames):
     def gradients(step, *arguments):
-        net.zero_grad()
-        step(*arguments)
-        return {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
+        net.zero_grad(), step(*arguments)
+        return {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
 
     def by_hand():
-        chain = [[heatmaps] for _ in chains]
-        for found, archs in zip(chain, chains):
-            for t, arch in enumerate(archs):
-                found.append(net(images[:, t], arch, found[-1]))
-        big, *others = (torch.stack(found[1:], 1).float() for found in chain)
+        found = [[heatmaps] for _ in chains]
+        for i, t in np.ndindex(len(chains), frames):
+            found[i].append(net(images[:, t], chains[i][t], found[i][-1]))
+        big, *others = (torch.stack(chain[1:], 1).float() for chain in found)
         error(big, targets, weights).backward()
         sum(error(small, targets, weights) / 2 + error(small, big.detach()) / 2 for small in others).backward()
     error = lambda a, b, w=1: 1000 * ((a - b) ** 2).mean((3, 4)).mul(w).mean()
@@ -507,59 +432,55 @@ def runs(tmp_path_factory):  # both stages, run once, as small as can be
     train.main(f"--stage t --steps 3 --finish 2 --s {folder}/s/vipnas_s.pt --out {folder}/t {SMALL}".split())
     return folder
 
-def test_both_stages_leave_a_whole_run(runs):
-    files = {"supernet.pt", "search.json", "search.png", "log.jsonl"}
-    assert files | {"vipnas_s.pt", "poses.png"} <= set(os.listdir(runs / "s"))
-    assert files | {"vipnas_t.pt", "poses.gif"} <= set(os.listdir(runs / "t")) and not list(runs.glob("*/*.tmp"))
-    (s,), _ = vipnas.load_finished(runs / "s" / "vipnas_s.pt")
-    (key, *others), about = vipnas.load_finished(runs / "t" / "vipnas_t.pt")
+def test_both_stages_leave_a_whole_run_and_pictures_of_its_architectures(runs, tmp_path):
+    for stage, picture, *rivals in (("s", "poses.png"), ("t", "poses.gif", "finish.pt", "rival.pt", "rival.json", "rival.png")):
+        files = {"supernet.pt", "search.json", "search.png", "log.jsonl", f"vipnas_{stage}.pt", picture, *rivals}
+        assert {*os.listdir(runs / stage)} == files
+    ((s,), _), ((key, *others), about) = (vipnas.load_finished(runs / stage / f"vipnas_{stage}.pt") for stage in "st")
     assert key.arch == s.arch and about["size"] == [128, 96] and len(others) == 3
     assert all(map(torch.equal, key.state_dict().values(), s.state_dict().values()))  # stage t leaves S alone
     assert all(p.std() > 0 for net in others for p in net.fusions.parameters())       # and trains its own
     tests = [e for e in map(json.loads, open(runs / "t" / "log.jsonl")) if e.get("event") == "test"]
     assert len(tests) == 3 and all(len(e["ap_by_frame"]) == 3 for e in tests)  # T, its single-frame rival, the copied pose
+    show = lambda *words: subprocess.run([sys.executable, HERE / "vipnas.py", *words], check=True, capture_output=True, text=True)
+    table = show().stdout
+    assert all(word in table for word in [*ARCHS, *SPACES, "28,536,113"])
+    for source in (["--arch", "hrnet_w32"], ["--checkpoint", runs / "t" / "vipnas_t.pt"]):
+        show(*source, "--picture", tmp_path / "a.png")
+    assert (np.asarray(Image.open(tmp_path / "a.png")) == (200, 30, 30)).all(-1).any()  # the fusion, in red
 
-def same_run(one, other, *names):  # the same weights, bit for bit, and the same tables; each step is in the log once
-    nets = lambda contents: contents["nets"] if "nets" in contents else [n["state"] for n in contents["networks"]]
-    for name in names:
-        torch.testing.assert_close(*(nets(vipnas.read(folder / name)) for folder in (one, other)), rtol=0, atol=0)
-    texts = lambda folder: {path.name: path.read_text() for path in folder.glob("*.json*")}
-    assert texts(one) == texts(other) and not list(one.glob("*.tmp"))
-
-def test_ctrl_c_saves_the_step_and_resume_is_exact(runs, tmp_path, monkeypatch):
+def test_a_run_stopped_and_killed_again_and_again_ends_as_if_it_had_not_been(runs, tmp_path, monkeypatch):
     def interrupt(path, step, *rest):
         report(path, step, *rest)
-        if step == 2:
+        if step == 1:
             os.kill(os.getpid(), 2)  # Ctrl-C
-    report, arguments = train.report, f"--stage s --steps 4 --out {tmp_path}/s {SMALL}".split()
+    report, s, t = train.report, runs / "s" / "vipnas_s.pt", tmp_path / "t"
+    words = f"--stage t --steps 3 --finish 2 --s {s} --resume --out {t} {SMALL}".split()
     monkeypatch.setattr(train, "report", interrupt)
-    refused("--resume", train.main, arguments)
-    monkeypatch.undo()
-    assert vipnas.load(tmp_path / "s" / "supernet.pt", "supernet")["step"] == 3  # the next one was complete
-    train.main(arguments + ["--resume"])
-    same_run(tmp_path / "s", runs / "s", "supernet.pt", "vipnas_s.pt")
-    refused("--lr was", train.main, arguments + ["--resume", "--lr", "1"])
-
-def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(runs, tmp_path):  # by its clock each step is saved
+    refused("--resume", train.main, words)
+    assert vipnas.load(t / "supernet.pt", "supernet")["step"] == 2  # the next one was complete
+    refused("--lr was", train.main, [*words, "--lr", "1"])
     code = "import itertools, sys, train; train.time.time = itertools.count(0, 100).__next__; train.main(sys.argv[1:])"
-    words = f"--stage t --steps 3 --finish 2 --s {runs}/s/vipnas_s.pt --resume --out {tmp_path}/t {SMALL}".split()
-    for name in ("search.json", "rival.pt", "nothing"):
+    for name in ("search.json", "rival.pt", "nothing"):  # by its clock each step is saved
         process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=HERE, stdout=subprocess.DEVNULL)
-        while process.poll() is None and not (tmp_path / "t" / name).exists():
+        while process.poll() is None and not (t / name).exists():
             time.sleep(.01)
         process.kill()
     assert process.wait() == 0
-    same_run(tmp_path / "t", runs / "t", "supernet.pt", "finish.pt", "rival.pt", "vipnas_t.pt")
+    for name in ("supernet.pt", "finish.pt", "rival.pt"):  # the same weights, bit for bit, and the same tables
+        torch.testing.assert_close(*(vipnas.read(folder / name)["nets"] for folder in (t, runs / "t")), rtol=0, atol=0)
+    texts = lambda folder: {path.name: path.read_text() for path in folder.glob("*.json*")}  # each step is in the log once
+    assert texts(t) == texts(runs / "t") and not list(t.glob("*.tmp"))
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-@pytest.mark.parametrize("name, older", [("supernet.pt", []), ("search.json", ["{}"]), ("log.jsonl", ["{}"])])
-def test_a_full_disk_is_one_sentence_and_leaves_the_last_good_file(name, older, tmp_path):
-    for contents in older:
-        (tmp_path / name).write_text(contents)
-    (tmp_path / f"{name}.tmp").symlink_to("/dev/full")
-    arguments = f"{ONE} --candidates 1 --gflops .025 --resume --out {tmp_path}".split()
-    refused(f"{name} cannot be written .No space left on device.; an older file", train.main, arguments)
-    assert not list(tmp_path.glob("*.tmp")) and [path.read_text() for path in tmp_path.glob(name)] == older
+def test_a_full_disk_is_one_sentence_and_leaves_the_last_good_file(tmp_path):
+    for name, older in (("log.jsonl", ["{}"]), ("supernet.pt", []), ("search.json", ["{}"])):  # as a run writes them
+        for contents in older:
+            (tmp_path / name).write_text(contents)
+        (tmp_path / f"{name}.tmp").symlink_to("/dev/full")
+        arguments = f"{ONE} --candidates 1 --gflops .025 --resume --out {tmp_path}".split()
+        refused(f"{name} cannot be written .No space left on device.; an older file", train.main, arguments)
+        assert not list(tmp_path.glob("*.tmp")) and [path.read_text() for path in tmp_path.glob(name)] == older
 
 def gradients_of_a_share():  # averaged over all processes; with fixed statistics, or each would normalise its own share
     torch.manual_seed(0)
@@ -575,58 +496,64 @@ def test_two_processes_are_one(tmp_path):
     start = lambda script, words: subprocess.run([*torchrun, HERE / script, *words.split()], capture_output=True, text=True)
     small = f"--steps 2 {SMALL} --candidates 3 --finish 1 --clips 4"
     start("test_vipnas.py", f"{tmp_path} --stage s {small} --out {tmp_path}/s").check_returncode()
-    whole, losses, _ = gradients_of_a_share()
+    *whole, _ = gradients_of_a_share()
     for rank in (0, 1):
-        shared, mean, stop = torch.load(tmp_path / f"{rank}.pt")
-        assert stop and torch.allclose(mean, losses, rtol=1e-6)
-        torch.testing.assert_close(shared, whole, rtol=0, atol=1e-9)
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), (*whole, True), rtol=1e-6, atol=1e-9)  # each is to stop
     run = start("train.py", f"--stage t --s {tmp_path}/s/vipnas_s.pt {small} --out {tmp_path}/t")
     assert run.returncode == 0 and run.stdout.count("run:") == run.stdout.count("search: 3 of 3 candidates, best") / 2 == 1
-    assert {"supernet.pt", "finish.pt", "rival.pt", "vipnas_t.pt", "search.png", "poses.gif"} <= set(os.listdir(tmp_path / "t"))
     s, t = (json.loads((tmp_path / stage / "search.json").read_text()) for stage in "st")
     expected = [[json.loads(a.to_json())] for a in search.sample(TINY, .025, 3, random.Random("0 search"))]
     assert [row["archs"] for row in s["candidates"]] == expected and len(t["candidates"]) == 3
     wrong = start("train.py", "--stage s --batch 5")
     assert wrong.returncode and wrong.stderr.count("train: --batch 5 cannot be shared") == 1 and not wrong.stdout
 
-@pytest.mark.parametrize("arch", [RESNET, MOBILE, HRNET])
-def test_the_papers_spaces_and_stage_t_within_its_networks_go_all_the_way(arch, tmp_path):
-    net, space = PoseNet(arch), SPACES[arch.backbone]
-    if arch == HRNET:
-        vipnas.save_finished(tmp_path / "s.pth", [net], data.about(data.COCO, (256, 192)))
+@pytest.mark.parametrize("arch, head, zipped", [(RESNET, "head.", True), (MOBILE, "keypoint_head.", False), (HRNET, None, None)])
+def test_published_weights_the_papers_spaces_and_stage_t_within_its_networks(arch, head, zipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    net, x, state, space = PoseNet(arch), torch.randn(1, 3, 64, 64), {}, SPACES[arch.backbone]
+    net(torch.randn(4, 3, 64, 64))  # random statistics too
+    if arch == HRNET:  # not published
+        vipnas.save_finished("a.pth", [net], data.about(data.COCO, (256, 192)))
     else:
-        torch.save({"state_dict": {vipnas._mmpose_name(arch, k): v for k, v in net.state_dict().items()}}, tmp_path / "s.pth")
-        train.main(f"{ONE} --clips 2 --space {arch.backbone} --candidates 2 --out {tmp_path}/s".split())
-        (found,), about = vipnas.load_finished(tmp_path / "s" / "vipnas_s.pt")
+        for name, tensor in net.eval().state_dict().items():
+            name = vipnas._mmpose_name(arch, name).replace("head.", head)
+            state[name] = tensor[:, None, None] if "add_conv.1" in name else tensor
+        if SAMPLES.is_dir():
+            facts = json.loads((SAMPLES.parent / "facts" / f"mmpose_{arch.backbone}.json").read_text())
+            shapes = {k.replace("head.", head): v for k, v in facts.items() if "num_batches" not in k}
+            assert {k: list(v.shape) for k, v in state.items()} == shapes
+        state["backbone.bn1.num_batches_tracked"] = torch.tensor(3)
+        attack = type("Attack", (), {"__reduce__": lambda self: (os.system, ("touch attacked",))})()
+        meta = {"attack": attack, "loss": np.float64(3), "log": np.arange(3), "class": random.Random, "path": pathlib.Path("x")}
+        torch.save({"meta": meta, "state_dict": state}, "a.pth", _use_new_zipfile_serialization=zipped)
+        found = vipnas.load_mmpose("a.pth")
+        assert found.arch == arch and torch.equal(found(x), net(x)) and os.listdir() == ["a.pth"]
+        torch.save({"state_dict": {**state, f"{head}final_layer.bias": torch.zeros(3)}}, "b.pth")
+        refused("networks: head.final_layer.bias are missing", vipnas.load_mmpose, "b.pth", error=vipnas.CheckpointError)
+        train.main(f"{ONE} --clips 2 --space {arch.backbone} --candidates 2 --out s".split())
+        (found,), about = vipnas.load_finished("s/vipnas_s.pt")
         assert found.arch in space and about["size"] == [256, 192]
-    train.main(f"--stage t --s {tmp_path}/s.pth --frames 1 --clips 1 --steps 1 --batch 1 --finish 1 --candidates 1 --gflops 9 "
-               f"--compare 0 --out {tmp_path}/t".split())
-    (key, found), _ = vipnas.load_finished(tmp_path / "t" / "vipnas_t.pt")
+    train.main(f"{ONE} --stage t --s a.pth --frames 1 --clips 1 --finish 1 --candidates 1 --gflops 9 --compare 0 --out t".split())
+    (key, found), _ = vipnas.load_finished("t/vipnas_t.pt")
     assert key.arch == arch and found.arch in space.within(arch)
 
 def test_the_commands_for_real_data_on_exports(exports, monkeypatch, capsys):
     monkeypatch.chdir(exports)
     pathlib.Path("a.json").write_text(TINY.smallest().to_json())
     boxes = "coco/annotations/person_detections_val2017.json"
-    for words in (f"s --data coco --root coco --boxes {boxes} --candidates 2 --gflops .03 --out s",
-                  "s --data posetrack --root posetrack --arch a.json --init s/vipnas_s.pt --out p",
+    for words in ("s --clips 8 --arch a.json --out p",
+                  f"s --data coco --root coco --boxes {boxes} --candidates 2 --gflops .03 --out s",
+                  "s --data posetrack --root posetrack --arch a.json --init s/vipnas_s.pt --out p",  # the first p moves aside
                   "t --data posetrack --root posetrack --s p/vipnas_s.pt --candidates 1 --gflops .03 --out t"):
         train.main(f"--stage {words} --steps 1 --batch 2".split())
     for words in (f"s/vipnas_s.pt --data coco --root coco --boxes {boxes}", "t/vipnas_t.pt --data posetrack --root posetrack"):
         monkeypatch.setattr(sys, "argv", f"search.py --checkpoint {words}".split())
         search.main()
     printed, read = capsys.readouterr().out, lambda path: json.loads(pathlib.Path(path).read_text())
-    assert printed.count(" ARL\n") == 2 and printed.count(" Total\n") == 3 and printed.count("recipe: 1 steps, Adam") == 3
+    assert printed.count(" ARL\n") == 2 and printed.count(" Total\n") == 3 and printed.count("recipe: 1 steps, Adam") == 4
+    assert vipnas.load_finished("p.1/vipnas_s.pt")[0][0].arch == TINY.smallest() and "moved" in printed
     assert read("s/results.json") == read("s/official_coco/results.json") and len(read("p/results.json")) == 12
     assert read("t/results.json") == read("t/official_posetrack/results.json") and len(read("t/posetrack/000001_drawn.json")) == 3
-
-def test_one_architecture_alone_and_a_second_run_moves_the_first_aside(tmp_path, capsys):
-    arguments = f"{ONE} --arch {tmp_path}/a.json --out {tmp_path}/s".split()
-    (tmp_path / "a.json").write_text(TINY.smallest().to_json())
-    train.main(arguments), train.main(arguments)
-    assert (tmp_path / "s.1" / "vipnas_s.pt").is_file() and "moved" in capsys.readouterr().out
-    assert vipnas.load_finished(tmp_path / "s" / "vipnas_s.pt")[0][0].arch == TINY.smallest()
-    refused("smaller than", train.main, [*arguments, "--arch", "s_vipnas_mobilenetv3", "--init", f"{tmp_path}/s.1/vipnas_s.pt"])
 
 def random_video():  # an estimator of random networks, T = 2, and frames for it
     nets = [PoseNet(TINY.smallest())] + [PoseNet(TINY.within(TINY.smallest()).sample(random.Random(t))) for t in (1, 2)]
@@ -668,10 +595,11 @@ def test_people_in_one_batch_a_new_box_at_any_frame_and_who_is_lost():
 def test_what_the_user_can_mend_and_bad_checkpoints_are_one_sentence(runs, tmp_path, monkeypatch):
     for words, message in (
             ("", "--stage s first"), ("--stage s --space vgg", "no space"), ("--stage s --data coco", "--root"),
-            ("--stage s --root x", "--root"), ("--stage s --data coco --root /nowhere --candidates 2", "nowhere"),
-            ("--stage t --data coco --root x", "no videos"), ("--stage t --s /no.pt", "no.pt"),
+            ("--stage s --root x", "--root"), ("--stage s --data coco --root /nowhere", "nowhere"), ("--stage t --s /no", "/no"),
+            ("--stage s --data posetrack --root /nowhere", "nowhere"), ("--stage t --data coco --root x", "no videos"),
             ("--stage t --init x", "to stage s"), ("--stage s --gflops .001", "smallest"), ("--stage s --steps 0", "above zero"),
-            ("--stage s --arch /no.json", "no.json"), ("--stage s --arch x --gflops 1", "nothing to search")):
+            ("--stage s --arch /no.json", "no.json"), ("--stage s --arch x --gflops 1", "nothing to search"),
+            (f"--stage s --arch s_vipnas_resnet50 --init {runs}/s/vipnas_s.pt", "smaller than")):
         refused(message, train.main, [*words.split(), "--out", f"{tmp_path}/run"])
     assert not (tmp_path / "run" / "supernet.pt").exists()
     file, lacks = tmp_path / "a.pt", vipnas.read(runs / "s" / "vipnas_s.pt")
