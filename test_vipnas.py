@@ -432,20 +432,20 @@ def test_samples_and_allocations_keep_to_the_budget_and_all_that_fit_are_equally
     assert [len({f[:n] for f in leaves}) for n in (1, 2, 3)] == [3, 6, 12] and max(map(gflops, leaves)) <= .036
     refused("give more", draw, least * .99, 5, error=ValueError)
     refused("give more", allocate, .01, 2, error=ValueError)
-    few = replace(TINY.within(TINY.smallest()), depth=((1, 2),) * 4)
-    fewer = replace(few, depth=((1, 2), (1,)) * 2, fusions=few.fusions[::4])
-    everything = [list({s.sample(random.Random(i)): 0 for i in range(20 * s.size())}) for s in (few, fewer)]
-    slow = lambda arch: gflops([arch]) + .001 * (arch.stages[0].depth == arch.stages[2].depth)  # no sum over decisions
-    for s, frames, price, tree, all_archs in ((few, 1, None, None, 0), (few, 1, slow, None, 0), (fewer, 2, None, None, 1),
-                                              (fewer, 2, None, (600, 1), 1)):
+    slow = lambda arch: gflops([arch]) + .001 * (arch.stages[0].depth == arch.stages[1].depth)  # no sum over decisions
+    few = replace(TINY.within(TINY.smallest()), depth=((1, 2), (1, 2), (2,), (1,)), fusions=INNER.fusions[::2])
+    for width, frames, price, tree in (((32, 48), 1, None, None), ((32, 48), 1, slow, None), ((32,), 2, None, None),
+                                       ((32,), 2, None, (500, 1))):
         total = lambda f: sum(map(price or (lambda a: gflops([a])), f))
-        every = sorted(product(everything[all_archs], repeat=frames), key=total)[:300 if frames == 1 else None]
-        budget = total(every[len(every) // 3])
+        row, fusions = TINY.rows[1][0]._replace(width=width), few.fusions[:(6, 1)[frames - 1]]
+        space = replace(few, rows=(few.rows[0], (row,), *few.rows[2:]), fusions=fusions)
+        every = sorted(product({space.sample(random.Random(i)) for i in range(20 * space.size())}, repeat=frames), key=total)
+        budget = total(every[len(every) // 5])
         counts = dict.fromkeys((f for f in every if total(f) <= budget), 0)
-        for f in search.allocate(s, frames, budget, 6000, random.Random(1), price, tree):
+        for f in search.allocate(space, frames, budget, 8000, random.Random(1), price, tree):
             counts[f] += 1  # a KeyError: does not fit
         assert len(counts) > 30 and chisquare(list(counts.values())).pvalue > .001
-    assert len(search.sample(few, budget / 2, 1000, random.Random(0))) == sum(gflops([a]) <= budget / 2 for a in everything[0])
+        assert frames > 1 or {(a,) for a in search.sample(space, budget, 999, random.Random(0), price)} == set(counts)
 
 def test_a_search_recalibrates_keeps_the_best_and_continues_its_table(people, tmp_path):
     net, sight = PoseNet(TINY.smallest()), search.Sight(people, 0, CPU, batch=8)
