@@ -9,7 +9,9 @@
 """
 import argparse
 import dataclasses
+import gc
 import json
+import math
 import os
 import pathlib
 import random
@@ -17,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -28,7 +31,7 @@ from torch.utils.data import DataLoader
 import data
 from data import COCO, DataError, SyntheticClips, flip_heatmaps, invert, normalise, open_clips, save_image, transform, window
 import vipnas
-from vipnas import Arch, CheckpointError, PoseNet, cost, decode, write_json
+from vipnas import Arch, Branch, CheckpointError, PoseNet, cost, decode, write_json
 
 def refuse(wrong, sentence):
     """Stop if something is `wrong` that the user can mend."""
@@ -373,54 +376,107 @@ def official(nets, clips, device, out):
     return table
 
 # ---------------------------------------------------------------------------------------------- sampling under a budget
-def sample(space, budget, count, rng):
-    """`count` different architectures of `space` of at most `budget` GFLOPs (the paper's, at the space's image size).
+# Drawn blindly, hardly anything fits a tight budget. So every decision is tilted towards the cheap (ours): an option that adds x
+# to the price is drawn with probability ~ exp(-tilt x), and a draw is kept with one ~ exp(tilt (sum of x)), which takes the tilt
+# out again. What is kept is priced exactly, so all that fit are equally likely.
+@lru_cache(maxsize=16)
+class _Decisions:
+    """The options of every decision, as `Space._build` asks for them, and what each of them alone adds to the least price:
+    adds[j] (rows, options). A branch has a row for each depth of its stage, its parent; the others are their own parents."""
 
-    Uniform over those that fit, by rejection; a draw that was refused 100 times is shrunk until it fits, so sampling always
-    ends. Fewer than `count` only if there are hardly more. Raises ValueError, naming the smallest cost, if nothing fits."""
-    fits = lambda arch: cost(arch, space.image_size).gflops <= budget
-    smallest, least = cheapest(space)
-    refuse(least > budget, f"a budget of {budget:g} GFLOPs is below the smallest architecture of this space, "
-           f"{least:.4g}; give more")
-    found = {}
-    for _ in range(20 * count):
-        arch = next(filter(fits, (space.sample(rng) for _ in range(100))), None)
-        found[arch or _shrink(space, smallest, fits, rng)] = None  # a dict is a set that keeps its order
-        if len(found) == count:
-            break
-    return list(found)
+    def __init__(self, space, price):
+        self.space, self.price, self.least = space, price or (lambda arch: cost(arch, space.image_size).gflops), math.inf
+        self.options, self.parents = [], []
+        for depths, rows in zip(space.depth, space.rows):
+            self.parents += [len(self.options)] * (1 + len(rows))
+            self.options += [depths, *(row.choices(space.backbone, Branch) for row in rows)]
+        heads = dict.fromkeys(head for branch in self.options[-len(rows)] for head in space._heads(branch))
+        self.parents += range(len(self.options), len(self.options) + 3)
+        self.options += [tuple(heads), space.stem, space.fusions]
+        picks = [0] * len(self.options)
+        while (least := self.price(self.arch(picks))) < self.least:  # from any architecture down to the cheapest
+            self.least, self.adds = least, [self._adds(dict(enumerate(picks)), j) for j in range(len(picks))]
+            scale, self.most = (sum(map(size, self.adds)) or 1 for size in (np.ptp, np.max))
+            self.tilts = np.geomspace(1e-4, 1e6, 100) / scale
+            self.totals = np.array([self.logs(tilt)[1] for tilt in self.tilts])
+            picks = self.draw(self.tilts[-1], 1, np.random.default_rng(0))[0][0].tolist()
 
-def cheapest(space):
-    """(the smallest architecture with the cheapest fusion, its GFLOPs)."""
-    archs = [dataclasses.replace(space.smallest(), fusion=f) for f in space.fusions]
-    return min(((a, cost(a, space.image_size).gflops) for a in archs), key=lambda pair: pair[1])
+    def arch(self, picks):
+        chosen = map(tuple.__getitem__, self.options, picks)
+        return self.space._build(lambda _: next(chosen))
 
-def _shrink(space, smallest, fits, rng):
-    """A random architecture, its stages made the smallest one after the other, in random order, until it fits."""
-    arch = space.sample(rng)
-    for i in rng.sample(range(len(arch.stages)), len(arch.stages)):
-        stages = arch.stages[:i] + smallest.stages[i:i + 1] + arch.stages[i + 1:]
-        smaller = dataclasses.replace(arch, stages=stages, head=smallest.head)
-        arch = smaller if not fits(arch) and smaller in space else arch
-    return arch if fits(arch) else smallest
+    def _adds(self, base, j):
+        price = lambda row, k: self.price(self.arch({**base, self.parents[j]: row, j: k}.values()))
+        rows = len(self.options[self.parents[j]]) if self.parents[j] < j else 1
+        prices = np.array([[price(row, k) for k in range(len(self.options[j]))] for row in range(rows)])
+        return prices - prices[:, [base[j]]]
 
-def allocate(space, frames, budget, count, rng):
-    """`count` allocations: `frames` architectures each, with their own fusions, whose GFLOPs sum to at most `budget` (eq. 3);
-    ValueError if nothing fits."""
-    gflops = lambda archs: sum(cost(a, space.image_size).gflops for a in archs)
-    least = cheapest(space)[1]
-    refuse(frames * least > budget, f"{frames} non-key frames cost at least {frames * least:.4g} GFLOPs together, more than the "
-           f"{budget:.4g} that the budget leaves them; give more")
-    found = []
-    while len(found) < count:
-        draws = (tuple(space.sample(rng) for _ in range(frames)) for _ in range(100))
-        archs = next((archs for archs in draws if gflops(archs) <= budget), ())
-        if not archs:  # a tight budget: one frame after the other, in random order, from what the others can spare
-            for left in reversed(range(frames)):
-                archs += tuple(sample(space, max(least, budget - gflops(archs) - left * least), 1, rng))
-            archs = tuple(rng.sample(archs, frames))
-        found.append(archs)
-    return found
+    def logs(self, tilt):
+        """(logarithms of all probabilities, that of the sum over all architectures by which they were divided)."""
+        logs, whole = [-tilt * adds for adds in self.adds], 0
+        for j, parent in reversed(list(enumerate(self.parents))):
+            sums = np.logaddexp.reduce(logs[j], 1)
+            logs[j] = logs[j] - sums[:, None]
+            logs[parent], whole = (logs[parent] + sums, whole) if parent < j else (logs[j], whole + sums.item())
+        return logs, whole
+
+    def draw(self, tilt, count, rng):
+        """Picks (count, decisions), and for each the sum of x."""
+        picks, sums = np.zeros((count, len(self.options)), int), 0
+        for j, logs in enumerate(self.logs(tilt)[0]):
+            row, ends = picks[:, self.parents[j]], np.exp(logs).cumsum(1) + np.arange(len(logs))[:, None]  # rows end to end
+            found = np.searchsorted(ends.ravel(), row + rng.random(count)) - row * logs.shape[1]
+            found = found.clip(0, logs.shape[1] - 1)  # rounding
+            sums, picks[:, j] = sums + self.adds[j][row, found], found
+        return picks, sums
+
+def _fitting(space, frames, budget, count, rng, price, before=(), different=False):
+    """`count` tuples, `before` and `frames` more architectures, uniform over all whose prices sum to at most `budget`.
+
+    By how much the sum of x can exceed a price is taken from a pilot of 300, and half more; if that is ever wrong, all starts
+    again. The tilt is the best one by Chernoff's bound on how many fit. `different`: none twice, or fewer if none are left."""
+    plan, rng = _Decisions(space, price), np.random.default_rng(rng.getrandbits(64))
+    spent, found, tries, size, bound = [plan.price(arch) for arch in before], {}, 0, 300, 0
+    least, many = sum([plan.least] * frames), f"{frames} times " * (frames > 1)
+    refuse(not before and least > budget, f"a budget of {budget:g}{' GFLOPs' * (price is None)} is below {many}the smallest "
+           f"architecture of this space, {least:.4g}; give more")
+    room = min(budget - sum(spent) - least, frames * plan.most)
+    look = lru_cache(maxsize=None)(lambda picks: (arch := plan.arch(picks), plan.price(arch)))
+    while len(found) < count and tries <= 20 * len(found) + 100:
+        tilt = plan.tilts[np.argmin(plan.tilts * (room + bound) + frames * plan.totals)]
+        picks, sums = plan.draw(tilt, frames * size, rng)
+        over = sums.reshape(size, frames).sum(1) - room - bound
+        kept = np.flatnonzero((over <= 0) & (np.log(rng.random(size)) < tilt * over) | (size == 300))
+        gc.disable()  # or so many new objects would have all old ones searched for garbage, again and again
+        try:
+            rows = [tuple(zip(*map(look, map(tuple, row)))) for row in picks.reshape(size, frames, -1)[kept].tolist()]
+        finally:
+            gc.enable()
+        errors = over[kept] + room + bound + least - [sum(prices) for _, prices in rows]
+        if size == 300 or errors.max(initial=bound) > bound:
+            bound, found, tries = 1.5 * errors.max() - .5 * errors.mean() + 1e-9 * abs(least), {}, 0
+        else:
+            for archs, prices in rows:
+                if sum([*spent, *prices]) <= budget and all(a.head in space._heads(a.stages[-1].branches[0]) for a in archs):
+                    tries += 1
+                    found.setdefault(archs if different else tries, (*before, *archs))
+        size = min(max(2 * size, 512), 2 ** 14)
+    return list(found.values())[:count]
+
+def sample(space, budget, count, rng, price=None):
+    """`count` different architectures of `space`, uniform over those whose price (an Arch -> number; default: the paper's GFLOPs
+    at the space's image size) is at most `budget`. Fewer only if there are hardly more; ValueError if nothing fits."""
+    return [arch for arch, in _fitting(space, 1, budget, count, rng, price, different=True)]
+
+def allocate(space, frames, budget, count, rng, price=None, branching=None, before=()):
+    """`count` allocations: `frames` architectures each, uniform over those whose prices sum to at most `budget` (eq. 3).
+
+    branching (a, b, ...): the leaves of a tree instead. Of `a` allocations the first architectures are kept; each goes on in
+    `b` ways, of which the second is kept, and so on (`before`: what is). Among all trees, a leaf is as likely as it is alone."""
+    width, *more = branching or (count,)
+    grown = _fitting(space, frames - len(before), budget, width, rng, price, before)
+    deeper = lambda archs: allocate(space, frames, budget, count, rng, price, more, archs[:len(before) + 1])
+    return sum(map(deeper, grown), []) if more else grown
 
 # ---------------------------------------------------------------------------------------------- the search
 def ranks():

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.stats import chisquare
 from torch.utils.flop_counter import FlopCounterMode
 
 import data
@@ -355,20 +357,36 @@ def test_oks_coco_ap_and_posetrack_ap_on_cases_counted_by_hand():
     region = {"id": 1, "ignore_regions_x": [[800, 1000, 1000, 800]], "ignore_regions_y": [[800, 800, 1000, 1000]]}
     assert search.posetrack_ap({**truth, "images": [region]}, [result(POSE, .5), alarm])["Total"] == 100
 
-def test_samples_and_allocations_keep_to_the_budget():
+def test_samples_and_allocations_keep_to_the_budget_and_all_that_fit_are_equally_likely():
     gflops = lambda archs: sum(cost(a, TINY.image_size).gflops for a in archs)
     draw = lambda budget, count, seed=0: search.sample(TINY, budget, count, random.Random(seed))
-    allocate = lambda budget, count: search.allocate(INNER, 3, budget, count, random.Random(0))
+    allocate = lambda budget, count, **tree: search.allocate(INNER, 3, budget, count, random.Random(0), **tree)
     archs, least = draw(.014, 40), gflops([TINY.smallest()])
     assert len(set(archs)) == 40 and all(a in TINY and gflops([a]) <= .014 for a in archs)
     assert archs == draw(.014, 40) != draw(.014, 40, 1)
-    assert max(gflops([a]) for a in draw(least * 1.001, 5)) <= least * 1.001  # hardly anything fits: still an answer
+    assert draw(least, 5) == [TINY.smallest()]  # hardly anything fits: still an answer
     for budget in (.05, .036):
         found = allocate(budget, 20)
         assert len(found) == 20 and all(len(f) == 3 and gflops(f) <= budget and all(a in INNER for a in f) for f in found)
         assert any(len({(a.fusion, a.stages) for a in f}) == 3 for f in found)
+    leaves = allocate(.036, 12, branching=(3, 2, 2))
+    assert [len({f[:n] for f in leaves}) for n in (1, 2, 3)] == [3, 6, 12] and max(map(gflops, leaves)) <= .036
     refused("give more", draw, least * .99, 5, error=ValueError)
     refused("give more", allocate, .01, 2, error=ValueError)
+    slow = lambda arch: gflops([arch]) + .001 * (arch.stages[0].depth == arch.stages[1].depth)  # no sum over decisions
+    few = replace(TINY.within(TINY.smallest()), depth=((1, 2), (1, 2), (2,), (1,)), fusions=INNER.fusions[::2])
+    for width, frames, price, tree in (((32, 48), 1, None, None), ((32, 48), 1, slow, None), ((32,), 2, None, None),
+                                       ((32,), 2, None, (500, 1))):
+        total = lambda f: sum(map(price or (lambda a: gflops([a])), f))
+        row, fusions = TINY.rows[1][0]._replace(width=width), few.fusions[:(6, 1)[frames - 1]]
+        space = replace(few, rows=(few.rows[0], (row,), *few.rows[2:]), fusions=fusions)
+        every = sorted(product({space.sample(random.Random(i)) for i in range(20 * space.size())}, repeat=frames), key=total)
+        budget = total(every[len(every) // 5])
+        counts = dict.fromkeys((f for f in every if total(f) <= budget), 0)
+        for f in search.allocate(space, frames, budget, 8000, random.Random(1), price, tree):
+            counts[f] += 1  # a KeyError: does not fit
+        assert len(counts) > 30 and chisquare(list(counts.values())).pvalue > .001
+        assert frames > 1 or {(a,) for a in search.sample(space, budget, 999, random.Random(0), price)} == set(counts)
 
 def test_a_search_recalibrates_keeps_the_best_and_continues_its_table(people, tmp_path):
     net, sight = PoseNet(TINY.smallest()), search.Sight(people, 0, CPU, batch=8)

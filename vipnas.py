@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, GlobalContext, SqueezeExcite, common_groups, fill
 from fusion import OPERATIONS, TemporalFusion
@@ -568,6 +569,12 @@ class Cost(NamedTuple):
     macs: int
     gflops: float
 
+class Unfilled(TorchFunctionMode):
+    """In it, weights are made without drawing their first values: most of the time that a new module takes."""
+
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        return None if function is nn.init.normal_ else function(*arguments, **(named or {}))
+
 @lru_cache(maxsize=None)
 def _part_cost(part, image_size):
     """Cost of one part: build it uninitialised, send an empty batch through, count what every convolution would do."""
@@ -581,9 +588,8 @@ def _part_cost(part, image_size):
         else:
             macs += layer.weight.numel() * (area_in if isinstance(layer, ElasticConvTranspose2d) else area_out)
             outputs += layer.weight.numel() * area_out
-    with torch.device("meta"):
-        module = part.make()
-    module.to_empty(device="cpu").eval()
+    with Unfilled():
+        module = part.make().eval()
     for layer in module.modules():
         if isinstance(layer, (ElasticConv2d, ElasticConvTranspose2d, GlobalContext)):
             layer.register_forward_hook(count)
