@@ -55,7 +55,6 @@ def refused(message, call, *arguments, error=SystemExit):  # `call` raises it, i
     stop.match(message)
     assert "\n" not in str(stop.value)
 
-# ---------------------------------------------------------------------------------------------- elastic and fusion
 @pytest.mark.parametrize("inputs, width, kernel, groups", [(32, 32, 7, 2), (32, 16, 5, 4), (24, 16, 3, 8), (24, 24, 3, 24),
     (32, 32, 4, 4), (32, 16, 2, 4), (24, 8, 4, 8), (16, 16, 2, 16)])  # even kernels: deconvolutions
 def test_a_convolution_is_its_slice(inputs, width, kernel, groups):
@@ -101,7 +100,6 @@ def test_fusion_starts_as_the_identity_that_can_learn_and_is_the_papers_figure_a
     fresh(x, heatmaps, operation).square().sum().backward()
     assert fresh.encode[operation].weight.grad.abs().max() > 0
 
-# ---------------------------------------------------------------------------------------------- architectures and spaces
 def test_what_is_no_network_or_does_not_fit_is_one_sentence():
     wrong = lambda old, new: Arch.from_json(RESNET.to_json().replace(old, new))
     layer, net, x = ElasticConvTranspose2d(160, 256, 4, groups=32), PoseNet(TINY), torch.zeros(1, 3, 32, 32)
@@ -162,7 +160,6 @@ def test_cost_of_the_papers_networks_and_within_them(name, params, macs, gflops)
     assert "sbl" in name or replace(SPACES[arch.backbone].within(arch).largest(), fusion=None) == arch
     assert search.rest(2, 5, 3) == 3  # what three frames may cost together, if the average with the key frame's 5 is to be 2
 
-# ---------------------------------------------------------------------------------------------- data
 @pytest.fixture(scope="module")
 def people():
     return data.SyntheticClips("val", 24, 4, workers=1)
@@ -211,8 +208,6 @@ def test_clips_are_a_function_of_split_and_index_and_show_people_who_move(people
     assert not np.array_equal(data.render_clip("test", 3)[0], people.images[3])
     a, b = (data.SyntheticClips("val", 150, 4, workers=w) for w in (1, 3))
     assert np.array_equal(a.images, b.images) and np.array_equal(a.joints, b.joints)
-    copied = 100 * np.nanmean(search.score(np.repeat(a.joints[:, :1], 4, 1), a, 0), 0)
-    assert copied[0] == 100 and copied[1] > 75 and copied[1] > copied[2] > copied[3]
     assert {*np.unique(a.joints[..., 2])} <= {0, 1, 2} and .05 < (a.joints[..., 2] == 1).mean() < .4
     drawn = (np.asarray(data.draw_pose(people.frame(3, 0), joints[0])) != images[0]).any(-1)
     assert all(drawn[int(y + .5), int(x + .5)] for x, y, seen in joints[0] if seen) and .005 < drawn.mean() < .2
@@ -320,11 +315,7 @@ def test_pictures_of_every_kind(exports, capsys):
         assert np.abs(grey(Image.fromarray(found)) - grey(image)).mean() < 8
     assert batch.joints[..., 2].any(-1)[:, 0].tolist() == [True] * 5 + [False, True] and not batch.images[5].any()
     assert clips.skipped == {"picture missing or empty": 1} and files[5].name in capsys.readouterr().err
-    for file in files:
-        file.write_bytes(b"no picture")
-    refused("none of the first 8 pictures", data.CocoPeople, exports / "coco", "train", (128, 96), error=data.DataError)
 
-# ---------------------------------------------------------------------------------------------- scores and the search
 def coco_case(truths, found):  # one image, people at `truths`, detections [(position, score)]; a position shifts the pose
     at = lambda x: {"image_id": 1, "category_id": 1, "keypoints": (POSE + [x, 0, 0]).ravel().tolist()}
     people = [{**at(x), "id": x, "bbox": [x, 0, 80, 80], "area": 6400. if x < 1000 else 64000., "iscrowd": 0, "num_keypoints": 17}
@@ -404,7 +395,6 @@ def test_a_search_recalibrates_keeps_the_best_and_continues_its_table(people, tm
     path.write_text(json.dumps({**json.loads(path.read_text()), "candidates": [table[0], {**table[1], "ap": 1e3}]}))
     assert go(0)[0] == candidates[1] and go(1)[1] == table
 
-# ---------------------------------------------------------------------------------------------- training, video and errors
 def test_the_sandwich_is_biggest_smallest_and_random_and_the_learning_rate_falls():
     draw = lambda seed: train.sandwich(INNER, 3, random.Random(seed))
     biggest, smallest, *others = draw(0)
@@ -522,35 +512,30 @@ def test_two_processes_are_one(tmp_path):
     s, t = (json.loads((tmp_path / stage / "search.json").read_text()) for stage in "st")
     expected = [[json.loads(a.to_json())] for a in search.sample(TINY, .025, 3, random.Random("0 search"))]
     assert [row["archs"] for row in s["candidates"]] == expected and len(t["candidates"]) == 3
-    wrong = start("train.py", "--stage s --batch 5")
-    assert wrong.returncode and wrong.stderr.count("train: --batch 5 cannot be shared") == 1 and not wrong.stdout
 
-@pytest.mark.parametrize("arch, head, zipped", [(RESNET, "head.", True), (MOBILE, "keypoint_head.", False), (HRNET, None, None)])
+@pytest.mark.parametrize("arch, head, zipped", [(RESNET, "head.", True), (MOBILE, "keypoint_head.", False)])
 def test_published_weights_the_papers_spaces_and_stage_t_within_its_networks(arch, head, zipped, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     net, x, state, space = PoseNet(arch), torch.randn(1, 3, 64, 64), {}, SPACES[arch.backbone]
     net(torch.randn(4, 3, 64, 64))  # random statistics too
-    if arch == HRNET:  # not published
-        vipnas.save_finished("a.pth", [net], data.about(data.COCO, (256, 192)))
-    else:
-        for name, tensor in net.eval().state_dict().items():
-            name = vipnas._mmpose_name(arch, name).replace("head.", head)
-            state[name] = tensor[:, None, None] if "add_conv.1" in name else tensor
-        if SAMPLES.is_dir():
-            facts = json.loads((SAMPLES.parent / "facts" / f"mmpose_{arch.backbone}.json").read_text())
-            shapes = {k.replace("head.", head): v for k, v in facts.items() if "num_batches" not in k}
-            assert {k: list(v.shape) for k, v in state.items()} == shapes
-        state["backbone.bn1.num_batches_tracked"] = torch.tensor(3)
-        attack = type("Attack", (), {"__reduce__": lambda self: (os.system, ("touch attacked",))})()
-        meta = {"attack": attack, "loss": np.float64(3), "log": np.arange(3), "class": random.Random, "path": pathlib.Path("x")}
-        torch.save({"meta": meta, "state_dict": state}, "a.pth", _use_new_zipfile_serialization=zipped)
-        found = vipnas.load_mmpose("a.pth")
-        assert found.arch == arch and torch.equal(found(x), net(x)) and os.listdir() == ["a.pth"]
-        torch.save({"state_dict": {**state, f"{head}final_layer.bias": torch.zeros(3)}}, "b.pth")
-        refused("networks: head.final_layer.bias are missing", vipnas.load_mmpose, "b.pth", error=vipnas.CheckpointError)
-        train.main(f"{ONE} --clips 2 --space {arch.backbone} --candidates 2 --out s".split())
-        (found,), about = vipnas.load_finished("s/vipnas_s.pt")
-        assert found.arch in space and about["size"] == [256, 192]
+    for name, tensor in net.eval().state_dict().items():
+        name = vipnas._mmpose_name(arch, name).replace("head.", head)
+        state[name] = tensor[:, None, None] if "add_conv.1" in name else tensor
+    if SAMPLES.is_dir():
+        facts = json.loads((SAMPLES.parent / "facts" / f"mmpose_{arch.backbone}.json").read_text())
+        shapes = {k.replace("head.", head): v for k, v in facts.items() if "num_batches" not in k}
+        assert {k: list(v.shape) for k, v in state.items()} == shapes
+    state["backbone.bn1.num_batches_tracked"] = torch.tensor(3)
+    attack = type("Attack", (), {"__reduce__": lambda self: (os.system, ("touch attacked",))})()
+    meta = {"attack": attack, "loss": np.float64(3), "log": np.arange(3), "class": random.Random, "path": pathlib.Path("x")}
+    torch.save({"meta": meta, "state_dict": state}, "a.pth", _use_new_zipfile_serialization=zipped)
+    found = vipnas.load_mmpose("a.pth")
+    assert found.arch == arch and torch.equal(found(x), net(x)) and os.listdir() == ["a.pth"]
+    torch.save({"state_dict": {**state, f"{head}final_layer.bias": torch.zeros(3)}}, "b.pth")
+    refused("networks: head.final_layer.bias are missing", vipnas.load_mmpose, "b.pth", error=vipnas.CheckpointError)
+    train.main(f"{ONE} --clips 2 --space {arch.backbone} --candidates 2 --out s".split())
+    (found,), about = vipnas.load_finished("s/vipnas_s.pt")
+    assert found.arch in space and about["size"] == [256, 192]
     train.main(f"{ONE} --stage t --s a.pth --frames 1 --clips 1 --finish 1 --candidates 1 --gflops 9 --compare 0 --out t".split())
     (key, found), _ = vipnas.load_finished("t/vipnas_t.pt")
     assert key.arch == arch and found.arch in space.within(arch)
