@@ -616,7 +616,7 @@ def draw_candidates(space, budget, key, frames, count, options, rng, clock=None)
         return [(arch,) * frames for arch in sample(space, left / frames, count, rng, price)]
     side = round(count ** (1 / frames))  # of the tree that lets a race share what candidates have in common
     branching = None if options.plain else (*[side] * (frames - 1), -(-count // side ** (frames - 1)))
-    return allocate(space, frames, left, count, rng, price, branching)
+    return allocate(space, frames, left, count, rng, price, branching)[:count]
 
 def clock_of(options, folder, image_size, fresh=False):
     """The Clock that a budget in milliseconds needs, kept in a run folder, or None."""

@@ -14,6 +14,7 @@
 import argparse
 import contextlib
 import copy
+import importlib
 import json
 import math
 import os
@@ -976,10 +977,13 @@ class VideoPose:
         self.mean, self.std = torch.tensor([about["mean"], about["std"]], device=self.device)  # (3,) each
 
     @classmethod
-    def load(cls, path, device=None):
-        """From a finished checkpoint: an S-ViPNAS (then every frame is a key frame) or a T-ViPNAS. device: cuda if there."""
+    def load(cls, path, device=None, compiled=False):
+        """From a finished checkpoint: an S-ViPNAS (then every frame is a key frame) or a T-ViPNAS, deployed.
+
+        device: cuda if there; compiled: see `deploy`, for a service that runs long enough to wait for it."""
         nets, about = load_finished(path)
-        return cls([net.to(device or ("cuda" if torch.cuda.is_available() else "cpu")) for net in nets], about)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls([deploy(net.to(device), compiled) for net in nets], about)
 
     def stream(self, box=None):
         """Follow the person in `box`: x, y, w, h in the first frame, None if he fills it; or N people, in a list of boxes."""
@@ -1103,6 +1107,55 @@ def run_video(video, checkpoint, boxes, out):
     key, other, mean = (f"{1000 * np.mean(s):.1f} ms" if s else "-" for s in (*seconds, sum(seconds, [])))
     print(f"a frame of {len(boxes)} on {pose.device}: key {key}, non-key {other}, mean {mean}")
 
+def benchmark(checkpoint):
+    """Milliseconds for one image on one CPU thread, side by side: S-ViPNAS-ResNet-50 as it is and deployed (and by onnxruntime,
+    where onnx and onnxruntime are installed), its kinds of layers, and the estimator in `checkpoint` against its rivals."""
+    with one_thread():
+        net = PoseNet(ARCHS["s_vipnas_resnet50"]).eval()
+        runs, inputs = {"eager": net, "eager, channels last": copy.deepcopy(net).to(memory_format=torch.channels_last)}, _example(net)
+        runs.update({(d := deploy(net, compiled)).runtime: d for compiled in (False, True)})
+        with contextlib.suppress(ImportError), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            runtime = importlib.import_module("onnxruntime")
+            torch.onnx.export(net, tuple(inputs.values()), f"{folder}/net.onnx", input_names=["images"], dynamo=False)
+            settings = runtime.SessionOptions()
+            settings.intra_op_num_threads = 1
+            session = runtime.InferenceSession(f"{folder}/net.onnx", settings, ["CPUExecutionProvider"])
+            runs["onnxruntime"] = lambda images: session.run(None, {"images": images.numpy()})
+        contiguous = {"eager": lambda images, x=inputs["images"].contiguous(): net(x)}
+        times = milliseconds([*{**runs, **contiguous}.values()], inputs)
+        print("s_vipnas_resnet50, 256x192, one image, one CPU thread\n" + "\n".join(
+            f"  {ms:7.2f} ms   {times[0] / ms:.2f} times as fast as eager   {name}" for name, ms in zip(runs, times)))
+        show_layers(fold(net), inputs)
+        if checkpoint:
+            nets = load_finished(checkpoint)[0]
+            sbl = PoseNet(Space.of(ARCHS["sbl_resnet50"], nets[0].space.image_size)).eval()
+            *ours, other = zip(frame_times([*nets, sbl], True), [cost(n.arch, n.space.image_size).gflops for n in (*nets, sbl)])
+            (ms, gflops), rivals = np.mean(ours, 0), {"its key-frame network alone": ours[0], "SBL-ResNet-50": other}
+            print(f"\n{checkpoint}, deployed: on average {ms:.2f} ms and {gflops:.4f} GFLOPs a frame")
+            for name, (rival, more) in rivals.items():
+                print(f"  {name}: {rival:.2f} ms, {rival / ms:.2f} times as long, for {more / gflops:.2f} times the GFLOPs ({more:.4f})")
+
+def show_layers(folded, inputs, rounds=10):
+    """Where a folded network spends its time: convolutions of equal shape together, and how many multiply-adds they do in it."""
+    rows = {}
+    def before(layer, x):
+        layer.begun = time.thread_time()
+    def after(layer, x, y):
+        ms, groups = 1000 * (time.thread_time() - layer.begun), layer.run.keywords["groups"]
+        macs = layer.weight.numel() * math.prod((x[0] if layer.up else y).shape[2:]) / (4 if layer.parities else 1)
+        shape = f"{layer.weight.shape[-1]}x{layer.weight.shape[-1]}, {x[0].shape[1]} to {y.shape[1]} channels, {groups} groups, {tuple(y.shape[2:])}"
+        rows.setdefault(shape, {}).setdefault(layer, []).append((ms, macs))
+    hooks = [register(hook) for m in folded.modules() if isinstance(m, Folded)
+             for register, hook in ((m.register_forward_pre_hook, before), (m.register_forward_hook, after))]
+    with torch.no_grad():
+        for _ in range(rounds):
+            _call(folded, inputs)
+    table = {shape: (len(layers), *np.sum([np.min(calls, 0) for calls in layers.values()], 0)) for shape, layers in rows.items()}
+    print("  its slowest convolutions: number, ms, billion multiply-adds a second")
+    for shape, (count, ms, macs) in sorted(table.items(), key=lambda row: -row[1][1])[:10]:
+        print(f"  {count:4} x {ms:7.2f} {macs / ms / 1e6:7.1f}   {shape}")
+
 # ---------------------------------------------------------------------------------------------- the command line
 def read_arch(text):
     """An Arch by its name in ARCHS, or from a JSON file."""
@@ -1193,13 +1246,16 @@ def main():
     parser.add_argument("--checkpoint", help="finished networks: vipnas_s.pt or vipnas_t.pt")
     parser.add_argument("--box", action="append", help="x,y,w,h of a person in the first frame; one for each (default: all)")
     parser.add_argument("--out", help="folder for the overlays and poses.json")
+    parser.add_argument("--benchmark", action="store_true", help="times of deployed networks, also of a T-ViPNAS in --checkpoint")
     options = parser.parse_args()
     try:
         if options.video and not (options.checkpoint and options.out):
             raise CheckpointError("--video needs --checkpoint FILE and --out DIR too")
         if options.picture and not (options.arch or options.checkpoint):
             raise CheckpointError("--picture needs --arch or --checkpoint: what shall it show?")
-        if options.video:
+        if options.benchmark:
+            benchmark(options.checkpoint)
+        elif options.video:
             run_video(options.video, options.checkpoint, list(map(read_box, options.box or [])) or [None], options.out)
         elif options.arch or options.checkpoint:
             archs = [read_arch(options.arch)] if options.arch else [net.arch for net in load_finished(options.checkpoint)[0]]
