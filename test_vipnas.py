@@ -382,18 +382,88 @@ def test_samples_and_allocations_keep_to_the_budget_and_all_that_fit_are_equally
 def test_a_search_recalibrates_keeps_the_best_and_continues_its_table(people, tmp_path):
     net, sight = PoseNet(TINY.smallest()), search.Sight(people, 0, CPU, batch=8)
     net.stem.norm.running_mean.fill_(99)
-    search.recalibrate([net], sight)
+    search.recalibrate(net, sight)
     features = [net.stem.conv(images[:, 0]).transpose(0, 1).flatten(1) for images, _, _ in sight]
     close(net.stem.norm.running_mean, torch.stack([f.mean(1) for f in features]).mean(0), 1e-4)  # the mean over the batches
     close(net.stem.norm.running_var, torch.stack([f.var(1) for f in features]).mean(0), 1e-3)
     assert not net.training and net.stem.norm.momentum == .1
-    net, rng, path, sight = PoseNet(TINY), random.Random(0), tmp_path / "s.json", search.Sight(people.head(4), 0, CPU)
-    candidates = [(TINY.sample(rng),) for _ in range(4)]
-    go = lambda seed: search.search(net, candidates, sight, sight, path, {"seed": seed}, say=lambda _: None)
+    net, path, sight = PoseNet(TINY), tmp_path / "s.json", search.Sight(people.head(4), 0, CPU)
+    candidates = [(arch,) for arch in search.sample(TINY, 9, 4, random.Random(0))]
+    go = lambda seed: search.search(net, candidates, sight, sight, path, {"seed": seed}, True, say=lambda _: None)
     best, table = go(0)
     assert len(table) == 4 and table[candidates.index(best)]["ap"] == max(row["ap"] for row in table)
-    path.write_text(json.dumps({**json.loads(path.read_text()), "candidates": [table[0], {**table[1], "ap": 1e3}]}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "candidates": [table[0], {**table[1], "ap": 1e3}, *table[2:]]}))
     assert go(0)[0] == candidates[1] and go(1)[1] == table
+
+def test_a_race_finds_what_the_plain_search_finds_in_fewer_passes(people, tmp_path, monkeypatch):
+    def stop(line):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(search, "OKS_THRESHOLDS", np.linspace(0, .02, 200))  # random networks find nobody else
+    net, key = disturb(PoseNet(INNER), .05), PoseNet(TINY.smallest())
+    drawn = search.allocate(INNER, 2, 9, 12, random.Random(0), branching=(3, 4))
+    calibration, sight = search.Sight(people.head(8), 1, CPU, key), search.Sight(people, 1, CPU, key, batch=2)
+    go = lambda name, plain, say: search.search(net, drawn, calibration, sight, tmp_path / name, {}, plain, say)
+    found, plain = go("plain", True, lambda line: None)
+    assert [row["ap"] for row in plain[:3]] == pytest.approx([search.percent(search.judge(net, archs, calibration, sight))
+                                                             for archs in drawn[:3]], abs=.5)
+    winner, raced = go("race", False, lambda line: None)
+    assert len({row["ap"] for row in plain}) > 6 and sorted(len(row["rounds"]) for row in raced) == [1] * 6 + [2] * 3 + [3, 4, 5]
+    for mine, row in zip(raced, plain):  # prefixes run once give what each candidate gives by itself
+        assert len(mine["rounds"]) < 5 or mine["ap_by_frame"] == pytest.approx(row["ap_by_frame"], abs=.5)
+    for k in range(4):  # the better half goes on
+        aps = [[row["rounds"][k] for row in raced if len(row["rounds"]) > k and (len(row["rounds"]) > k + 1) == on] for on in (0, 1)]
+        assert max(aps[0], default=-1) <= min(aps[1])
+    passes = [json.loads((tmp_path / name).read_text())["passes"] for name in ("plain", "race")]
+    assert passes[0] == 12 * 2 * (8 + 24) and passes[1] < passes[0] / 2
+    for _ in range(5):  # interrupted after every round, it ends the same
+        with pytest.raises(KeyboardInterrupt):
+            go("again", False, stop)
+    assert go("again", False, lambda line: None) == (winner, raced)
+
+@pytest.mark.parametrize("arch", [RESNET, MOBILE, *(SPACES[name].within(SPACES[name].largest()) for name in SPACES)])
+def test_a_deployed_network_gives_the_same(arch, monkeypatch):
+    arch = arch if isinstance(arch, Arch) else arch.sample(random.Random(2))
+    net, (h, w) = PoseNet(arch), vipnas.BACKBONES[arch.backbone].image_size
+    for module in [m for m in net.modules() if isinstance(m, (TemporalFusion, GlobalContext))]:
+        disturb(module, .02)
+    net(torch.randn(4, 3, 64, 64), heatmaps=torch.rand(4, 17, 16, 16))  # running statistics that are not the initial ones
+    deployed = vipnas.deploy(net.eval(), compiled=False)
+    def same(*size):
+        images, heatmaps = torch.randn(size[0], 3, *size[1:]), torch.rand(size[0], 17, size[1] // 4, size[2] // 4)
+        close(deployed(images, heatmaps=heatmaps), net(images, heatmaps=heatmaps).detach(), 1e-4)
+    same(1, h, w), same(2, h, w), same(1, 64, 96)
+    assert not any(isinstance(m, ElasticBatchNorm2d) for m in deployed.modules())
+    if arch.backbone == "tiny":
+        monkeypatch.setattr(vipnas, "milliseconds", lambda runs, inputs: np.array([1, 0]))  # the compiled one is faster
+        deployed = vipnas.deploy(net)
+        same(1, h, w), same(2, h, w)
+        assert "compiled" in deployed.runtime and deployed.compiled
+        monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/nonexistent"))
+        with pytest.warns(UserWarning, match="without a compiler"):
+            deployed = vipnas.deploy(net)
+        same(1, h, w)
+
+def test_searching_again_for_other_budgets_frames_and_ablations(runs, monkeypatch, capsys):
+    def go(words):
+        monkeypatch.setattr(sys, "argv", f"search.py --checkpoint {runs}/t/supernet.pt --candidates 3 --out {runs}/x {words}".split())
+        search.main()
+        (key, *others), _ = vipnas.load_finished(runs / "x" / "vipnas_t.pt")
+        return [net.arch for net in others]
+    archs = go("--gflops .025 --frames 2 --plain")
+    assert len(archs) == 2 and all(arch.fusion for arch in archs) and "on average 0.0" in capsys.readouterr().out
+    archs = go("--budget-ms 99 --frames 4 --shared")
+    assert len(archs) == 4 and len(set(archs)) == 1
+    monkeypatch.setattr(vipnas, "freeze", None)  # all times are in the run folder now
+    key, clock = vipnas.load_finished(runs / "s" / "vipnas_s.pt")[0][0].arch, vipnas.Clock(runs / "t" / "times.json", (128, 96))
+    assert clock(key) > 0 and sum(clock.times.values()) < 99 * 5
+    monkeypatch.undo()
+    assert [arch.fusion for arch in go("--gflops .025 --frames 3 --no-fusion")] == [None] * 3
+    for words, message in (("--gflops 1 --budget-ms 1", "two units"), ("--budget-ms .001", "give more"), ("", "say the budget")):
+        refused(message, go, words)
+    monkeypatch.setattr(vipnas, "milliseconds", lambda runs, inputs: np.ones(1))
+    clock = vipnas.Clock(runs / "none.json", (256, 192))
+    for arch, parts in ((RESNET, 2 + 20), (HRNET, 2 + 4 + (2 + 8 + 1) + (1 + 48 + 4) + (1 + 48 + 3))):
+        assert clock(arch) == parts  # stem and head, blocks; HRNet: transitions and exchanges too
 
 def test_the_sandwich_is_biggest_smallest_and_random_and_the_learning_rate_falls():
     draw = lambda seed: train.sandwich(INNER, 3, random.Random(seed))
@@ -508,7 +578,7 @@ def test_two_processes_are_one(tmp_path):
     for rank in (0, 1):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), (*whole, True), rtol=1e-6, atol=1e-9)  # each is to stop
     run = start("train.py", f"--stage t --s {tmp_path}/s/vipnas_s.pt {small} --out {tmp_path}/t")
-    assert run.returncode == 0 and run.stdout.count("run:") == run.stdout.count("search: 3 of 3 candidates, best") / 2 == 1
+    assert run.returncode == 0 and run.stdout.count("run:") == run.stdout.count("search: 3 of 3 candidates on") / 2 == 1
     s, t = (json.loads((tmp_path / stage / "search.json").read_text()) for stage in "st")
     expected = [[json.loads(a.to_json())] for a in search.sample(TINY, .025, 3, random.Random("0 search"))]
     assert [row["archs"] for row in s["candidates"]] == expected and len(t["candidates"]) == 3
