@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 import data
 from data import COCO, DataError, SyntheticClips, flip_heatmaps, invert, normalise, open_clips, save_image, transform, window
 import vipnas
-from vipnas import Arch, Branch, CheckpointError, PoseNet, cost, decode, write_json
+from vipnas import Arch, Stage, Branch, CheckpointError, PoseNet, cost, decode, write_json
 
 def refuse(wrong, sentence):
     """Stop if something is `wrong` that the user can mend."""
@@ -403,7 +403,9 @@ class _Decisions:
 
     def arch(self, picks):
         chosen = map(tuple.__getitem__, self.options, picks)
-        return self.space._build(lambda _: next(chosen))
+        stages = [Stage(next(chosen), tuple([next(chosen) for _ in rows])) for rows in self.space.rows]
+        head, stem, fusion = chosen
+        return Arch(self.space.backbone, stem, tuple(stages), head, fusion)
 
     def _adds(self, base, j):
         price = lambda row, k: self.price(self.arch({**base, self.parents[j]: row, j: k}.values()))
@@ -447,7 +449,7 @@ def _fitting(space, frames, budget, count, rng, price, before=(), different=Fals
         picks, sums = plan.draw(tilt, frames * size, rng)
         over = sums.reshape(size, frames).sum(1) - room - bound
         kept = np.flatnonzero((over <= 0) & (np.log(rng.random(size)) < tilt * over) | (size == 300))
-        gc.disable()  # or so many new objects would have all old ones searched for garbage, again and again
+        gc.disable()  # or so many new objects would have all old ones searched for garbage, again and again: half of the time
         try:
             rows = [tuple(zip(*map(look, map(tuple, row)))) for row in picks.reshape(size, frames, -1)[kept].tolist()]
         finally:
@@ -740,7 +742,7 @@ def benchmark(net, budget, options, calibration, sight, seeds=3, count=20):
             (all_of_it, chosen), passes = [(t["candidates"], t["best"]) for t in tables][0], [t["passes"] for t in tables]
             winner = tables[1]["best"]
             print(f"seed {seed}, {len(drawn)} candidates: plain {all_of_it[chosen]['ap']:.2f} AP, {passes[0]} images run; race "
-                  f"{all_of_it[winner]['ap']:.2f} AP ({'the same' if winner == chosen else 'another'} winner), {passes[1]}: "
+                  f"{all_of_it[winner]['ap']:.2f} AP ({'the same' if drawn[winner] == drawn[chosen] else 'another'} winner), {passes[1]}: "
                   f"{passes[1] / passes[0]:.3f} of them", flush=True)
     rng, clock = random.Random(0), vipnas.Clock("", net.space.image_size)
     archs = [net.space.sample(rng) for _ in range(count)]

@@ -615,26 +615,34 @@ def _end_parts(backbone, stem, last, head, fusion, fused, joints):
         parts.append(Part(TemporalFusion, (joints, fused, (fusion.operation,)), inputs))
     return parts
 
-@lru_cache(maxsize=2 ** 17)
 def _stage_lists(backbone, index, ins, stage):
-    """Its branches, and the exchange units between them; ins: widths of the branches of the stage before."""
+    """Calls (function, *arguments) that list the parts of a stage: its branches, and the exchange units between them; ins: widths
+    of the branches of the stage before."""
     branches = [(branch_parts, backbone, index, b, in_channels, branch, stage.depth)
                 for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:]))]
     return branches + [(exchange_parts, backbone, index, tuple(b.width for b in stage.branches), stage.depth)]
 
-def part_lists(arch, joints=17):
-    """What an architecture is made of: for stem, head and fusion together, then for each stage, calls (function, *arguments)
-    that give lists of parts.
+@lru_cache(maxsize=2 ** 17)
+def _stage_cost(image_size, *stage):
+    return _sum(_parts_cost(image_size, *call) for call in _stage_lists(*stage))
 
-    Given the widths at their borders they are independent, so whatever is known of each call or part can be added up."""
-    widths = [(arch.stem,)] + [tuple(b.width for b in s.branches) for s in arch.stages]
+def _pieces(arch, joints):
+    """The call that lists the parts of stem, head and fusion, and the arguments of `_stage_lists` for each stage.
+
+    Given the widths at their borders they are independent: what is known of each, or of each part, is kept and added up."""
+    widths = [(arch.stem,)] + [tuple([b.width for b in s.branches]) for s in arch.stages]
     fused = arch.fusion and widths[arch.fusion.stage][0]
     ends = (_end_parts, arch.backbone, arch.stem, widths[-1][0], arch.head, arch.fusion, fused, joints)
-    return [[ends]] + [_stage_lists(arch.backbone, i, widths[i], s) for i, s in enumerate(arch.stages)]
+    return ends, [(arch.backbone, i, widths[i], s) for i, s in enumerate(arch.stages)]
+
+def _costs(arch, image_size, joints):
+    """Cost of stem, head and fusion together, then of each stage."""
+    ends, stages = _pieces(arch, joints)
+    return [_parts_cost(image_size, *ends)] + [_stage_cost(image_size, *stage) for stage in stages]
 
 def cost(arch, image_size=(256, 192), joints=17):
     """Cost of an architecture at an image size (height, width), counted from the network's own parts."""
-    return _sum(_parts_cost(tuple(image_size), *call) for calls in part_lists(arch, joints) for call in calls)
+    return _sum(_costs(arch, tuple(image_size), joints))
 
 # ---------------------------------------------------------------------------------------------- files
 class CheckpointError(Exception):
@@ -925,12 +933,11 @@ class Clock:
 
     def __call__(self, arch):
         """The predicted time; about 50 ms for each part that has not been measured yet."""
-        total = 0
-        for call in sum(part_lists(arch, self.joints), []):
-            if call not in self.lists:
-                self.lists[call] = sum(map(self._part, call[0](*call[1:])))
-            total += self.lists[call]
-        return total
+        ends, stages = _pieces(arch, self.joints)
+        for calls, key in [([ends], ends), *((_stage_lists(*stage), stage) for stage in stages if stage not in self.lists)]:
+            if key not in self.lists:
+                self.lists[key] = sum(self._part(part) for parts, *arguments in calls for part in parts(*arguments))
+        return self.lists[ends] + sum(self.lists[stage] for stage in stages)
 
     def _part(self, part):
         key, (h, w) = f"{part} {self.image_size} {torch.__version__}", self.image_size
@@ -1171,8 +1178,7 @@ def show(arch, image_size):
     """What an architecture is made of, and what each part costs."""
     print(f"{arch}\n\nat {image_size[0]}x{image_size[1]}      parameters   multiply-adds    GFLOPs (as the paper counts)")
     names = ["stem, head" + ", fusion" * bool(arch.fusion)] + [f"stage {i + 1}" for i in range(len(arch.stages))] + ["all"]
-    costs = [_sum(_parts_cost(tuple(image_size), *call) for call in calls) for calls in part_lists(arch)]
-    for name, c in zip(names, costs + [cost(arch, image_size)]):
+    for name, c in zip(names, _costs(arch, image_size, 17) + [cost(arch, image_size)]):
         print(f"{name:18} {c.params:11,} {c.macs:15,}    {c.gflops:.4f}")
 
 # what Tables 1 and 2 print, and why ours is not quite that
