@@ -57,8 +57,7 @@ def by_image(annotations, results):
     for person in annotations["annotations"]:
         images.get(person["image_id"], (None, [], []))[1].append(person)
     for result in results:
-        if result["image_id"] not in images:
-            raise ValueError(f"a result is for image {result['image_id']}, which the annotations do not list")
+        refuse(result["image_id"] not in images, f"a result is for image {result['image_id']}, which the annotations do not list")
         images[result["image_id"]][2].append(result)
     return [({}, [], []), *(group for group in images.values() if any(group[1:]))]
 
@@ -68,8 +67,7 @@ def column(entries, key, *shape):
 
 def interpolated_precision(right, judged):
     """Best precision from each rank on: right, judged (N, ...) bool, highest score first -> (N, ...)."""
-    precision = right.cumsum(0) / np.maximum(judged.cumsum(0), 1)
-    return np.maximum.accumulate(precision[::-1])[::-1]
+    return np.maximum.accumulate((right.cumsum(0) / np.maximum(judged.cumsum(0), 1))[::-1])[::-1]
 
 def coco_image(people, found, sigmas):
     """Judge one image: its annotations (G of them) and its results, in any order, of which the best 20 (D) count.
@@ -88,22 +86,20 @@ def coco_image(people, found, sigmas):
         joints = np.repeat(joints[None], len(poses), 0)                           # (D, G, K, 3)
         joints[:, bare, :, :2], joints[:, bare, :, 2:] = nearest, 1
     similarity = oks(poses, joints, areas, sigmas)                                # (D, G)
-    low, high = AREAS.T[..., None]                                                # (A, 1)
-    counted = ~crowd & (column(people, "num_keypoints") != 0) & (areas >= low) & (areas <= high)  # (A, G)
+    in_range = lambda size: (size >= AREAS[:, :1]) & (size <= AREAS[:, 1:])       # (N,) pixels^2 -> (A, N)
+    counted = ~crowd & (column(people, "num_keypoints") != 0) & in_range(areas)   # (A, G)
     rank = 1 + similarity.argsort(1, kind="stable").argsort(1)                    # (D, G) 1 = least similar person
     preference = rank[:, None] + len(people) * counted                            # (D, A, G) distinct over G
-    right = np.zeros((len(found), len(AREAS), len(OKS_THRESHOLDS)), bool)         # (D, A, T)
-    unmatched, taken = ~right, np.zeros((*right.shape[1:], len(people)), bool)    # (D, A, T), (A, T, G)
     near = similarity[:, None] >= OKS_THRESHOLDS[:, None]                         # (D, T, G)
+    chosen = np.zeros((*preference.shape[:2], *near.shape[1:]), bool)             # (D, A, T, G) at most one over G
+    taken = np.zeros(chosen.shape[1:], bool)                                      # (A, T, G)
     for d in np.flatnonzero(near[:, 0].any(1)):                                   # the others match nobody
         worth = (near[d] & ~taken) * preference[d, :, None]                       # (A, T, G) 0 = not to be had
-        chosen = worth == worth.max(-1, keepdims=True, initial=1)                 # (A, T, G) at most one over G
-        taken |= chosen & ~crowd
-        right[d] = (chosen & counted[:, None]).any(-1)
-        unmatched[d] = ~chosen.any(-1)
-    size = np.ptp(poses[:, 0], axis=1).prod(-1)                                   # (D,) pixels^2
-    in_range = (size >= low) & (size <= high)                                     # (A, D)
-    return column(found, "score"), right, right | unmatched & in_range.T[..., None], counted.T
+        chosen[d] = worth == worth.max(-1, keepdims=True, initial=1)
+        taken |= chosen[d] & ~crowd
+    right = (chosen & counted[:, None]).any(-1)                                   # (D, A, T)
+    judged = right | ~chosen.any(-1) & in_range(np.ptp(poses[:, 0], axis=1).prod(-1)).T[..., None]
+    return column(found, "score"), right, judged, counted.T
 
 def coco_ap(annotations, results, sigmas=COCO.sigmas):
     """COCO's keypoint evaluation, the ten numbers of the official tool, 0 to 1, or -1 where no person counts.
@@ -143,14 +139,12 @@ def posetrack_frame(image, people, found, names):
     its poses; the earlier one where two are equal. All joints of the other poses are wrong."""
     columns = [names.index(joint) for joint in data.POSETRACK.joints if not joint.endswith("_ear")]  # (J,)
     joints, poses = (column(group, "keypoints", len(names), 3)[:, columns] for group in (people, found))  # (G or P, J, 3)
-    regions = zip(image.get("ignore_regions_x", ()), image.get("ignore_regions_y", ()))
-    regions = [np.array(polygon, float).T for polygon in regions]                 # each (V, 2)
+    regions = [np.array(polygon, float).T for polygon in zip(*(image.get(f"ignore_regions_{axis}", ()) for axis in "xy"))]
     labelled, judged = ((points != 0).any(-1) & ~np.any([inside(points[..., :2], region) for region in regions], 0)
                         for points in (joints, poses))                            # (G, J), (P, J)
     heads = 0.6 * np.linalg.norm(column(people, "bbox_head", 4)[:, 2:], axis=1)[:, None]  # (G, 1)
     distance = np.linalg.norm(poses[:, None, :, :2] - joints[..., :2], axis=-1)   # (P, G, J)
-    near = (distance <= 0.5 * heads) & (heads > 0)                                # (P, G, J) never of an empty head box
-    close = near & labelled & judged[:, None]                                     # (P, G, J)
+    close = (distance <= 0.5 * heads) & (heads > 0) & labelled & judged[:, None]  # (P, G, J) never of an empty head box
     pckh = close.sum(-1) / np.maximum(labelled.sum(-1), 1)                        # (P, G)
     right = np.zeros_like(judged)
     if len(poses):
@@ -164,12 +158,10 @@ def posetrack_ap(annotations, results):
     """PoseTrack's multi-person pose evaluation (poseval), in percent: Head, Sho, Elb, Wri, Hip, Knee, Ank and Total.
 
     annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results: a list of dicts with
-    image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. Frames without people are left out. Total
-    is the mean over joints; a joint that nobody has is left out of the means, and a mean of none is nan. Raises ValueError as
-    `by_image` does."""
+    image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. Frames without people are left out. Means
+    leave out joints that nobody has, Total is that of all; a mean of none is nan. Raises ValueError as `by_image` does."""
     names = annotations["categories"][0]["keypoints"]
-    frames = [posetrack_frame(image, people, found, names) for image, people, found in by_image(annotations, results)
-              if people or not found]
+    frames = [posetrack_frame(*group, names) for group in by_image(annotations, results) if group[1] or not group[2]]
     scores, right, judged, labelled = map(np.concatenate, zip(*frames))           # (N, J), labelled (G, J)
     order = scores.argsort(0, kind="stable")[::-1]                                # (N, J) of equals, the last first
     right, judged = (np.take_along_axis(part, order, 0) for part in (right, judged))
@@ -213,11 +205,10 @@ class Sight:
     def __init__(self, clips, first, device, key_net=None, batch=64, keep=True):
         self.clips, self.first, self.device, self.key = clips, first, device, key_net and key_net.arch
         self.parts = [range(i, min(i + batch, len(clips))) for i in range(0, len(clips), batch)]
-        batches, self.heatmaps = loader(self, range(len(self.parts)), clips, device), [None] * len(self.parts)
+        batches = loader(self, range(len(self.parts)), clips, device)
         self.batches = list(batches) if keep else batches
-        if key_net:
-            with torch.inference_mode():
-                self.heatmaps = [key_net.eval()(images) for images in self.look(-1)]
+        with torch.inference_mode():
+            self.heatmaps = [key_net.eval()(images) for images in self.look(-1)] if key_net else [None] * len(self.parts)
 
     def __getitem__(self, part):
         return self.clips.batch(self.parts[part])[:2]
@@ -254,9 +245,8 @@ def recalibrate(net, sight, t=0, heatmaps=None):
     return found
 
 def predict(nets, sight, flip=False, quarter=False):
-    """Keypoints (N, F, K, 3) in image pixels, with scores, from finished networks in eval mode.
-
-    flip: average the heatmaps with those of the mirrored images, for key frames; quarter: see `decode`."""
+    """Keypoints (N, F, K, 3) in image pixels, with scores, from finished networks in eval mode. flip: average the heatmaps with
+    those of the mirrored images, for key frames; quarter: see `decode`."""
     found, clips = [], sight.clips
     with torch.inference_mode():
         for images, heatmaps, matrices in sight:
@@ -271,10 +261,9 @@ def keypoints_of(heatmaps, matrices, clips, quarter=False):
     return transform(decode(heatmaps.float(), quarter, clips.cell).cpu().numpy(), invert(matrices)[:, None])
 
 def score(keypoints, clips, first, rows=slice(None)):
-    """How well each person was found in each frame, (N, F) from 0 to 1; nan where nothing is labelled.
-
-    It is the share of COCO's thresholds that the OKS passes. Its mean, `percent`, is what we call AP where every person has
-    one given window: without detections to rank, average precision is the share found."""
+    """How well each person was found in each frame, (N, F): the share of COCO's thresholds that the OKS passes, 0 to 1; nan where
+    nothing is labelled. Its mean, `percent`, is what we call AP where every person has one given window: without detections to
+    rank, average precision is the share found."""
     frames = slice(first, first + keypoints.shape[1])
     joints, areas = clips.joints[rows, frames], clips.areas[rows, frames]
     passed = (oks(keypoints, joints, areas, clips.skeleton.sigmas)[..., None] >= OKS_THRESHOLDS).mean(-1)  # (N, F)
@@ -329,9 +318,8 @@ def posetrack_results(keypoints, clips):
 
 def official(nets, clips, device, out):
     """Run finished networks over COCO val (with flip test) or PoseTrack18 val (one pass a frame, as the video estimator works),
-    quarter-cell offset, and print the official numbers in the paper's columns. Returns them, in percent.
-
-    Writes `out`/results.json, the official list; for PoseTrack18 also `out`/posetrack/SEQUENCE.json, which poseval reads."""
+    quarter-cell offset; print the official numbers in the paper's columns, and return them, in percent. Writes the official
+    list, `out`/results.json; for PoseTrack18 also `out`/posetrack/SEQUENCE.json, which poseval reads."""
     coco = clips.skeleton is COCO
     keypoints = predict(nets, Sight(clips, 0, device, keep=False), flip=coco, quarter=True)
     results = (coco_results if coco else posetrack_results)(keypoints, clips)
