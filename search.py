@@ -41,11 +41,6 @@ def refuse(wrong, sentence):
 # ---------------------------------------------------------------------------------------------- average precision
 OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)                                      # (T,)
 AREAS = np.array([[0, 1e5], [32, 96], [96, 1e5]]) ** 2                            # (A, 2) all, medium, large; pixels^2
-RECALLS = np.linspace(0, 1, 101)                                                  # where COCO reads the curve
-DETECTIONS_PER_IMAGE = 20
-POSETRACK_PAIRS = dict(Sho="shoulder", Elb="elbow", Wri="wrist", Hip="hip", Knee="knee", Ank="ankle")
-POSETRACK_JOINTS = ["nose", "head_bottom", "head_top",
-                    *(f"{side}_{part}" for part in POSETRACK_PAIRS.values() for side in ("left", "right"))]
 
 def oks(predictions, joints, areas, sigmas=COCO.sigmas):
     """Object keypoint similarity, 0 to 1: the mean over labelled joints of exp(-d^2 / (2 s^2 k^2)) (Sec. 4.1).
@@ -59,65 +54,55 @@ def oks(predictions, joints, areas, sigmas=COCO.sigmas):
     return (np.exp(-exponent) * labelled).sum(-1) / np.maximum(labelled.sum(-1), 1)
 
 def by_image(annotations, results):
-    """[(image, its annotations, its results)] by rising image id. Results for images that are not listed raise ValueError."""
+    """[(image, its annotations, its results)] by rising image id, where there are any, after an empty one that gives nothing a
+    shape too. Results for images that are not listed raise ValueError."""
     images = {image["id"]: (image, [], []) for image in sorted(annotations["images"], key=lambda image: image["id"])}
     for person in annotations["annotations"]:
         images.get(person["image_id"], (None, [], []))[1].append(person)
     for result in results:
-        if result["image_id"] not in images:
-            raise ValueError(f"a result is for image {result['image_id']}, which the annotations do not list")
+        refuse(result["image_id"] not in images, f"a result is for image {result['image_id']}, which the annotations do not list")
         images[result["image_id"]][2].append(result)
-    return list(images.values())
+    return [({}, [], []), *(group for group in images.values() if any(group[1:]))]
 
-def interpolated_precision(right, wrong):
-    """Best precision from each rank on: right, wrong (N, ...) bool, highest score first -> (N, ...)."""
-    right, wrong = right.cumsum(0), wrong.cumsum(0)
-    precision = right / np.maximum(right + wrong, 1)
-    return np.maximum.accumulate(precision[::-1])[::-1]
+def column(entries, key, *shape):
+    """What N annotations or results hold under `key`: (N, *shape)."""
+    return np.array([entry[key] for entry in entries], float).reshape(-1, *shape)
 
-def match_people(similarity, counted, crowd):
-    """Give each detection, best score first, the most similar person still free, for all areas and thresholds at once.
-
-    similarity (D, G) is the OKS; counted (A, G) bool: not ignored in that area range; crowd (G,) bool: can be taken many times.
-    Counted people go before ignored ones, the later one where two are equal. Returns right, unmatched (D, A, T) bool."""
-    (D, G), A, T = similarity.shape, len(AREAS), len(OKS_THRESHOLDS)
-    rank = 1 + similarity.argsort(1, kind="stable").argsort(1)                    # (D, G) 1 = least similar person
-    preference = rank[:, None] + G * counted                                      # (D, A, G) distinct over G
-    taken = np.zeros((A, T, G), bool)
-    right, unmatched = np.zeros((D, A, T), bool), np.ones((D, A, T), bool)
-    for d in np.flatnonzero(similarity.max(1, initial=0) >= OKS_THRESHOLDS[0]):   # the others match nobody
-        free = (similarity[d] >= OKS_THRESHOLDS[:, None]) & ~taken                # (A, T, G)
-        worth = free * preference[d, :, None]                                     # (A, T, G) 0 = not to be had
-        chosen = worth == np.maximum(worth.max(-1, keepdims=True), 1)            # (A, T, G) at most one over G
-        taken |= chosen & ~crowd
-        right[d] = (chosen & counted[:, None]).any(-1)
-        unmatched[d] = ~chosen.any(-1)
-    return right, unmatched
+def interpolated_precision(right, judged):
+    """Best precision from each rank on: right, judged (N, ...) bool, highest score first -> (N, ...)."""
+    return np.maximum.accumulate((right.cumsum(0) / np.maximum(judged.cumsum(0), 1))[::-1])[::-1]
 
 def coco_image(people, found, sigmas):
     """Judge one image: its annotations (G of them) and its results, in any order, of which the best 20 (D) count.
 
-    Returns scores (D,), right and wrong (D, A, T) bool, and which people count in which area range (G, A) bool. Neither right
-    nor wrong: results on ignored people, and unmatched ones whose own area, of the box around the joints, is out of range."""
-    found = sorted(found, key=lambda result: -result["score"])[:DETECTIONS_PER_IMAGE]
-    poses = np.array([r["keypoints"] for r in found], float).reshape(-1, 1, len(sigmas), 3)[..., :2]  # (D, 1, K, 2)
-    joints = np.array([p["keypoints"] for p in people], float).reshape(-1, len(sigmas), 3)            # (G, K, 3)
-    boxes = np.array([p["bbox"] for p in people], float).reshape(-1, 1, 4)                            # (G, 1, 4)
-    areas = np.array([p["area"] for p in people], float)                                              # (G,)
-    crowd = np.array([p["iscrowd"] for p in people], bool)                                            # (G,)
-    ignored = crowd | np.array([p["num_keypoints"] == 0 for p in people], bool)                       # (G,)
+    Each result, best score first, takes the most similar person still free: one who counts in the area range before ignored
+    ones, the later one where two are equal; a crowd can be taken many times. Returns scores (D,), right and judged (D, A, T)
+    bool, and who counts where (G, A) bool. Not judged: results on ignored people, and unmatched ones whose own area, of the
+    box around the joints, is out of range."""
+    found = sorted(found, key=lambda result: -result["score"])[:20]
+    poses = column(found, "keypoints", 1, len(sigmas), 3)[..., :2]                # (D, 1, K, 2)
+    joints, boxes = column(people, "keypoints", len(sigmas), 3), column(people, "bbox", 1, 4)  # (G, K, 3), (G, 1, 4)
+    areas, crowd = column(people, "area"), column(people, "iscrowd").astype(bool)  # (G,)
     bare = ~(joints[..., 2] > 0).any(1)                                           # (G,)
     if bare.any():  # they are compared with the points nearest to the pose of a box three times as wide and high
         nearest = np.clip(poses, (boxes[..., :2] - boxes[..., 2:])[bare], (boxes[..., :2] + 2 * boxes[..., 2:])[bare])
         joints = np.repeat(joints[None], len(poses), 0)                           # (D, G, K, 3)
         joints[:, bare, :, :2], joints[:, bare, :, 2:] = nearest, 1
     similarity = oks(poses, joints, areas, sigmas)                                # (D, G)
-    low, high = AREAS.T[..., None]                                                # (A, 1)
-    counted = ~ignored & (areas >= low) & (areas <= high)                         # (A, G)
-    right, unmatched = match_people(similarity, counted, crowd)                   # (D, A, T)
-    size = np.ptp(poses[:, 0], axis=1).prod(-1)                                   # (D,) pixels^2
-    in_range = (size >= low) & (size <= high)                                     # (A, D)
-    return np.array([r["score"] for r in found], float), right, unmatched & in_range.T[..., None], counted.T
+    in_range = lambda size: (size >= AREAS[:, :1]) & (size <= AREAS[:, 1:])       # (N,) pixels^2 -> (A, N)
+    counted = ~crowd & (column(people, "num_keypoints") != 0) & in_range(areas)   # (A, G)
+    rank = 1 + similarity.argsort(1, kind="stable").argsort(1)                    # (D, G) 1 = least similar person
+    preference = rank[:, None] + len(people) * counted                            # (D, A, G) distinct over G
+    near = similarity[:, None] >= OKS_THRESHOLDS[:, None]                         # (D, T, G)
+    chosen = np.zeros((*preference.shape[:2], *near.shape[1:]), bool)             # (D, A, T, G) at most one over G
+    taken = np.zeros(chosen.shape[1:], bool)                                      # (A, T, G)
+    for d in np.flatnonzero(near[:, 0].any(1)):                                   # the others match nobody
+        worth = (near[d] & ~taken) * preference[d, :, None]                       # (A, T, G) 0 = not to be had
+        chosen[d] = worth == worth.max(-1, keepdims=True, initial=1)
+        taken |= chosen[d] & ~crowd
+    right = (chosen & counted[:, None]).any(-1)                                   # (D, A, T)
+    judged = right | ~chosen.any(-1) & in_range(np.ptp(poses[:, 0], axis=1).prod(-1)).T[..., None]
+    return column(found, "score"), right, judged, counted.T
 
 def coco_ap(annotations, results, sigmas=COCO.sigmas):
     """COCO's keypoint evaluation, the ten numbers of the official tool, 0 to 1, or -1 where no person counts.
@@ -125,81 +110,70 @@ def coco_ap(annotations, results, sigmas=COCO.sigmas):
     annotations: a COCO keypoint dict with one category; results: a list of dicts with image_id, keypoints (3K numbers) and
     score; sigmas (K,). AP and AR are means over the OKS thresholds; AP is the mean interpolated precision at 101 recalls, AR
     the recall; M and L count people of 32^2 to 96^2 pixels and above. Raises ValueError as `by_image` does."""
-    judged = [coco_image([], [], sigmas)]                                         # so that nothing has a shape too
-    judged += [coco_image(people, found, sigmas)
-               for _, people, found in by_image(annotations, results) if people or found]
-    scores, right, wrong, people = (np.concatenate(part) for part in zip(*judged))  # (N,), 2 of (N, A, T), (G, A)
+    images = [coco_image(people, found, sigmas) for _, people, found in by_image(annotations, results)]
+    scores, right, judged, people = map(np.concatenate, zip(*images))             # (N,), 2 of (N, A, T), (G, A)
     order = (-scores).argsort(kind="stable")
-    right, wrong, total = right[order], wrong[order], people.sum(0)               # total (A,)
-    ap, ar = np.full((2, len(AREAS), len(OKS_THRESHOLDS)), -1.0)
+    right, judged, total = right[order], judged[order], people.sum(0)             # total (A,)
+    ap, ar = np.full((2, *right.shape[1:]), -1.0)                                 # (A, T)
     for a, t in np.ndindex(ap.shape):
         if total[a]:
             recall = right[:, a, t].cumsum() / total[a]                           # (N,)
-            curve = np.append(interpolated_precision(right[:, a, t], wrong[:, a, t]), 0)  # (N + 1,) 0: never that far
-            ap[a, t] = curve[recall.searchsorted(RECALLS)].mean()
+            curve = np.append(interpolated_precision(right[:, a, t], judged[:, a, t]), 0)  # (N + 1,) 0: never that far
+            ap[a, t] = curve[recall.searchsorted(np.linspace(0, 1, 101))].mean()
             ar[a, t] = right[:, a, t].sum() / total[a]
     return {name + part: float(value) for name, table in (("AP", ap), ("AR", ar)) for part, value in
             (("", table[0].mean()), ("50", table[0, 0]), ("75", table[0, 5]), ("M", table[1].mean()), ("L", table[2].mean()))}
 
 def inside(points, polygon):
     """Which points (..., 2) lie inside a polygon (V, 2), its border excluded, by the even-odd rule -> (...) bool."""
-    start = polygon - points[..., None, :]                                        # (..., V, 2)
-    stop = np.roll(polygon, -1, 0) - points[..., None, :]                         # (..., V, 2)
+    start, stop = (corners - points[..., None, :] for corners in (polygon, np.roll(polygon, -1, 0)))  # (..., V, 2)
     side = start[..., 0] * stop[..., 1] - start[..., 1] * stop[..., 0]            # (..., V) 0: in line with the edge
     border = (side == 0) & ((start * stop).sum(-1) <= 0)
     upward, downward = start[..., 1] <= 0, stop[..., 1] <= 0
     crossed = (upward != downward) & ((side > 0) == upward)                       # edges that a ray to the right meets
     return (crossed.sum(-1) % 2 == 1) & ~border.any(-1)
 
-def posetrack_frame(joints, poses, heads, regions):
-    """Judge one frame: joints (G, J, 3) of its people, predicted poses (P, J, 3), head sizes (G,), all in pixels, and
-    its ignore regions, a list of polygons (V, 2). Returns right and made (P, J) bool, and labelled (G, J) bool.
+def posetrack_frame(image, people, found, names):
+    """Judge one frame: its annotations (G of them) and its results (P), of whose joints `names` all but the ears (J) count.
 
-    A joint is there, labelled or made, unless its three numbers are 0 or it lies in an ignore region. A pose belongs to the
-    person of whose labelled joints it has most right (PCKh), a person keeps the best of its poses; the earlier one where two
-    are equal. All joints of the other poses are wrong."""
-    labelled, made = ((points != 0).any(-1) & ~np.any([inside(points[..., :2], region) for region in regions], 0)
-                      for points in (joints, poses))                              # (G, J), (P, J)
+    Returns scores (P, J), right and judged (P, J) bool, and labelled (G, J) bool. A joint is there, labelled or judged, unless
+    its three numbers are 0 or it lies in an ignore region; it is right within half a head size, which is 0.6 times the diagonal
+    of bbox_head. A pose belongs to the person of whose labelled joints it has most right (PCKh), a person keeps the best of
+    its poses; the earlier one where two are equal. All joints of the other poses are wrong."""
+    columns = [names.index(joint) for joint in data.POSETRACK.joints if not joint.endswith("_ear")]  # (J,)
+    joints, poses = (column(group, "keypoints", len(names), 3)[:, columns] for group in (people, found))  # (G or P, J, 3)
+    regions = [np.array(polygon, float).T for polygon in zip(*(image.get(f"ignore_regions_{axis}", ()) for axis in "xy"))]
+    labelled, judged = ((points != 0).any(-1) & ~np.any([inside(points[..., :2], region) for region in regions], 0)
+                        for points in (joints, poses))                            # (G, J), (P, J)
+    heads = 0.6 * np.linalg.norm(column(people, "bbox_head", 4)[:, 2:], axis=1)[:, None]  # (G, 1)
     distance = np.linalg.norm(poses[:, None, :, :2] - joints[..., :2], axis=-1)   # (P, G, J)
-    near = (distance <= 0.5 * heads[:, None]) & (heads[:, None] > 0)              # (P, G, J) never of an empty head box
-    close = near & labelled & made[:, None]                                       # (P, G, J)
+    close = (distance <= 0.5 * heads) & (heads > 0) & labelled & judged[:, None]  # (P, G, J) never of an empty head box
     pckh = close.sum(-1) / np.maximum(labelled.sum(-1), 1)                        # (P, G)
-    right = np.zeros_like(made)
+    right = np.zeros_like(judged)
     if len(poses):
         pckh *= pckh.argmax(1)[:, None] == np.arange(len(joints))                 # only each pose's best person is left
-        people = np.flatnonzero(pckh.max(0))                                      # those with a pose
-        owners = pckh.argmax(0)[people]
-        right[owners] = close[owners, people]
-    return right, made, labelled
+        owned = np.flatnonzero(pckh.max(0))                                       # the people with a pose
+        owners = pckh.argmax(0)[owned]
+        right[owners] = close[owners, owned]
+    return column(found, "scores", len(names))[:, columns], right, judged, labelled
 
 def posetrack_ap(annotations, results):
     """PoseTrack's multi-person pose evaluation (poseval), in percent: Head, Sho, Elb, Wri, Hip, Knee, Ank and Total.
 
     annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results: a list of dicts with
-    image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. A joint is right within half a head size,
-    which is 0.6 times the diagonal of bbox_head. Frames without people are left out. Total is the mean over joints; a joint
-    that nobody has is left out of the means, and a mean of none is nan. Raises ValueError as `by_image` does."""
+    image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. Frames without people are left out. Means
+    leave out joints that nobody has, Total is that of all; a mean of none is nan. Raises ValueError as `by_image` does."""
     names = annotations["categories"][0]["keypoints"]
-    columns = [names.index(joint) for joint in POSETRACK_JOINTS]                  # (J,)
-    judged = [[np.zeros((0, len(columns)), kind) for kind in (float, bool, bool, bool)]]
-    for image, people, found in by_image(annotations, results):
-        if people:
-            joints, poses = (np.array([person["keypoints"] for person in group], float).reshape(-1, len(names), 3)
-                             for group in (people, found))
-            heads = 0.6 * np.linalg.norm([person["bbox_head"][2:] for person in people], axis=1)
-            regions = [np.array(polygon, float).T for polygon in
-                       zip(image.get("ignore_regions_x", ()), image.get("ignore_regions_y", ()))]
-            scores = np.array([result["scores"] for result in found], float).reshape(-1, len(names))[:, columns]
-            judged.append((scores, *posetrack_frame(joints[:, columns], poses[:, columns], heads, regions)))
-    scores, right, made, labelled = (np.concatenate(part) for part in zip(*judged))  # (N, J), labelled (G, J)
+    frames = [posetrack_frame(*group, names) for group in by_image(annotations, results) if group[1] or not group[2]]
+    scores, right, judged, labelled = map(np.concatenate, zip(*frames))           # (N, J), labelled (G, J)
     order = scores.argsort(0, kind="stable")[::-1]                                # (N, J) of equals, the last first
-    right, made = (np.take_along_axis(part, order, 0) for part in (right, made))
+    right, judged = (np.take_along_axis(part, order, 0) for part in (right, judged))
     # Recall steps up by one labelled joint at each right one, so the area under the curve is a sum over those.
-    area = (interpolated_precision(right, made & ~right) * right).sum(0)          # (J,)
-    ap = 100 * np.divide(area, labelled.sum(0), out=np.full(len(columns), np.nan), where=labelled.any(0))
-    groups = {"Head": ap[:3], **dict(zip(POSETRACK_PAIRS, ap[3:].reshape(-1, 2))), "Total": ap}
-    return {column: float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else float("nan")
-            for column, values in groups.items()}
+    area = (interpolated_precision(right, judged) * right).sum(0)                 # (J,)
+    ap = 100 * np.divide(area, labelled.sum(0), out=np.full(len(area), np.nan), where=labelled.any(0))
+    groups = {"Head": ap[:3], **dict(zip("Sho Elb Wri Hip Knee Ank".split(), ap[3:].reshape(-1, 2))), "Total": ap}
+    return {name: float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else float("nan")
+            for name, values in groups.items()}
 
 # ---------------------------------------------------------------------------------------------- running a candidate
 def propagate(nets, images, heatmaps=None, archs=None):
@@ -207,11 +181,10 @@ def propagate(nets, images, heatmaps=None, archs=None):
 
     nets: a network for each of the F frames of images (B, F, 3, H, W), finished, or super-networks with one of `archs`
     each; heatmaps: (B, K, H/4, W/4) of the frame before the first. Returns (B, F, K, H/4, W/4)."""
-    predicted = []
+    predicted = [heatmaps]
     for t, net in enumerate(nets):
-        heatmaps = net(images[:, t], archs and archs[t], heatmaps)
-        predicted.append(heatmaps)
-    return torch.stack(predicted, 1)
+        predicted.append(net(images[:, t], archs and archs[t], predicted[-1]))
+    return torch.stack(predicted[1:], 1)
 
 def to_device(images, device):
     """uint8 images (B, F, 3, H, W) -> normalised ones on the device, in the memory format that convolutions like best."""
@@ -235,11 +208,10 @@ class Sight:
     def __init__(self, clips, first, device, key_net=None, batch=64, keep=True):
         self.clips, self.first, self.device, self.key = clips, first, device, key_net and key_net.arch
         self.parts = [range(i, min(i + batch, len(clips))) for i in range(0, len(clips), batch)]
-        batches, self.heatmaps = loader(self, range(len(self.parts)), clips, device), [None] * len(self.parts)
+        batches = loader(self, range(len(self.parts)), clips, device)
         self.batches = list(batches) if keep else batches
-        if key_net:
-            with torch.inference_mode():
-                self.heatmaps = [key_net.eval()(images) for images in self.look(-1)]
+        with torch.inference_mode():
+            self.heatmaps = [key_net.eval()(images) for images in self.look(-1)] if key_net else [None] * len(self.parts)
 
     def __getitem__(self, part):
         return self.clips.batch(self.parts[part])[:2]
@@ -276,9 +248,8 @@ def recalibrate(net, sight, t=0, heatmaps=None):
     return found
 
 def predict(nets, sight, flip=False, quarter=False):
-    """Keypoints (N, F, K, 3) in image pixels, with scores, from finished networks in eval mode.
-
-    flip: average the heatmaps with those of the mirrored images, for key frames; quarter: see `decode`."""
+    """Keypoints (N, F, K, 3) in image pixels, with scores, from finished networks in eval mode. flip: average the heatmaps with
+    those of the mirrored images, for key frames; quarter: see `decode`."""
     found, clips = [], sight.clips
     with torch.inference_mode():
         for images, heatmaps, matrices in sight:
@@ -293,10 +264,9 @@ def keypoints_of(heatmaps, matrices, clips, quarter=False):
     return transform(decode(heatmaps.float(), quarter, clips.cell).cpu().numpy(), invert(matrices)[:, None])
 
 def score(keypoints, clips, first, rows=slice(None)):
-    """How well each person was found in each frame, (N, F) from 0 to 1; nan where nothing is labelled.
-
-    It is the share of COCO's thresholds that the OKS passes. Its mean, `percent`, is what we call AP where every person has
-    one given window: without detections to rank, average precision is the share found."""
+    """How well each person was found in each frame, (N, F): the share of COCO's thresholds that the OKS passes, 0 to 1; nan where
+    nothing is labelled. Its mean, `percent`, is what we call AP where every person has one given window: without detections to
+    rank, average precision is the share found."""
     frames = slice(first, first + keypoints.shape[1])
     joints, areas = clips.joints[rows, frames], clips.areas[rows, frames]
     passed = (oks(keypoints, joints, areas, clips.skeleton.sigmas)[..., None] >= OKS_THRESHOLDS).mean(-1)  # (N, F)
@@ -325,26 +295,22 @@ def pose_score(pose, box_score=1.):
 
 def oks_nms(poses, scores, areas, threshold=.9):
     """Indices of the poses (N, K, 3) of one image to keep: each takes out those of lower score that are nearly the same."""
-    kept, left = [], list((-np.asarray(scores)).argsort(kind="stable"))
-    while left:
-        best, *left = left
-        kept.append(best)
-        labelled = poses[best] * (1, 1, 0) + (0, 0, 1)  # two predictions are compared: all joints of one are the truth
-        similar = oks(poses[left], labelled, (areas[left] + areas[best]) / 2)
-        left = [i for i, s in zip(left, similar) if s <= threshold]
+    kept = []
+    for i in (-np.asarray(scores)).argsort(kind="stable"):
+        labelled = poses[i] * (1, 1, 0) + (0, 0, 1)  # two predictions are compared: all joints of one are the truth
+        if (oks(poses[kept], labelled, (areas[kept] + areas[i]) / 2) <= threshold).all():
+            kept.append(i)
     return kept
 
 def coco_results(keypoints, clips):
     """Predictions (N, 1, K, 3) for a CocoPeople as the official list of results, after OKS-NMS in each image."""
-    images, results = {}, []
-    for i, image in enumerate(clips.ids[:, 0, 0].tolist()):
-        images.setdefault(image, []).append(i)
-    windows = np.array([window(box, clips.size)[2:].prod() for box in clips.boxes])  # the area that SBL's NMS compares at
-    for image, people in images.items():
-        poses = keypoints[people, 0]
-        scores = [pose_score(pose, clips.scores[i]) for pose, i in zip(poses, people)]
+    images, results = clips.ids[:, 0, 0], []
+    areas = np.array([window(box, clips.size)[2:].prod() for box in clips.boxes])  # of windows, at which SBL's NMS compares
+    for image in dict.fromkeys(images.tolist()):
+        people = np.flatnonzero(images == image)
+        poses, scores = keypoints[people, 0], [pose_score(keypoints[i, 0], clips.scores[i]) for i in people]
         results += [{"image_id": image, "category_id": 1, "keypoints": poses[k].ravel().round(3).tolist(), "score": scores[k]}
-                    for k in oks_nms(poses, scores, windows[people])]
+                    for k in oks_nms(poses, scores, areas[people])]
     return results
 
 def posetrack_results(keypoints, clips):
@@ -355,9 +321,8 @@ def posetrack_results(keypoints, clips):
 
 def official(nets, clips, device, out):
     """Run finished networks over COCO val (with flip test) or PoseTrack18 val (one pass a frame, as the video estimator works),
-    quarter-cell offset, and print the official numbers in the paper's columns. Returns them, in percent.
-
-    Writes `out`/results.json, the official list; for PoseTrack18 also `out`/posetrack/SEQUENCE.json, which poseval reads."""
+    quarter-cell offset; print the official numbers in the paper's columns, and return them, in percent. Writes the official
+    list, `out`/results.json; for PoseTrack18 also `out`/posetrack/SEQUENCE.json, which poseval reads."""
     coco = clips.skeleton is COCO
     keypoints = predict(nets, Sight(clips, 0, device, keep=False), flip=coco, quarter=True)
     results = (coco_results if coco else posetrack_results)(keypoints, clips)
@@ -635,28 +600,23 @@ def rest(average, key, frames):
 def plot(points, best, title, unit, path):
     """Picture of candidates: points (N, 2) of price and AP, the index of the best one marked."""
     points = np.asarray(points, float)
-    low, high = points.min(0), points.max(0)
-    margin = np.maximum((high - low) * .08, (low[0] * .01 + 1e-4, .5))
-    low, high = low - margin, high + margin
+    margin = np.maximum(np.ptp(points, 0) * .08, (points[:, 0].min() * .01 + 1e-4, .5))
+    low, high = points.min(0) - margin, points.max(0) + margin
     image = Image.new("RGB", (720, 480), "white")
     pen, font, small = ImageDraw.Draw(image), ImageFont.load_default(15), ImageFont.load_default(12)
     where = lambda p: (70, 430) + (p - low) / (high - low) * (620, -380)  # the origin, and the way to the opposite corner
-    dot = lambda p, radius, colour: pen.ellipse([*(where(p) - radius), *(where(p) + radius)], fill=colour)
     pen.rectangle([70, 50, 690, 430], outline="black")
-    for k in range(6):
-        value = low + (high - low) * k / 5
+    for value in low + (high - low) * np.arange(6)[:, None] / 5:
         x, y = where(value)
         pen.text((x, 438), f"{value[0]:.4g}", "black", small, anchor="ma")
         pen.text((62, y), f"{value[1]:.1f}", "black", small, anchor="rm")
         pen.line([70, y, 690, y], fill=(225, 225, 225))
-    for p in points:
-        dot(p, 4, (120, 150, 210))
-    dot(points[best], 7, (220, 60, 50))
-    (x, y), (gflops, ap) = where(points[best]), points[best]
-    side, anchor = (-12, "rm") if x > 400 else (12, "lm")
-    pen.text((x + side, y - 14), f"found: {ap:.1f} AP at {gflops:.4g}", "black", font, anchor=anchor)
-    for place, text, anchor in (((70, 20), title, "la"), ((380, 458), unit, "ma"), ((8, 28), "AP", "la")):
-        pen.text(place, text, "black", font, anchor=anchor)
+    for p, radius, colour in (*((p, 4, (120, 150, 210)) for p in points), (points[best], 7, (220, 60, 50))):
+        pen.ellipse([*(where(p) - radius), *(where(p) + radius)], fill=colour)
+    (x, y), (price, ap) = where(points[best]), points[best]
+    found = f"found: {ap:.1f} AP at {price:.4g}", *((x - 12, y - 14, "rm") if x > 400 else (x + 12, y - 14, "lm"))
+    for text, x, y, anchor in (found, (title, 70, 20, "la"), (unit, 380, 458, "ma"), ("AP", 8, 28, "la")):
+        pen.text((x, y), text, "black", font, anchor=anchor)
     save_image(image, path)
 
 # ---------------------------------------------------------------------------------------------- the command line
@@ -767,12 +727,11 @@ def load_supernet(path):
     """(super-network, its key-frame network or None, everything saved) from the supernet.pt of a run."""
     saved = vipnas.load(path, "supernet")
     try:
-        space, key_net, joints = vipnas.SPACES[saved["space"]], None, len(saved["about"]["joints"])
-        space = dataclasses.replace(space, image_size=tuple(saved["about"]["size"]))
+        about, key_net = saved["about"], None
+        space, joints = dataclasses.replace(vipnas.SPACES[saved["space"]], image_size=tuple(about["size"])), len(about["joints"])
         if "key" in saved:
-            mother = Arch.from_json(saved["arch"])
-            key_net = vipnas.restore(PoseNet(mother, joints), saved["key"], path).eval()
-            space = space.within(mother)
+            key_net = vipnas.restore(PoseNet(Arch.from_json(saved["arch"]), joints), saved["key"], path).eval()
+            space = space.within(key_net.arch)
         elif saved["arch"]:
             raise CheckpointError(f"{path} was trained as one architecture alone; there is nothing to search in it")
         return vipnas.restore(PoseNet(space, joints), saved["nets"][0], path), key_net, saved
