@@ -7,18 +7,7 @@
 
     python search.py --checkpoint runs/t/supernet.pt --gflops 0.01 --frames 4     # search again, no training (Table 4)
 """
-import argparse
-import dataclasses
-import gc
-import json
-import math
-import os
-import pathlib
-import random
-import signal
-import sys
-import tempfile
-import time
+import argparse, dataclasses, gc, json, math, os, pathlib, random, signal, sys, tempfile, time
 from functools import lru_cache
 
 import numpy as np

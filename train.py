@@ -20,19 +20,7 @@ fixed S network's heatmaps start it, each frame's own prediction goes to the nex
     python train.py --benchmark resnet50                                                   # what weight sharing costs
     torchrun --nproc_per_node=8 -- train.py --stage t --s CKPT ...          # several GPUs, or machines that share runs/
 """
-import argparse
-import contextlib
-import copy
-import dataclasses
-import importlib
-import json
-import math
-import os
-import pathlib
-import random
-import signal
-import sys
-import time
+import argparse, contextlib, copy, dataclasses, importlib, json, math, os, pathlib, random, signal, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import lru_cache
