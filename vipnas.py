@@ -50,8 +50,8 @@ class Backbone:
     stem_activation: Callable
     stem_second: str      # after the stride-2 stem convolution: a 3x3 stride-2 "pool" (maximum) or "conv", or nothing
     attention: type
-    module: int = 0       # HRNet: stage n has n branches, and after so many blocks an exchange unit; 0: one branch
     image_size: tuple = (256, 192)   # height, width it is meant for
+    modules: tuple = (1,) * 6   # blocks a stage grows by; where several, stage n has n branches, exchanging after each module
 
     def reduction(self, count=None):
         """Image pixels to a cell of branch 1 after so many stages, or all; from there the head doubles until it is back at 4."""
@@ -59,11 +59,7 @@ class Backbone:
 
     def branches(self, index):
         """Parallel branches of stage `index` (from 0); each works at half the resolution of the one before."""
-        return index + 1 if self.module else 1
-
-    def depth_step(self, index):
-        """Blocks a stage can grow by: HRNet's stages with several branches consist of whole modules."""
-        return self.module if self.branches(index) > 1 else 1
+        return index + 1 if self.modules[index] > 1 else 1
 
 RELU, HSWISH = F.relu, F.hardswish
 BACKBONES = {
@@ -71,9 +67,10 @@ BACKBONES = {
     "resnet50": Backbone(("bottleneck",) * 4, (1, 2, 2, 2), (RELU,) * 4, 7, RELU, "pool", GlobalContext),
     "resnet18": Backbone(("basic",) * 4, (1, 2, 2, 2), (RELU,) * 4, 7, RELU, "pool", GlobalContext),
     "mobilenetv3": Backbone(("mobile",) * 6, (1, 2, 2, 2, 1, 2), (RELU,) * 3 + (HSWISH,) * 3, 3, HSWISH, "", SqueezeExcite),
-    "hrnet_w32": Backbone(("bottleneck",) + ("basic",) * 3, (1,) * 4, (RELU,) * 4, 3, RELU, "conv", SqueezeExcite, module=4),
+    "hrnet_w32": Backbone(("bottleneck",) + ("basic",) * 3, (1,) * 4, (RELU,) * 4, 3, RELU, "conv", SqueezeExcite,
+                          modules=(1, 4, 4, 4)),
     # ours, for two CPU cores: MobileNet-V3's blocks; h-swish only where the features are small
-    "tiny": Backbone(("mobile",) * 4, (2, 2, 2, 1), (RELU,) * 2 + (HSWISH,) * 2, 3, RELU, "", SqueezeExcite, 0, (128, 96)),
+    "tiny": Backbone(("mobile",) * 4, (2, 2, 2, 1), (RELU,) * 2 + (HSWISH,) * 2, 3, RELU, "", SqueezeExcite, (128, 96)),
 }
 
 # ---------------------------------------------------------------------------------------------- an architecture
@@ -119,24 +116,22 @@ class Arch:
     def __post_init__(self):
         if self.backbone not in BACKBONES:
             raise ValueError(f"there is no backbone '{self.backbone}'; choose one of {', '.join(BACKBONES)}")
-        plan = BACKBONES[self.backbone]
+        name, plan = self.backbone, BACKBONES[self.backbone]
         count, branches = len(plan.strides), [b for s in self.stages for b in s.branches]
         if len(self.stages) != count:
-            raise ValueError(f"{self.backbone} has {count} stages, this architecture {len(self.stages)}")
+            raise ValueError(f"{name} has {count} stages, this architecture {len(self.stages)}")
         parallel, headless = [plan.branches(i) for i in range(count)], plan.reduction() == 4
         if [len(s.branches) for s in self.stages] != parallel or (self.head is None) != headless:
-            raise ValueError(f"{self.backbone} has {', '.join(map(str, parallel))} branches in its stages, "
-                             f"and {'no ' * headless}deconvolutions")
+            raise ValueError(f"{name} has {str(parallel)[1:-1]} branches in its stages, and {'no ' * headless}deconvolutions")
         numbers = [self.stem, *(self.head or ()), *(s.depth for s in self.stages)]
         numbers += [n for b in branches for n in (*b[:3], b.expansion)]
         if not all(type(n) is int and n > 0 for n in numbers):
             raise ValueError("depth, width, kernel, groups and expansion of an architecture are whole numbers above zero")
         if any(b.kernel % 2 == 0 for b in branches) or self.head and self.head.kernel not in (2, 4):
             raise ValueError("kernels are odd in the stages, and 2 or 4 in the head")
-        for i, (kind, s) in enumerate(zip(plan.blocks, self.stages)):
-            if s.depth % plan.depth_step(i):
-                raise ValueError(f"stage {i + 1} of {self.backbone} consists of modules of {plan.module} blocks, "
-                                 f"so {s.depth} is no depth of it")
+        for i, (kind, step, s) in enumerate(zip(plan.blocks, plan.modules, self.stages), 1):
+            if s.depth % step:
+                raise ValueError(f"stage {i} of {name} consists of modules of {step} blocks, so {s.depth} is no depth of it")
             if any(kind == "basic" and b.expansion > 1 or kind == "bottleneck" and b.width % b.expansion for b in s.branches):
                 raise ValueError("the expansion of a basic block is 1, that of a bottleneck divides its width")
         if self.fusion and not (self.fusion.stage in range(1, count + 1) and self.fusion.operation in OPERATIONS):
@@ -261,9 +256,8 @@ class Space:
         if arch.head:
             first = common_groups(arch.head.groups, arch.stages[-1].branches[0].width, arch.head.width)
             head = self._inside(self.head, Branch(*arch.head))._replace(per_group_first=arch.head.width // first)
-        step = BACKBONES[self.backbone].depth_step
-        return replace(self, stem=_down(self.stem, arch.stem), rows=rows, head=head, fusions=fusions or every,
-                       depth=tuple(steps(step(i), s.depth, step(i)) for i, s in enumerate(arch.stages)))
+        depth = tuple(steps(step, s.depth, step) for step, s in zip(BACKBONES[self.backbone].modules, arch.stages))
+        return replace(self, stem=_down(self.stem, arch.stem), depth=depth, rows=rows, head=head, fusions=fusions or every)
 
     def _inside(self, row, branch):
         return Row(_down(row.width, branch.width), tuple(range(min(row.kernel[0], branch.kernel), branch.kernel + 1, 2)),
@@ -479,7 +473,7 @@ def exchange_parts(backbone, index, widths, depth):
     plan, count = BACKBONES[backbone], len(widths)
     if count == 1:
         return []
-    outputs = [count] * (depth // plan.module - 1) + [1 if index == len(plan.strides) - 1 else count]
+    outputs = [count] * (depth // plan.modules[index] - 1) + [1 if index == len(plan.strides) - 1 else count]
     inputs = tuple((width, plan.reduction(index) * 2 ** b) for b, width in enumerate(widths))
     return [Part(Exchange, (widths, n), inputs) for n in outputs]
 
@@ -535,7 +529,7 @@ class PoseNet(nn.Module):
             key, x = f"{i}_{b}", xs[b]
             if key in self.transitions and (self.transitions[key].stride > 1 or x.shape[1] != branch.width):
                 xs[b] = F.relu(self.transitions[key](x, branch.width))
-        module = BACKBONES[self.space.backbone].depth_step(i)
+        module = BACKBONES[self.space.backbone].modules[i]
         for start in range(0, stage.depth, module):
             for b, branch in enumerate(stage.branches):
                 for block in self.stages[i][b][start:start + module]:
