@@ -331,8 +331,7 @@ class Stem(nn.Module):
     def __init__(self, backbone, width):
         super().__init__()
         self.plan = BACKBONES[backbone]
-        self.conv = ElasticConv2d(3, width, self.plan.stem_kernel, stride=2)
-        self.norm = ElasticBatchNorm2d(width)
+        self.conv, self.norm = ElasticConv2d(3, width, self.plan.stem_kernel, stride=2), ElasticBatchNorm2d(width)
         if self.plan.stem_second == "conv":
             self.conv2, self.norm2 = ElasticConv2d(width, width, 3, stride=2), ElasticBatchNorm2d(width)
 
@@ -453,29 +452,35 @@ class Part(NamedTuple):
         return self.kind(*self.arguments)
 
 def branch_parts(backbone, index, b, in_channels, branch, depth, elastic=False):
-    """Branch `b` of stage `index` (both from 0): its transition, where it has one, then its `depth` blocks.
+    """Branch `b` of stage `index` (both from 0): its `depth` blocks, then the transition before them, where it has one.
 
     in_channels: width of the same branch in the stage before, or of the coarsest one there for a new branch."""
-    plan, parts = BACKBONES[backbone], []
+    plan, transition = BACKBONES[backbone], []
     stride, reduction = plan.strides[index], plan.reduction(index) * 2 ** b
     if plan.branches(index) > 1:  # parallel branches change width and size in the transition, others in their first block
         shrink = 2 if b == index else 1
         if elastic or shrink > 1 or in_channels != branch.width:
-            parts.append(Part(Rescale, (in_channels, branch.width, 3, shrink), ((in_channels, reduction // shrink),)))
+            transition = [Part(Rescale, (in_channels, branch.width, 3, shrink), ((in_channels, reduction // shrink),))]
         in_channels = branch.width
     kind, rest = plan.blocks[index], (plan.activations[index], plan.attention)
-    parts.append(Part(Block, (kind, in_channels, branch, stride, *rest, elastic), ((in_channels, reduction),)))
+    first = Part(Block, (kind, in_channels, branch, stride, *rest, elastic), ((in_channels, reduction),))
     other = Part(Block, (kind, branch.width, branch, 1, *rest, False), ((branch.width, reduction * stride),))
-    return parts + [other] * (depth - 1)
+    return [first] + [other] * (depth - 1) + transition
 
 def exchange_parts(backbone, index, widths, depth):
     """The exchange units of a stage with parallel branches, one after each module. The very last keeps branch 1, for the head."""
     plan, count = BACKBONES[backbone], len(widths)
-    if count == 1:
-        return []
     outputs = [count] * (depth // plan.modules[index] - 1) + [1 if index == len(plan.strides) - 1 else count]
     inputs = tuple((width, plan.reduction(index) * 2 ** b) for b, width in enumerate(widths))
-    return [Part(Exchange, (widths, n), inputs) for n in outputs]
+    return [Part(Exchange, (widths, n), inputs) for n in outputs if count > 1]
+
+@lru_cache(maxsize=2 ** 17)
+def _stage_lists(backbone, index, ins, stage, *elastic):
+    """Calls (function, *arguments) that list the parts of each branch, then the exchange units between them; ins: widths of the
+    branches of the stage before."""
+    branches = [(branch_parts, backbone, index, b, in_channels, branch, stage.depth, *elastic)
+                for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:]))]
+    return branches + [(exchange_parts, backbone, index, tuple(b.width for b in stage.branches), stage.depth)]
 
 class PoseNet(nn.Module):
     """A pose network: images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4).
@@ -492,18 +497,15 @@ class PoseNet(nn.Module):
         self.stem = Stem(space.backbone, largest.stem)
         self.stages, self.transitions, self.exchanges, ins = nn.ModuleList(), nn.ModuleDict(), nn.ModuleDict(), (largest.stem,)
         for i, stage in enumerate(largest.stages):
-            self.stages.append(nn.ModuleList())
-            for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:])):
-                parts = branch_parts(space.backbone, i, b, in_channels, branch, stage.depth, elastic)
-                self.stages[i].append(nn.ModuleList(part.make() for part in parts[-stage.depth:]))
-                self.transitions.update({f"{i}_{b}": part.make() for part in parts[:-stage.depth]})
+            lists = _stage_lists(space.backbone, i, ins, stage, elastic)
+            *branches, exchanges = ([part.make() for part in parts(*arguments)] for parts, *arguments in lists)
+            self.stages.append(nn.ModuleList(nn.ModuleList(modules[:stage.depth]) for modules in branches))
+            self.transitions.update({f"{i}_{b}": m for b, modules in enumerate(branches) for m in modules[stage.depth:]})
+            self.exchanges.update({f"{i}_{k}": m for k, m in enumerate(exchanges)})
             ins = tuple(branch.width for branch in stage.branches)
-            for m, part in enumerate(exchange_parts(space.backbone, i, ins, stage.depth)):
-                self.exchanges[f"{i}_{m}"] = part.make()
-        self.fusions = nn.ModuleDict()
-        for stage in sorted({f.stage for f in space.fusions if f}):
-            operations = tuple(o for o in OPERATIONS if Fusion(stage, o) in space.fusions)
-            self.fusions[str(stage)] = TemporalFusion(joints, largest.stages[stage - 1].branches[0].width, operations)
+        fusions = {i: tuple(o for o in OPERATIONS if Fusion(i, o) in space.fusions) for i in range(1, len(largest.stages) + 1)}
+        self.fusions = nn.ModuleDict({str(i): TemporalFusion(joints, largest.stages[i - 1].branches[0].width, operations)
+                                      for i, operations in fusions.items() if operations})
         self.head = PoseHead(ins[0], largest.head, BACKBONES[space.backbone].reduction(), joints)
 
     def forward(self, images, arch=None, heatmaps=None):
@@ -517,27 +519,22 @@ class PoseNet(nn.Module):
         for i, stage in enumerate(arch.stages):
             if stage.depth > len(self.stages[i][0]):
                 raise ValueError(f"stage {i + 1} has {len(self.stages[i][0])} blocks, not {stage.depth}")
-            xs = self._stage(i, stage, xs)
+            xs = xs + xs[-1:] * (len(stage.branches) - len(xs))  # a new branch starts from the coarsest one
+            for b, (x, branch) in enumerate(zip(xs, stage.branches)):
+                transition = self.transitions[f"{i}_{b}"] if f"{i}_{b}" in self.transitions else None
+                if transition and (transition.stride > 1 or x.shape[1] != branch.width):
+                    xs[b] = F.relu(transition(x, branch.width))
+            module = BACKBONES[self.space.backbone].modules[i]
+            for start in range(0, stage.depth, module):
+                for b, branch in enumerate(stage.branches):
+                    for block in self.stages[i][b][start:start + module]:
+                        xs[b] = block(xs[b], branch)
+                if len(xs) > 1:
+                    last = i == len(self.stages) - 1 and start + module == stage.depth
+                    xs = self.exchanges[f"{i}_{start // module}"](*xs, outputs=1 if last else None)
             if arch.fusion and arch.fusion.stage == i + 1:  # into branch 1, at 1/4
                 xs[0] = self.fusions[str(i + 1)](xs[0], heatmaps, arch.fusion.operation)
         return self.head(xs[0], arch.head)
-
-    def _stage(self, i, stage, xs):
-        """Stage i (from 0): transitions, then blocks and, where there are several branches, exchanges between them."""
-        xs = xs + xs[-1:] * (len(stage.branches) - len(xs))  # a new branch starts from the coarsest one
-        for b, branch in enumerate(stage.branches):
-            key, x = f"{i}_{b}", xs[b]
-            if key in self.transitions and (self.transitions[key].stride > 1 or x.shape[1] != branch.width):
-                xs[b] = F.relu(self.transitions[key](x, branch.width))
-        module = BACKBONES[self.space.backbone].modules[i]
-        for start in range(0, stage.depth, module):
-            for b, branch in enumerate(stage.branches):
-                for block in self.stages[i][b][start:start + module]:
-                    xs[b] = block(xs[b], branch)
-            if len(xs) > 1:
-                last = i == len(self.stages) - 1 and start + module == stage.depth
-                xs = self.exchanges[f"{i}_{start // module}"](*xs, outputs=1 if last else None)
-        return xs
 
     def extract(self, arch):
         """The finished network of `arch`, with copies of its slices: the same outputs as `self(images, arch)`."""
@@ -601,13 +598,6 @@ def _end_parts(backbone, stem, last, head, fusion, fused, joints):
         inputs = (fused, plan.reduction(fusion.stage)), (joints, 4)
         parts.append(Part(TemporalFusion, (joints, fused, (fusion.operation,)), inputs))
     return parts
-
-@lru_cache(maxsize=2 ** 17)
-def _stage_lists(backbone, index, ins, stage):
-    """Its branches, and the exchange units between them; ins: widths of the branches of the stage before."""
-    branches = [(branch_parts, backbone, index, b, in_channels, branch, stage.depth)
-                for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:]))]
-    return branches + [(exchange_parts, backbone, index, tuple(b.width for b in stage.branches), stage.depth)]
 
 def part_lists(arch, joints=17):
     """What an architecture is made of: for stem, head and fusion together, then for each stage, calls (function, *arguments)
