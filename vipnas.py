@@ -51,15 +51,12 @@ class Backbone:
     stem_second: str      # after the stride-2 stem convolution: a 3x3 stride-2 "pool" (maximum) or "conv", or nothing
     attention: type
     image_size: tuple = (256, 192)   # height, width it is meant for
-    modules: tuple = (1,) * 6   # blocks a stage grows by; where several, stage n has n branches, exchanging after each module
+    modules: tuple = (1,) * 6   # blocks a stage can grow by. Where several (HRNet), stage n has n branches, each at
+                                # half the resolution of the one before, and they exchange features after every module
 
     def reduction(self, count=None):
         """Image pixels to a cell of branch 1 after so many stages, or all; from there the head doubles until it is back at 4."""
         return (4 if self.stem_second else 2) * math.prod(self.strides[:count])
-
-    def branches(self, index):
-        """Parallel branches of stage `index` (from 0); each works at half the resolution of the one before."""
-        return index + 1 if self.modules[index] > 1 else 1
 
 RELU, HSWISH = F.relu, F.hardswish
 BACKBONES = {
@@ -104,14 +101,12 @@ class Fusion(NamedTuple):
 
 @dataclass(frozen=True)
 class Arch:
-    """One architecture. Hashable, prints on one line, goes through JSON and back, can be written by hand.
-
-    A key frame's has no fusion. Raises ValueError, in a sentence, for anything that is no network."""
+    """One architecture; hashable, can be written by hand. Raises ValueError, in a sentence, for anything that is no network."""
     backbone: str
     stem: int
     stages: tuple
     head: Optional[Head]    # None where the last stage works at 1/4 already (HRNet)
-    fusion: Optional[Fusion] = None
+    fusion: Optional[Fusion] = None    # a key frame has none
 
     def __post_init__(self):
         if self.backbone not in BACKBONES:
@@ -120,7 +115,7 @@ class Arch:
         count, branches = len(plan.strides), [b for s in self.stages for b in s.branches]
         if len(self.stages) != count:
             raise ValueError(f"{name} has {count} stages, this architecture {len(self.stages)}")
-        parallel, headless = [plan.branches(i) for i in range(count)], plan.reduction() == 4
+        parallel, headless = [i if m > 1 else 1 for i, m in enumerate(plan.modules[:count], 1)], plan.reduction() == 4
         if [len(s.branches) for s in self.stages] != parallel or (self.head is None) != headless:
             raise ValueError(f"{name} has {str(parallel)[1:-1]} branches in its stages, and {'no ' * headless}deconvolutions")
         numbers = [self.stem, *(self.head or ()), *(s.depth for s in self.stages)]
@@ -184,9 +179,8 @@ class Row(NamedTuple):
 
 def _size_of(choice):
     """Order of choices from small to large: width, expansion, kernel, then fewer groups, then attention. Fusions are alike."""
-    if isinstance(choice, (Branch, Head)):
-        return choice.width, getattr(choice, "expansion", 1), choice.kernel, -choice.groups, getattr(choice, "attention", 0)
-    return choice if isinstance(choice, int) else 0
+    b = Branch(*choice) if isinstance(choice, (Branch, Head)) else Branch(choice if isinstance(choice, int) else 0)
+    return b.width, b.expansion, b.kernel, -b.groups, b.attention
 
 @dataclass(frozen=True)
 class Space:
@@ -202,10 +196,10 @@ class Space:
     @staticmethod
     def of(arch, image_size=None):
         """The space that holds one architecture: over it, a PoseNet is a finished network."""
-        image_size = image_size or BACKBONES[arch.backbone].image_size
-        rows = tuple(tuple(Row(*((c,) for c in b)) for b in s.branches) for s in arch.stages)
-        return Space(arch.backbone, (arch.stem,), tuple((s.depth,) for s in arch.stages), rows,
-                     arch.head and Row(*((c,) for c in arch.head)), image_size, (arch.fusion,))
+        row = lambda choice: Row(*((value,) for value in choice))
+        rows = tuple(tuple(map(row, s.branches)) for s in arch.stages)
+        return Space(arch.backbone, (arch.stem,), tuple((s.depth,) for s in arch.stages), rows, arch.head and row(arch.head),
+                     image_size or BACKBONES[arch.backbone].image_size, (arch.fusion,))
 
     def _heads(self, branch):
         """The heads over the last stage, of which they see branch 1."""
@@ -232,8 +226,7 @@ class Space:
 
     def __contains__(self, arch):
         return (arch.backbone == self.backbone and arch.stem in self.stem and arch.fusion in self.fusions
-                and all(s.depth in depth and len(s.branches) == len(rows)
-                        and all(b in row.choices(self.backbone, Branch) for b, row in zip(s.branches, rows))
+                and all(s.depth in depth and all(b in row.choices(self.backbone, Branch) for b, row in zip(s.branches, rows))
                         for s, depth, rows in zip(arch.stages, self.depth, self.rows))
                 and arch.head in self._heads(arch.stages[-1].branches[0]))
 
@@ -244,11 +237,10 @@ class Space:
         return ends * math.prod(map(len, [self.stem, self.fusions, *self.depth, *sum(branches, [])]))
 
     def within(self, arch, fusions=None):
-        """The space of everything not larger than `arch`: how a found S-ViPNAS becomes the T super-network (Sec. 3.4.2).
-
-        The paper does not say how small its T networks may get; ours: depth down to 1 (block, or module of HRNet), searched
-        widths down to half in the table's steps, kernels down to the table's least, no fewer groups than keep a group's
-        channels, attention only where `arch` has it. With a fusion after any stage by any operation, or the `fusions` given."""
+        """The space of everything not larger than `arch`: how a found S-ViPNAS becomes the T super-network (Sec. 3.4.2), with a
+        fusion after any stage by any operation, or the `fusions` given. The paper does not say how small T networks get; ours:
+        depth down to 1 (block, or module of HRNet), searched widths down to half in the table's steps, kernels down to the
+        table's least, no fewer groups than keep a group's channels, attention only where `arch` has it."""
         if arch.backbone != self.backbone:
             raise ValueError(f"a {arch.backbone} architecture does not lie in the space {self.backbone}")
         rows = tuple(tuple(map(self._inside, rows, s.branches)) for rows, s in zip(self.rows, arch.stages))
@@ -278,32 +270,28 @@ BOTH = (False, True)
 SPACES = {
     # Table A2. Steps (Sec. A.2): depth 1, width 16, kernel 2, groups 16
     "resnet50": Space(
-        "resnet50", stem=steps(32, 64), depth=(steps(3, 4, 1), steps(4, 6, 1), steps(6, 8, 1), steps(3, 4, 1)),
-        rows=tuple((Row(widths, (3, 5), steps(16, 64), BOTH),) for widths in
-                   (steps(64, 80), steps(128, 160), steps(256, 320), steps(512, 640))),
+        "resnet50", stem=steps(32, 64), depth=((3, 4), (4, 5, 6), (6, 7, 8), (3, 4)),
+        rows=tuple((Row(steps(*ends), (3, 5), steps(16, 64), BOTH),) for ends in ((64, 80), (128, 160), (256, 320), (512, 640))),
         head=Row(steps(64, 256), (4,), steps(16, 64))),
     # Table A1. Groups: every number of the printed range, 3/8 to 6 times the width, that divides the block's hidden width
     "mobilenetv3": Space(
-        "mobilenetv3", stem=(16,), depth=((1,),) + (steps(2, 4, 1),) * 5,
+        "mobilenetv3", stem=(16,), depth=((1,),) + ((2, 3, 4),) * 5, head=Row((256,), (4,), steps(32, 256, 1)),
         rows=((Row((16,), (3,), steps(2, 16, 1), BOTH),),) + tuple(
-            (Row((w,), (3, 5, 7), steps(3 * w // 8, 6 * w, 1), BOTH, steps(3, 6, 1)),) for w in (24, 40, 80, 112, 160)),
-        head=Row((256,), (4,), steps(32, 256, 1))),
+            (Row((w,), (3, 5, 7), steps(3 * w // 8, 6 * w, 1), BOTH, (3, 4, 5, 6)),) for w in (24, 40, 80, 112, 160))),
     # Table A3. Width steps: a quarter of each printed maximum (8, 16, 32, 64; ours). The Bottlenecks of stage 1 print their
     # middle width, 16 to 64; four times that comes out
     "hrnet_w32": Space(
-        "hrnet_w32", stem=steps(16, 64), depth=(steps(2, 4, 1), (4,), steps(8, 16, 4), steps(8, 12, 4)),
+        "hrnet_w32", stem=steps(16, 64), depth=((2, 3, 4), (4,), (8, 12, 16), (8, 12)), head=None,
         rows=((Row(steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),),) + tuple(
             tuple(Row(steps(w // 4, w, w // 4), (3,), steps(1, w, 1), BOTH) for w in widths)
-            for widths in ((32, 64), (32, 64, 128), (32, 64, 128, 256))),
-        head=None),
+            for widths in ((32, 64), (32, 64, 128), (32, 64, 128, 256)))),
     # ours: MobileNet-V3 shaped, small enough to train on two CPU cores in minutes
     "tiny": Space(
-        "tiny", stem=(16,), depth=(steps(1, 2, 1), steps(1, 2, 1), steps(1, 3, 1), steps(1, 2, 1)),
+        "tiny", stem=(16,), depth=((1, 2), (1, 2), (1, 2, 3), (1, 2)), head=Row((48,), (4,), (8,)), image_size=(128, 96),
         rows=((Row((24,), (3,), (24, 48), (False,), (1, 2), per_group=1),),
               (Row(steps(32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), per_group=1),),
               (Row(steps(48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), per_group=2),),
-              (Row((64,), (3, 5), (128, 192), BOTH, (2, 3), per_group=1),)),
-        head=Row((48,), (4,), (8,)), image_size=BACKBONES["tiny"].image_size),
+              (Row((64,), (3, 5), (128, 192), BOTH, (2, 3), per_group=1),))),
 }
 
 def serial(backbone, stem, rows, head, fusion=None):
@@ -312,11 +300,11 @@ def serial(backbone, stem, rows, head, fusion=None):
 
 ARCHS = {
     # the two networks the authors released
-    "s_vipnas_resnet50": serial("resnet50", 48, [(4, 80, 3, 16, True), (6, 160, 5, 16), (7, 304, 5, 16, True),
-                                                 (3, 608, 5, 16, True)], (144, 4, 16)),
-    "s_vipnas_mobilenetv3": serial("mobilenetv3", 16, [(1, 16, 3, 8, True, 1), (4, 24, 7, 120, True, 5), (4, 40, 7, 20, False, 4),
-                                                       (4, 80, 5, 100, True, 5), (4, 112, 7, 280, True, 5),
-                                                       (4, 160, 5, 240, True, 6)], (160, 4, 160)),
+    "s_vipnas_resnet50": serial(
+        "resnet50", 48, [(4, 80, 3, 16, True), (6, 160, 5, 16), (7, 304, 5, 16, True), (3, 608, 5, 16, True)], (144, 4, 16)),
+    "s_vipnas_mobilenetv3": serial(
+        "mobilenetv3", 16, [(1, 16, 3, 8, True, 1), (4, 24, 7, 120, True, 5), (4, 40, 7, 20, False, 4), (4, 80, 5, 100, True, 5),
+                            (4, 112, 7, 280, True, 5), (4, 160, 5, 240, True, 6)], (160, 4, 160)),
     # made by hand: Simple Baselines [56] and HRNet [49]
     "sbl_resnet18": serial("resnet18", 64, [(2, 64), (2, 128), (2, 256), (2, 512)], (256,)),
     "sbl_resnet50": serial("resnet50", 64, [(d, 256 * 2 ** i, 3, 1, False, 4) for i, d in enumerate((3, 4, 6, 3))], (256,)),
@@ -457,7 +445,7 @@ def branch_parts(backbone, index, b, in_channels, branch, depth, elastic=False):
     in_channels: width of the same branch in the stage before, or of the coarsest one there for a new branch."""
     plan, transition = BACKBONES[backbone], []
     stride, reduction = plan.strides[index], plan.reduction(index) * 2 ** b
-    if plan.branches(index) > 1:  # parallel branches change width and size in the transition, others in their first block
+    if plan.modules[index] > 1:  # parallel branches change width and size in the transition, others in their first block
         shrink = 2 if b == index else 1
         if elastic or shrink > 1 or in_channels != branch.width:
             transition = [Part(Rescale, (in_channels, branch.width, 3, shrink), ((in_channels, reduction // shrink),))]
