@@ -441,7 +441,6 @@ class Part(NamedTuple):
 
 def branch_parts(backbone, index, b, in_channels, branch, depth, elastic=False):
     """Branch `b` of stage `index` (both from 0): its `depth` blocks, then the transition before them, where it has one.
-
     in_channels: width of the same branch in the stage before, or of the coarsest one there for a new branch."""
     plan, transition = BACKBONES[backbone], []
     stride, reduction = plan.strides[index], plan.reduction(index) * 2 ** b
@@ -464,17 +463,14 @@ def exchange_parts(backbone, index, widths, depth):
 
 @lru_cache(maxsize=2 ** 17)
 def _stage_lists(backbone, index, ins, stage, *elastic):
-    """Calls (function, *arguments) that list the parts of each branch, then the exchange units between them; ins: widths of the
-    branches of the stage before."""
+    """Calls (function, *arguments) for the parts of each branch and the exchanges; ins: widths of the stage before's branches."""
     branches = [(branch_parts, backbone, index, b, in_channels, branch, stage.depth, *elastic)
                 for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:]))]
     return branches + [(exchange_parts, backbone, index, tuple(b.width for b in stage.branches), stage.depth)]
 
 class PoseNet(nn.Module):
-    """A pose network: images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4).
-
-    Over a Space it is a super-network and each call names the architecture; over an Arch (the space of just that one) it
-    is a finished network and the call needs none. H and W are multiples of the network's total stride (32; tiny: 16)."""
+    """A pose network: images (B, 3, H, W), H and W multiples of its total stride (32; tiny 16) -> heatmaps (B, joints, H/4, W/4).
+    Over a Space it is a super-network and each call names the architecture; over an Arch a finished network, which needs none."""
 
     def __init__(self, space_or_arch, joints=17):
         super().__init__()
@@ -539,10 +535,8 @@ class PoseNet(nn.Module):
 
 # ---------------------------------------------------------------------------------------------- what it costs
 class Cost(NamedTuple):
-    """params; macs = true multiply-adds; gflops = the paper's: sum of weights x output positions, over 2^30.
-
-    The two differ by more than the unit: a stride-2 deconvolution is counted at its *output* resolution by the paper,
-    while its true multiply-adds are those of its input resolution, a quarter."""
+    """params; macs = true multiply-adds; gflops = the paper's: sum of weights x output positions, over 2^30. They differ by
+    more than the unit: the paper counts a stride-2 deconvolution at its *output* resolution, truly it costs a quarter of that."""
     params: int
     macs: int
     gflops: float
@@ -607,9 +601,8 @@ class CheckpointError(Exception):
 
 @contextlib.contextmanager
 def replacing(path):
-    """A binary file to write what shall be found under `path`: it gets that name when it is complete, never before.
-
-    Whatever goes wrong leaves an older file of that name as it was, and no other; a full disk is a CheckpointError."""
+    """A binary file to write what shall be found under `path`: it gets that name when it is complete, never before. Whatever goes
+    wrong leaves an older file of that name as it was, and no other; a full disk is a CheckpointError."""
     temporary = pathlib.Path(f"{path}.tmp")
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -639,25 +632,22 @@ def write_json(contents, path):
 class _Inert:
     """Stands in for whatever a file names besides tensors: can be made, called, filled and given a state; does nothing."""
     __new__ = lambda cls, *args, **kwargs: object.__new__(cls)
-    _nothing = lambda self, *args, **kwargs: self
-    __call__ = __setstate__ = __setitem__ = append = extend = add = update = _nothing
+    __call__ = __setstate__ = __setitem__ = append = extend = add = update = lambda self, *args, **kwargs: self
     dump_patches = False  # asked by torch of the classes of whole modules in old files
 
 class _TensorsOnly:
-    """What `torch.load` asks of a pickle module. No name in a file leads to code, but for a few; torch finds storages itself."""
+    """What `torch.load` asks of a pickle module. No name in a file leads to code, but for these; torch finds storages itself."""
+    known = {"collections.OrderedDict": OrderedDict, "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+             "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter}
 
     class Unpickler(pickle.Unpickler):
-        def find_class(self, module, name):
-            return {"collections.OrderedDict": OrderedDict, "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-                    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter}.get(f"{module}.{name}", _Inert)
+        find_class = lambda self, module, name: _TensorsOnly.known.get(f"{module}.{name}", _Inert)
 
     load = lambda file, **options: _TensorsOnly.Unpickler(file, **options).load()
 
 def read(path):
-    """The dict in a checkpoint, ours or another program's: its tensors and plain values. Nothing in the file is executed.
-
-    torch's `weights_only` refuses a file that holds any other object, as published ones do (logs, numpy's numbers, settings);
-    here such objects become inert."""
+    """The dict in a checkpoint, ours or another program's: its tensors and plain values. Nothing in the file is executed; other
+    objects, as published files hold them (logs, numpy's numbers, settings) and torch's `weights_only` refuses, become inert."""
     if not pathlib.Path(path).is_file():
         raise CheckpointError(f"there is no file {path}; train first, or name another checkpoint")
     try:
@@ -696,11 +686,10 @@ def load_finished(path):
     contents = load(path, "finished")
     try:
         about = contents["about"]
-        nets = [restore(PoseNet(Arch.from_json(n["arch"]), len(about["joints"])), n["state"], path).eval()
-                for n in contents["networks"]]
+        nets = [PoseNet(Arch.from_json(n["arch"]), len(about["joints"])).eval() for n in contents["networks"]]
+        return [restore(net, n["state"], path) for net, n in zip(nets, contents["networks"])], about
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} lacks a part of a finished network ({error}); make it anew") from None
-    return nets, about
 
 # mmpose's words for ours, put in one after the other
 MMPOSE = {
@@ -725,9 +714,7 @@ def _mmpose_name(arch, name):
     return name.replace("head.final", "head.final_layer")
 
 def load_mmpose(path):
-    """A published S-ViPNAS checkpoint as a finished PoseNet in eval mode, with the same outputs.
-
-    Which of the two networks it is, its names say. Raises CheckpointError for a file of any other network."""
+    """A published S-ViPNAS checkpoint, of either network, as a finished PoseNet in eval mode, with the same outputs."""
     found = read(path)
     found = found["state_dict"] if isinstance(found.get("state_dict"), dict) else found
     found = {re.sub("^keypoint_head[.]", "head.", str(k)): v for k, v in found.items() if isinstance(v, torch.Tensor)}
@@ -737,8 +724,8 @@ def load_mmpose(path):
     wrong = [name for name, (_, tensor) in state.items()  # a layer norm's has two more dimensions of size 1 there
              if name not in found or found[name].squeeze().shape != tensor.squeeze().shape]
     if wrong:
-        raise CheckpointError(f"{path} is neither of the two published S-ViPNAS networks: {', '.join(wrong[:3])} are missing "
-                              "in it or do not fit")
+        raise CheckpointError(
+            f"{path} is neither of the two published S-ViPNAS networks: {', '.join(wrong[:3])} are missing in it or do not fit")
     net.load_state_dict({ours: found[name].view_as(tensor) for name, (ours, tensor) in state.items()})
     return net
 
@@ -1058,8 +1045,7 @@ def show(arch, image_size):
     for name, c in zip(names, costs + [cost(arch, image_size)]):
         print(f"{name:18} {c.params:11,} {c.macs:15,}    {c.gflops:.4f}")
 
-# what Tables 1 and 2 print, and why ours is not quite that
-PRINTED = {
+PRINTED = {  # what Tables 1 and 2 print, and why ours is not quite that
     "s_vipnas_resnet50": "  7.3M  1.44   the released weights are a network close to the tables' (Table 2 prints 13.5M)",
     "s_vipnas_mobilenetv3": "  5.4M  0.69   the released head is not in Table A1: a network close to the tables' (Table 2: 2.8M)",
     "sbl_resnet18": " 15.3M  5.79   cut off, not rounded",
@@ -1078,21 +1064,19 @@ def show_all():
         print(f"{name:12} {space.size():15.1e}    " + "   ".join(f"{c.params:16,} {c.gflops:10.4f}" for c in ends))
 
 def _boxes(arch):
-    """The boxes of a frame's row, each a list of lines: {depth, width, kernel, groups}, a line for each branch."""
+    """The boxes of a frame's row, their text: {depth, width, kernel, groups}, a line for each branch."""
     name = lambda *numbers: f"{{{', '.join(map(str, numbers))}}}"
     attention = {GlobalContext: " +GC", SqueezeExcite: " +SE"}[BACKBONES[arch.backbone].attention]
-    stages = [[f"stage {i}"] + [name(s.depth, *b[:3]) + f" e{b.expansion}" * (b.expansion > 1) + attention * b.attention
-                                for b in s.branches] for i, s in enumerate(arch.stages, 1)]
-    head = ["deconvolutions", name(*arch.head)] if arch.head else ["1x1 convolution"]
-    return [["stem", str(arch.stem)], *stages, head, ["heatmaps"]]
+    block = lambda s, b: f"\n{name(s.depth, *b[:3])}{f' e{b.expansion}' * (b.expansion > 1)}{attention * b.attention}"
+    stages = [f"stage {i}" + "".join(block(s, b) for b in s.branches) for i, s in enumerate(arch.stages, 1)]
+    return [f"stem\n{arch.stem}", *stages, f"deconvolutions\n{name(*arch.head)}" if arch.head else "1x1 convolution", "heatmaps"]
 
 def picture(archs, path):
-    """Draw the architectures of successive frames (of one backbone) as Fig. 5 does, one row a frame, into a PNG file.
-
-    Orange boxes have attention. In red: the last frame's heatmaps, where they come in, and how (+ Add, x Mul, C Cat)."""
+    """Draw the architectures of successive frames (of one backbone) as Fig. 5 does, one row a frame, into a PNG file. Orange
+    boxes have attention. In red: the last frame's heatmaps, where they come in, and how (+ Add, x Mul, C Cat)."""
     rows, font = [_boxes(arch) for arch in archs], ImageFont.load_default(13)
-    wide = 16 + max(font.getlength(line) for row in rows for box in row for line in box)
-    high = 14 + 17 * max(len(box) for row in rows for box in row)
+    lines = [box.split("\n") for row in rows for box in row]
+    wide, high = 16 + max(map(font.getlength, sum(lines, []))), 14 + 17 * max(map(len, lines))
     left, right, down = 100, wide + 36, high + 50  # of the first box; from box to box; from row to row
     image = Image.new("RGB", (int(left + right * len(rows[0])), int(down * len(rows) + 20)), "white")
     pen = ImageDraw.Draw(image)
@@ -1102,9 +1086,9 @@ def picture(archs, path):
         pen.text((10, middle), frame if arch.fusion else "key frame", "black", font, anchor="lm")
         pen.line([(left, middle), (left + (len(row) - 1) * right, middle)], "black", 2)
         for c, box in enumerate(row):
-            x, attention = left + c * right, any("+" in line for line in box)
-            pen.rectangle([x, top, x + wide, top + high], (255, 214, 160) if attention else (222, 232, 246), "black")
-            pen.multiline_text((x + wide / 2, middle), "\n".join(box), "black", font, anchor="mm", align="center")
+            x = left + c * right
+            pen.rectangle([x, top, x + wide, top + high], (255, 214, 160) if "+" in box else (222, 232, 246), "black")
+            pen.multiline_text((x + wide / 2, middle), box, "black", font, anchor="mm", align="center")
         if arch.fusion:  # drawn from the heatmaps to behind its stage
             x, source = left + (arch.fusion.stage + 1) * right - 18, left + (len(row) - .5) * right - 18
             pen.line([(source, top - 50), (source, top - 25), (x, top - 25), (x, middle)], (200, 30, 30), 2)
