@@ -389,7 +389,6 @@ class Rescale(nn.Module):
 
 class Exchange(nn.Module):
     """HRNet's exchange unit [49]: each branch becomes the sum of all branches, brought to its width and size; then ReLU.
-
     From a coarser branch that is a 1x1 convolution and nearest-neighbour enlargement; from a finer one a stride-2 3x3
     convolution for every halving, ReLU between them, of which the last changes the width. paths[i][j] leads from j to i."""
 
@@ -475,9 +474,8 @@ class PoseNet(nn.Module):
     def __init__(self, space_or_arch, joints=17):
         super().__init__()
         space = Space.of(space_or_arch) if isinstance(space_or_arch, Arch) else space_or_arch
-        self.space, self.joints = space, joints
         largest, elastic = space.largest(), space.size() > 1
-        self.arch = None if elastic else largest
+        self.space, self.joints, self.arch = space, joints, None if elastic else largest
         self.stem = Stem(space.backbone, largest.stem)
         self.stages, self.transitions, self.exchanges, ins = nn.ModuleList(), nn.ModuleDict(), nn.ModuleDict(), (largest.stem,)
         for i, stage in enumerate(largest.stages):
@@ -691,8 +689,7 @@ def load_finished(path):
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} lacks a part of a finished network ({error}); make it anew") from None
 
-# mmpose's words for ours, put in one after the other
-MMPOSE = {
+MMPOSE = {  # mmpose's words for ours, put in one after the other
     "resnet50": {"stem.conv": "backbone.conv1", "stem.norm": "backbone.bn1", "attention.norm": "attention.channel_add_conv.1",
                  "attention.mask": "attention.conv_mask", "attention.reduce": "attention.channel_add_conv.0", ".norm": ".bn",
                  "attention.expand": "attention.channel_add_conv.3", "project_norm": "downsample.1", "project": "downsample.0"},
@@ -1064,7 +1061,7 @@ def show_all():
         print(f"{name:12} {space.size():15.1e}    " + "   ".join(f"{c.params:16,} {c.gflops:10.4f}" for c in ends))
 
 def _boxes(arch):
-    """The boxes of a frame's row, their text: {depth, width, kernel, groups}, a line for each branch."""
+    """Text of the boxes of a frame's row: {depth, width, kernel, groups}, a line for each branch."""
     name = lambda *numbers: f"{{{', '.join(map(str, numbers))}}}"
     attention = {GlobalContext: " +GC", SqueezeExcite: " +SE"}[BACKBONES[arch.backbone].attention]
     block = lambda s, b: f"\n{name(s.depth, *b[:3])}{f' e{b.expansion}' * (b.expansion > 1)}{attention * b.attention}"
