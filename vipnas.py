@@ -498,15 +498,14 @@ class PoseNet(nn.Module):
         if arch.fusion and heatmaps is None:
             raise ValueError("this architecture fuses the last frame's heatmaps: call net(images, arch, heatmaps)")
         xs = [self.stem(images, arch.stem)]  # features of every branch
-        for i, stage in enumerate(arch.stages):
+        for i, (stage, module) in enumerate(zip(arch.stages, BACKBONES[self.space.backbone].modules)):
             if stage.depth > len(self.stages[i][0]):
                 raise ValueError(f"stage {i + 1} has {len(self.stages[i][0])} blocks, not {stage.depth}")
             xs = xs + xs[-1:] * (len(stage.branches) - len(xs))  # a new branch starts from the coarsest one
             for b, (x, branch) in enumerate(zip(xs, stage.branches)):
-                transition = self.transitions[f"{i}_{b}"] if f"{i}_{b}" in self.transitions else None
+                transition = getattr(self.transitions, f"{i}_{b}", None)
                 if transition and (transition.stride > 1 or x.shape[1] != branch.width):
                     xs[b] = F.relu(transition(x, branch.width))
-            module = BACKBONES[self.space.backbone].modules[i]
             for start in range(0, stage.depth, module):
                 for b, branch in enumerate(stage.branches):
                     for block in self.stages[i][b][start:start + module]:
