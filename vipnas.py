@@ -168,8 +168,8 @@ class Row(NamedTuple):
 
     @lru_cache(maxsize=None)
     def choices(self, backbone, kind, in_channels=0):
-        """Every valid `kind` of this line: Branch, or Head over `in_channels`; its first deconvolution may use fewer groups. A line
-        with a single choice stands as it is, whatever it divides."""
+        """Every valid `kind` of this line: Branch, or Head over `in_channels`; its first deconvolution may use fewer groups. A
+        line with a single choice stands as it is, whatever it divides."""
         found = [Branch(*values) for values in product(*self[:5])]  # of a head, attention and expansion are the defaults
         if len(found) > 1:
             hidden = [b.hidden(BACKBONES[backbone].blocks[0]) for b in found]
