@@ -52,20 +52,13 @@ class Backbone:
     stem_activation: Callable
     stem_second: str      # after the stride-2 stem convolution: a 3x3 stride-2 "pool" (maximum) or "conv", or nothing
     attention: type
-    module: int = 0       # HRNet: stage n has n branches, and after so many blocks an exchange unit; 0: one branch
     image_size: tuple = (256, 192)   # height, width it is meant for
+    modules: tuple = (1,) * 6   # blocks a stage can grow by. Where several (HRNet), stage n has n branches, each at
+                                # half the resolution of the one before, and they exchange features after every module
 
     def reduction(self, count=None):
         """Image pixels to a cell of branch 1 after so many stages, or all; from there the head doubles until it is back at 4."""
         return (4 if self.stem_second else 2) * math.prod(self.strides[:count])
-
-    def branches(self, index):
-        """Parallel branches of stage `index` (from 0); each works at half the resolution of the one before."""
-        return index + 1 if self.module else 1
-
-    def depth_step(self, index):
-        """Blocks a stage can grow by: HRNet's stages with several branches consist of whole modules."""
-        return self.module if self.branches(index) > 1 else 1
 
 RELU, HSWISH = F.relu, F.hardswish
 BACKBONES = {
@@ -73,9 +66,10 @@ BACKBONES = {
     "resnet50": Backbone(("bottleneck",) * 4, (1, 2, 2, 2), (RELU,) * 4, 7, RELU, "pool", GlobalContext),
     "resnet18": Backbone(("basic",) * 4, (1, 2, 2, 2), (RELU,) * 4, 7, RELU, "pool", GlobalContext),
     "mobilenetv3": Backbone(("mobile",) * 6, (1, 2, 2, 2, 1, 2), (RELU,) * 3 + (HSWISH,) * 3, 3, HSWISH, "", SqueezeExcite),
-    "hrnet_w32": Backbone(("bottleneck",) + ("basic",) * 3, (1,) * 4, (RELU,) * 4, 3, RELU, "conv", SqueezeExcite, module=4),
+    "hrnet_w32": Backbone(("bottleneck",) + ("basic",) * 3, (1,) * 4, (RELU,) * 4, 3, RELU, "conv", SqueezeExcite,
+                          modules=(1, 4, 4, 4)),
     # ours, for two CPU cores: MobileNet-V3's blocks; h-swish only where the features are small
-    "tiny": Backbone(("mobile",) * 4, (2, 2, 2, 1), (RELU,) * 2 + (HSWISH,) * 2, 3, RELU, "", SqueezeExcite, 0, (128, 96)),
+    "tiny": Backbone(("mobile",) * 4, (2, 2, 2, 1), (RELU,) * 2 + (HSWISH,) * 2, 3, RELU, "", SqueezeExcite, (128, 96)),
 }
 
 # ---------------------------------------------------------------------------------------------- an architecture
@@ -109,36 +103,32 @@ class Fusion(NamedTuple):
 
 @dataclass(frozen=True)
 class Arch:
-    """One architecture. Hashable, prints on one line, goes through JSON and back, can be written by hand.
-
-    A key frame's has no fusion. Raises ValueError, in a sentence, for anything that is no network."""
+    """One architecture; hashable, can be written by hand. Raises ValueError, in a sentence, for anything that is no network."""
     backbone: str
     stem: int
     stages: tuple
     head: Optional[Head]    # None where the last stage works at 1/4 already (HRNet)
-    fusion: Optional[Fusion] = None
+    fusion: Optional[Fusion] = None    # a key frame has none
 
     def __post_init__(self):
         if self.backbone not in BACKBONES:
             raise ValueError(f"there is no backbone '{self.backbone}'; choose one of {', '.join(BACKBONES)}")
-        plan = BACKBONES[self.backbone]
+        name, plan = self.backbone, BACKBONES[self.backbone]
         count, branches = len(plan.strides), [b for s in self.stages for b in s.branches]
         if len(self.stages) != count:
-            raise ValueError(f"{self.backbone} has {count} stages, this architecture {len(self.stages)}")
-        parallel, headless = [plan.branches(i) for i in range(count)], plan.reduction() == 4
+            raise ValueError(f"{name} has {count} stages, this architecture {len(self.stages)}")
+        parallel, headless = [i if m > 1 else 1 for i, m in enumerate(plan.modules[:count], 1)], plan.reduction() == 4
         if [len(s.branches) for s in self.stages] != parallel or (self.head is None) != headless:
-            raise ValueError(f"{self.backbone} has {', '.join(map(str, parallel))} branches in its stages, "
-                             f"and {'no ' * headless}deconvolutions")
+            raise ValueError(f"{name} has {str(parallel)[1:-1]} branches in its stages, and {'no ' * headless}deconvolutions")
         numbers = [self.stem, *(self.head or ()), *(s.depth for s in self.stages)]
         numbers += [n for b in branches for n in (*b[:3], b.expansion)]
         if not all(type(n) is int and n > 0 for n in numbers):
             raise ValueError("depth, width, kernel, groups and expansion of an architecture are whole numbers above zero")
         if any(b.kernel % 2 == 0 for b in branches) or self.head and self.head.kernel not in (2, 4):
             raise ValueError("kernels are odd in the stages, and 2 or 4 in the head")
-        for i, (kind, s) in enumerate(zip(plan.blocks, self.stages)):
-            if s.depth % plan.depth_step(i):
-                raise ValueError(f"stage {i + 1} of {self.backbone} consists of modules of {plan.module} blocks, "
-                                 f"so {s.depth} is no depth of it")
+        for i, (kind, step, s) in enumerate(zip(plan.blocks, plan.modules, self.stages), 1):
+            if s.depth % step:
+                raise ValueError(f"stage {i} of {name} consists of modules of {step} blocks, so {s.depth} is no depth of it")
             if any(kind == "basic" and b.expansion > 1 or kind == "bottleneck" and b.width % b.expansion for b in s.branches):
                 raise ValueError("the expansion of a basic block is 1, that of a bottleneck divides its width")
         if self.fusion and not (self.fusion.stage in range(1, count + 1) and self.fusion.operation in OPERATIONS):
@@ -180,8 +170,8 @@ class Row(NamedTuple):
 
     @lru_cache(maxsize=None)
     def choices(self, backbone, kind, in_channels=0):
-        """Every valid `kind` of this line: Branch, or Head over `in_channels`; its first deconvolution may use fewer groups. A line
-        with a single choice stands as it is, whatever it divides."""
+        """Every valid `kind` of this line: Branch, or Head over `in_channels`; its first deconvolution may use fewer groups. A
+        line with a single choice stands as it is, whatever it divides."""
         found = [Branch(*values) for values in product(*self[:5])]  # of a head, attention and expansion are the defaults
         if len(found) > 1:
             hidden = [b.hidden(BACKBONES[backbone].blocks[0]) for b in found]
@@ -191,9 +181,8 @@ class Row(NamedTuple):
 
 def _size_of(choice):
     """Order of choices from small to large: width, expansion, kernel, then fewer groups, then attention. Fusions are alike."""
-    if isinstance(choice, (Branch, Head)):
-        return choice.width, getattr(choice, "expansion", 1), choice.kernel, -choice.groups, getattr(choice, "attention", 0)
-    return choice if isinstance(choice, int) else 0
+    b = Branch(*choice) if isinstance(choice, (Branch, Head)) else Branch(choice if isinstance(choice, int) else 0)
+    return b.width, b.expansion, b.kernel, -b.groups, b.attention
 
 @dataclass(frozen=True)
 class Space:
@@ -209,10 +198,10 @@ class Space:
     @staticmethod
     def of(arch, image_size=None):
         """The space that holds one architecture: over it, a PoseNet is a finished network."""
-        image_size = image_size or BACKBONES[arch.backbone].image_size
-        rows = tuple(tuple(Row(*((c,) for c in b)) for b in s.branches) for s in arch.stages)
-        return Space(arch.backbone, (arch.stem,), tuple((s.depth,) for s in arch.stages), rows,
-                     arch.head and Row(*((c,) for c in arch.head)), image_size, (arch.fusion,))
+        row = lambda choice: Row(*((value,) for value in choice))
+        rows = tuple(tuple(map(row, s.branches)) for s in arch.stages)
+        return Space(arch.backbone, (arch.stem,), tuple((s.depth,) for s in arch.stages), rows, arch.head and row(arch.head),
+                     image_size or BACKBONES[arch.backbone].image_size, (arch.fusion,))
 
     def _heads(self, branch):
         """The heads over the last stage, of which they see branch 1."""
@@ -239,8 +228,7 @@ class Space:
 
     def __contains__(self, arch):
         return (arch.backbone == self.backbone and arch.stem in self.stem and arch.fusion in self.fusions
-                and all(s.depth in depth and len(s.branches) == len(rows)
-                        and all(b in row.choices(self.backbone, Branch) for b, row in zip(s.branches, rows))
+                and all(s.depth in depth and all(b in row.choices(self.backbone, Branch) for b, row in zip(s.branches, rows))
                         for s, depth, rows in zip(arch.stages, self.depth, self.rows))
                 and arch.head in self._heads(arch.stages[-1].branches[0]))
 
@@ -251,11 +239,10 @@ class Space:
         return ends * math.prod(map(len, [self.stem, self.fusions, *self.depth, *sum(branches, [])]))
 
     def within(self, arch, fusions=None):
-        """The space of everything not larger than `arch`: how a found S-ViPNAS becomes the T super-network (Sec. 3.4.2).
-
-        The paper does not say how small its T networks may get; ours: depth down to 1 (block, or module of HRNet), searched
-        widths down to half in the table's steps, kernels down to the table's least, no fewer groups than keep a group's
-        channels, attention only where `arch` has it. With a fusion after any stage by any operation, or the `fusions` given."""
+        """The space of everything not larger than `arch`: how a found S-ViPNAS becomes the T super-network (Sec. 3.4.2), with a
+        fusion after any stage by any operation, or the `fusions` given. The paper does not say how small T networks get; ours:
+        depth down to 1 (block, or module of HRNet), searched widths down to half in the table's steps, kernels down to the
+        table's least, no fewer groups than keep a group's channels, attention only where `arch` has it."""
         if arch.backbone != self.backbone:
             raise ValueError(f"a {arch.backbone} architecture does not lie in the space {self.backbone}")
         rows = tuple(tuple(map(self._inside, rows, s.branches)) for rows, s in zip(self.rows, arch.stages))
@@ -263,9 +250,8 @@ class Space:
         if arch.head:
             first = common_groups(arch.head.groups, arch.stages[-1].branches[0].width, arch.head.width)
             head = self._inside(self.head, Branch(*arch.head))._replace(per_group_first=arch.head.width // first)
-        step = BACKBONES[self.backbone].depth_step
-        return replace(self, stem=_down(self.stem, arch.stem), rows=rows, head=head, fusions=fusions or every,
-                       depth=tuple(steps(step(i), s.depth, step(i)) for i, s in enumerate(arch.stages)))
+        depth = tuple(steps(step, s.depth, step) for step, s in zip(BACKBONES[self.backbone].modules, arch.stages))
+        return replace(self, stem=_down(self.stem, arch.stem), depth=depth, rows=rows, head=head, fusions=fusions or every)
 
     def _inside(self, row, branch):
         return Row(_down(row.width, branch.width), tuple(range(min(row.kernel[0], branch.kernel), branch.kernel + 1, 2)),
@@ -286,32 +272,28 @@ BOTH = (False, True)
 SPACES = {
     # Table A2. Steps (Sec. A.2): depth 1, width 16, kernel 2, groups 16
     "resnet50": Space(
-        "resnet50", stem=steps(32, 64), depth=(steps(3, 4, 1), steps(4, 6, 1), steps(6, 8, 1), steps(3, 4, 1)),
-        rows=tuple((Row(widths, (3, 5), steps(16, 64), BOTH),) for widths in
-                   (steps(64, 80), steps(128, 160), steps(256, 320), steps(512, 640))),
+        "resnet50", stem=steps(32, 64), depth=((3, 4), (4, 5, 6), (6, 7, 8), (3, 4)),
+        rows=tuple((Row(steps(*ends), (3, 5), steps(16, 64), BOTH),) for ends in ((64, 80), (128, 160), (256, 320), (512, 640))),
         head=Row(steps(64, 256), (4,), steps(16, 64))),
     # Table A1. Groups: every number of the printed range, 3/8 to 6 times the width, that divides the block's hidden width
     "mobilenetv3": Space(
-        "mobilenetv3", stem=(16,), depth=((1,),) + (steps(2, 4, 1),) * 5,
+        "mobilenetv3", stem=(16,), depth=((1,),) + ((2, 3, 4),) * 5, head=Row((256,), (4,), steps(32, 256, 1)),
         rows=((Row((16,), (3,), steps(2, 16, 1), BOTH),),) + tuple(
-            (Row((w,), (3, 5, 7), steps(3 * w // 8, 6 * w, 1), BOTH, steps(3, 6, 1)),) for w in (24, 40, 80, 112, 160)),
-        head=Row((256,), (4,), steps(32, 256, 1))),
+            (Row((w,), (3, 5, 7), steps(3 * w // 8, 6 * w, 1), BOTH, (3, 4, 5, 6)),) for w in (24, 40, 80, 112, 160))),
     # Table A3. Width steps: a quarter of each printed maximum (8, 16, 32, 64; ours). The Bottlenecks of stage 1 print their
     # middle width, 16 to 64; four times that comes out
     "hrnet_w32": Space(
-        "hrnet_w32", stem=steps(16, 64), depth=(steps(2, 4, 1), (4,), steps(8, 16, 4), steps(8, 12, 4)),
+        "hrnet_w32", stem=steps(16, 64), depth=((2, 3, 4), (4,), (8, 12, 16), (8, 12)), head=None,
         rows=((Row(steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),),) + tuple(
             tuple(Row(steps(w // 4, w, w // 4), (3,), steps(1, w, 1), BOTH) for w in widths)
-            for widths in ((32, 64), (32, 64, 128), (32, 64, 128, 256))),
-        head=None),
+            for widths in ((32, 64), (32, 64, 128), (32, 64, 128, 256)))),
     # ours: MobileNet-V3 shaped, small enough to train on two CPU cores in minutes
     "tiny": Space(
-        "tiny", stem=(16,), depth=(steps(1, 2, 1), steps(1, 2, 1), steps(1, 3, 1), steps(1, 2, 1)),
+        "tiny", stem=(16,), depth=((1, 2), (1, 2), (1, 2, 3), (1, 2)), head=Row((48,), (4,), (8,)), image_size=(128, 96),
         rows=((Row((24,), (3,), (24, 48), (False,), (1, 2), per_group=1),),
               (Row(steps(32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), per_group=1),),
               (Row(steps(48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), per_group=2),),
-              (Row((64,), (3, 5), (128, 192), BOTH, (2, 3), per_group=1),)),
-        head=Row((48,), (4,), (8,)), image_size=BACKBONES["tiny"].image_size),
+              (Row((64,), (3, 5), (128, 192), BOTH, (2, 3), per_group=1),))),
 }
 
 def serial(backbone, stem, rows, head, fusion=None):
@@ -320,11 +302,11 @@ def serial(backbone, stem, rows, head, fusion=None):
 
 ARCHS = {
     # the two networks the authors released
-    "s_vipnas_resnet50": serial("resnet50", 48, [(4, 80, 3, 16, True), (6, 160, 5, 16), (7, 304, 5, 16, True),
-                                                 (3, 608, 5, 16, True)], (144, 4, 16)),
-    "s_vipnas_mobilenetv3": serial("mobilenetv3", 16, [(1, 16, 3, 8, True, 1), (4, 24, 7, 120, True, 5), (4, 40, 7, 20, False, 4),
-                                                       (4, 80, 5, 100, True, 5), (4, 112, 7, 280, True, 5),
-                                                       (4, 160, 5, 240, True, 6)], (160, 4, 160)),
+    "s_vipnas_resnet50": serial(
+        "resnet50", 48, [(4, 80, 3, 16, True), (6, 160, 5, 16), (7, 304, 5, 16, True), (3, 608, 5, 16, True)], (144, 4, 16)),
+    "s_vipnas_mobilenetv3": serial(
+        "mobilenetv3", 16, [(1, 16, 3, 8, True, 1), (4, 24, 7, 120, True, 5), (4, 40, 7, 20, False, 4), (4, 80, 5, 100, True, 5),
+                            (4, 112, 7, 280, True, 5), (4, 160, 5, 240, True, 6)], (160, 4, 160)),
     # made by hand: Simple Baselines [56] and HRNet [49]
     "sbl_resnet18": serial("resnet18", 64, [(2, 64), (2, 128), (2, 256), (2, 512)], (256,)),
     "sbl_resnet50": serial("resnet50", 64, [(d, 256 * 2 ** i, 3, 1, False, 4) for i, d in enumerate((3, 4, 6, 3))], (256,)),
@@ -339,8 +321,7 @@ class Stem(nn.Module):
     def __init__(self, backbone, width):
         super().__init__()
         self.plan = BACKBONES[backbone]
-        self.conv = ElasticConv2d(3, width, self.plan.stem_kernel, stride=2)
-        self.norm = ElasticBatchNorm2d(width)
+        self.conv, self.norm = ElasticConv2d(3, width, self.plan.stem_kernel, stride=2), ElasticBatchNorm2d(width)
         if self.plan.stem_second == "conv":
             self.conv2, self.norm2 = ElasticConv2d(width, width, 3, stride=2), ElasticBatchNorm2d(width)
 
@@ -410,7 +391,6 @@ class Rescale(nn.Module):
 
 class Exchange(nn.Module):
     """HRNet's exchange unit [49]: each branch becomes the sum of all branches, brought to its width and size; then ReLU.
-
     From a coarser branch that is a 1x1 convolution and nearest-neighbour enlargement; from a finer one a stride-2 3x3
     convolution for every halving, ReLU between them, of which the last changes the width. paths[i][j] leads from j to i."""
 
@@ -461,57 +441,55 @@ class Part(NamedTuple):
         return self.kind(*self.arguments)
 
 def branch_parts(backbone, index, b, in_channels, branch, depth, elastic=False):
-    """Branch `b` of stage `index` (both from 0): its transition, where it has one, then its `depth` blocks.
-
+    """Branch `b` of stage `index` (both from 0): its `depth` blocks, then the transition before them, where it has one.
     in_channels: width of the same branch in the stage before, or of the coarsest one there for a new branch."""
-    plan, parts = BACKBONES[backbone], []
+    plan, transition = BACKBONES[backbone], []
     stride, reduction = plan.strides[index], plan.reduction(index) * 2 ** b
-    if plan.branches(index) > 1:  # parallel branches change width and size in the transition, others in their first block
+    if plan.modules[index] > 1:  # parallel branches change width and size in the transition, others in their first block
         shrink = 2 if b == index else 1
         if elastic or shrink > 1 or in_channels != branch.width:
-            parts.append(Part(Rescale, (in_channels, branch.width, 3, shrink), ((in_channels, reduction // shrink),)))
+            transition = [Part(Rescale, (in_channels, branch.width, 3, shrink), ((in_channels, reduction // shrink),))]
         in_channels = branch.width
     kind, rest = plan.blocks[index], (plan.activations[index], plan.attention)
-    parts.append(Part(Block, (kind, in_channels, branch, stride, *rest, elastic), ((in_channels, reduction),)))
+    first = Part(Block, (kind, in_channels, branch, stride, *rest, elastic), ((in_channels, reduction),))
     other = Part(Block, (kind, branch.width, branch, 1, *rest, False), ((branch.width, reduction * stride),))
-    return parts + [other] * (depth - 1)
+    return [first] + [other] * (depth - 1) + transition
 
 def exchange_parts(backbone, index, widths, depth):
     """The exchange units of a stage with parallel branches, one after each module. The very last keeps branch 1, for the head."""
     plan, count = BACKBONES[backbone], len(widths)
-    if count == 1:
-        return []
-    outputs = [count] * (depth // plan.module - 1) + [1 if index == len(plan.strides) - 1 else count]
+    outputs = [count] * (depth // plan.modules[index] - 1) + [1 if index == len(plan.strides) - 1 else count]
     inputs = tuple((width, plan.reduction(index) * 2 ** b) for b, width in enumerate(widths))
-    return [Part(Exchange, (widths, n), inputs) for n in outputs]
+    return [Part(Exchange, (widths, n), inputs) for n in outputs if count > 1]
+
+@lru_cache(maxsize=2 ** 17)
+def _stage_lists(backbone, index, ins, stage, *elastic):
+    """Calls (function, *arguments) for the parts of each branch and the exchanges; ins: widths of the stage before's branches."""
+    branches = [(branch_parts, backbone, index, b, in_channels, branch, stage.depth, *elastic)
+                for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:]))]
+    return branches + [(exchange_parts, backbone, index, tuple(b.width for b in stage.branches), stage.depth)]
 
 class PoseNet(nn.Module):
-    """A pose network: images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4).
-
-    Over a Space it is a super-network and each call names the architecture; over an Arch (the space of just that one) it
-    is a finished network and the call needs none. H and W are multiples of the network's total stride (32; tiny: 16)."""
+    """A pose network: images (B, 3, H, W), H and W multiples of its total stride (32; tiny 16) -> heatmaps (B, joints, H/4, W/4).
+    Over a Space it is a super-network and each call names the architecture; over an Arch a finished network, which needs none."""
 
     def __init__(self, space_or_arch, joints=17):
         super().__init__()
         space = Space.of(space_or_arch) if isinstance(space_or_arch, Arch) else space_or_arch
-        self.space, self.joints = space, joints
         largest, elastic = space.largest(), space.size() > 1
-        self.arch = None if elastic else largest
+        self.space, self.joints, self.arch = space, joints, None if elastic else largest
         self.stem = Stem(space.backbone, largest.stem)
         self.stages, self.transitions, self.exchanges, ins = nn.ModuleList(), nn.ModuleDict(), nn.ModuleDict(), (largest.stem,)
         for i, stage in enumerate(largest.stages):
-            self.stages.append(nn.ModuleList())
-            for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:])):
-                parts = branch_parts(space.backbone, i, b, in_channels, branch, stage.depth, elastic)
-                self.stages[i].append(nn.ModuleList(part.make() for part in parts[-stage.depth:]))
-                self.transitions.update({f"{i}_{b}": part.make() for part in parts[:-stage.depth]})
+            lists = _stage_lists(space.backbone, i, ins, stage, elastic)
+            *branches, exchanges = ([part.make() for part in parts(*arguments)] for parts, *arguments in lists)
+            self.stages.append(nn.ModuleList(nn.ModuleList(modules[:stage.depth]) for modules in branches))
+            self.transitions.update({f"{i}_{b}": m for b, modules in enumerate(branches) for m in modules[stage.depth:]})
+            self.exchanges.update({f"{i}_{k}": m for k, m in enumerate(exchanges)})
             ins = tuple(branch.width for branch in stage.branches)
-            for m, part in enumerate(exchange_parts(space.backbone, i, ins, stage.depth)):
-                self.exchanges[f"{i}_{m}"] = part.make()
-        self.fusions = nn.ModuleDict()
-        for stage in sorted({f.stage for f in space.fusions if f}):
-            operations = tuple(o for o in OPERATIONS if Fusion(stage, o) in space.fusions)
-            self.fusions[str(stage)] = TemporalFusion(joints, largest.stages[stage - 1].branches[0].width, operations)
+        fusions = {i: tuple(o for o in OPERATIONS if Fusion(i, o) in space.fusions) for i in range(1, len(largest.stages) + 1)}
+        self.fusions = nn.ModuleDict({str(i): TemporalFusion(joints, largest.stages[i - 1].branches[0].width, operations)
+                                      for i, operations in fusions.items() if operations})
         self.head = PoseHead(ins[0], largest.head, BACKBONES[space.backbone].reduction(), joints)
 
     def forward(self, images, arch=None, heatmaps=None):
@@ -522,30 +500,24 @@ class PoseNet(nn.Module):
         if arch.fusion and heatmaps is None:
             raise ValueError("this architecture fuses the last frame's heatmaps: call net(images, arch, heatmaps)")
         xs = [self.stem(images, arch.stem)]  # features of every branch
-        for i, stage in enumerate(arch.stages):
+        for i, (stage, module) in enumerate(zip(arch.stages, BACKBONES[self.space.backbone].modules)):
             if stage.depth > len(self.stages[i][0]):
                 raise ValueError(f"stage {i + 1} has {len(self.stages[i][0])} blocks, not {stage.depth}")
-            xs = self._stage(i, stage, xs)
+            xs = xs + xs[-1:] * (len(stage.branches) - len(xs))  # a new branch starts from the coarsest one
+            for b, (x, branch) in enumerate(zip(xs, stage.branches)):
+                transition = getattr(self.transitions, f"{i}_{b}", None)
+                if transition and (transition.stride > 1 or x.shape[1] != branch.width):
+                    xs[b] = F.relu(transition(x, branch.width))
+            for start in range(0, stage.depth, module):
+                for b, branch in enumerate(stage.branches):
+                    for block in self.stages[i][b][start:start + module]:
+                        xs[b] = block(xs[b], branch)
+                if len(xs) > 1:
+                    last = i == len(self.stages) - 1 and start + module == stage.depth
+                    xs = self.exchanges[f"{i}_{start // module}"](*xs, outputs=1 if last else None)
             if arch.fusion and arch.fusion.stage == i + 1:  # into branch 1, at 1/4
                 xs[0] = self.fusions[str(i + 1)](xs[0], heatmaps, arch.fusion.operation)
         return self.head(xs[0], arch.head)
-
-    def _stage(self, i, stage, xs):
-        """Stage i (from 0): transitions, then blocks and, where there are several branches, exchanges between them."""
-        xs = xs + xs[-1:] * (len(stage.branches) - len(xs))  # a new branch starts from the coarsest one
-        for b, branch in enumerate(stage.branches):
-            key, x = f"{i}_{b}", xs[b]
-            if key in self.transitions and (self.transitions[key].stride > 1 or x.shape[1] != branch.width):
-                xs[b] = F.relu(self.transitions[key](x, branch.width))
-        module = BACKBONES[self.space.backbone].depth_step(i)
-        for start in range(0, stage.depth, module):
-            for b, branch in enumerate(stage.branches):
-                for block in self.stages[i][b][start:start + module]:
-                    xs[b] = block(xs[b], branch)
-            if len(xs) > 1:
-                last = i == len(self.stages) - 1 and start + module == stage.depth
-                xs = self.exchanges[f"{i}_{start // module}"](*xs, outputs=1 if last else None)
-        return xs
 
     def extract(self, arch):
         """The finished network of `arch`, with copies of its slices: the same outputs as `self(images, arch)`."""
@@ -562,10 +534,8 @@ class PoseNet(nn.Module):
 
 # ---------------------------------------------------------------------------------------------- what it costs
 class Cost(NamedTuple):
-    """params; macs = true multiply-adds; gflops = the paper's: sum of weights x output positions, over 2^30.
-
-    The two differ by more than the unit: a stride-2 deconvolution is counted at its *output* resolution by the paper,
-    while its true multiply-adds are those of its input resolution, a quarter."""
+    """params; macs = true multiply-adds; gflops = the paper's: sum of weights x output positions, over 2^30. They differ by
+    more than the unit: the paper counts a stride-2 deconvolution at its *output* resolution, truly it costs a quarter of that."""
     params: int
     macs: int
     gflops: float
@@ -615,13 +585,6 @@ def _end_parts(backbone, stem, last, head, fusion, fused, joints):
         parts.append(Part(TemporalFusion, (joints, fused, (fusion.operation,)), inputs))
     return parts
 
-def _stage_lists(backbone, index, ins, stage):
-    """Calls (function, *arguments) that list the parts of a stage: its branches, and the exchange units between them; ins: widths
-    of the branches of the stage before."""
-    branches = [(branch_parts, backbone, index, b, in_channels, branch, stage.depth)
-                for b, (branch, in_channels) in enumerate(zip(stage.branches, ins + ins[-1:]))]
-    return branches + [(exchange_parts, backbone, index, tuple(b.width for b in stage.branches), stage.depth)]
-
 @lru_cache(maxsize=2 ** 17)
 def _stage_cost(image_size, *stage):
     return _sum(_parts_cost(image_size, *call) for call in _stage_lists(*stage))
@@ -650,9 +613,8 @@ class CheckpointError(Exception):
 
 @contextlib.contextmanager
 def replacing(path):
-    """A binary file to write what shall be found under `path`: it gets that name when it is complete, never before.
-
-    Whatever goes wrong leaves an older file of that name as it was, and no other; a full disk is a CheckpointError."""
+    """A binary file to write what shall be found under `path`: it gets that name when it is complete, never before. Whatever goes
+    wrong leaves an older file of that name as it was, and no other; a full disk is a CheckpointError."""
     temporary = pathlib.Path(f"{path}.tmp")
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -682,25 +644,22 @@ def write_json(contents, path):
 class _Inert:
     """Stands in for whatever a file names besides tensors: can be made, called, filled and given a state; does nothing."""
     __new__ = lambda cls, *args, **kwargs: object.__new__(cls)
-    _nothing = lambda self, *args, **kwargs: self
-    __call__ = __setstate__ = __setitem__ = append = extend = add = update = _nothing
+    __call__ = __setstate__ = __setitem__ = append = extend = add = update = lambda self, *args, **kwargs: self
     dump_patches = False  # asked by torch of the classes of whole modules in old files
 
 class _TensorsOnly:
-    """What `torch.load` asks of a pickle module. No name in a file leads to code, but for a few; torch finds storages itself."""
+    """What `torch.load` asks of a pickle module. No name in a file leads to code, but for these; torch finds storages itself."""
+    known = {"collections.OrderedDict": OrderedDict, "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+             "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter}
 
     class Unpickler(pickle.Unpickler):
-        def find_class(self, module, name):
-            return {"collections.OrderedDict": OrderedDict, "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-                    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter}.get(f"{module}.{name}", _Inert)
+        find_class = lambda self, module, name: _TensorsOnly.known.get(f"{module}.{name}", _Inert)
 
     load = lambda file, **options: _TensorsOnly.Unpickler(file, **options).load()
 
 def read(path):
-    """The dict in a checkpoint, ours or another program's: its tensors and plain values. Nothing in the file is executed.
-
-    torch's `weights_only` refuses a file that holds any other object, as published ones do (logs, numpy's numbers, settings);
-    here such objects become inert."""
+    """The dict in a checkpoint, ours or another program's: its tensors and plain values. Nothing in the file is executed; other
+    objects, as published files hold them (logs, numpy's numbers, settings) and torch's `weights_only` refuses, become inert."""
     if not pathlib.Path(path).is_file():
         raise CheckpointError(f"there is no file {path}; train first, or name another checkpoint")
     try:
@@ -739,14 +698,12 @@ def load_finished(path):
     contents = load(path, "finished")
     try:
         about = contents["about"]
-        nets = [restore(PoseNet(Arch.from_json(n["arch"]), len(about["joints"])), n["state"], path).eval()
-                for n in contents["networks"]]
+        nets = [PoseNet(Arch.from_json(n["arch"]), len(about["joints"])).eval() for n in contents["networks"]]
+        return [restore(net, n["state"], path) for net, n in zip(nets, contents["networks"])], about
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} lacks a part of a finished network ({error}); make it anew") from None
-    return nets, about
 
-# mmpose's words for ours, put in one after the other
-MMPOSE = {
+MMPOSE = {  # mmpose's words for ours, put in one after the other
     "resnet50": {"stem.conv": "backbone.conv1", "stem.norm": "backbone.bn1", "attention.norm": "attention.channel_add_conv.1",
                  "attention.mask": "attention.conv_mask", "attention.reduce": "attention.channel_add_conv.0", ".norm": ".bn",
                  "attention.expand": "attention.channel_add_conv.3", "project_norm": "downsample.1", "project": "downsample.0"},
@@ -768,9 +725,7 @@ def _mmpose_name(arch, name):
     return name.replace("head.final", "head.final_layer")
 
 def load_mmpose(path):
-    """A published S-ViPNAS checkpoint as a finished PoseNet in eval mode, with the same outputs.
-
-    Which of the two networks it is, its names say. Raises CheckpointError for a file of any other network."""
+    """A published S-ViPNAS checkpoint, of either network, as a finished PoseNet in eval mode, with the same outputs."""
     found = read(path)
     found = found["state_dict"] if isinstance(found.get("state_dict"), dict) else found
     found = {re.sub("^keypoint_head[.]", "head.", str(k)): v for k, v in found.items() if isinstance(v, torch.Tensor)}
@@ -780,8 +735,8 @@ def load_mmpose(path):
     wrong = [name for name, (_, tensor) in state.items()  # a layer norm's has two more dimensions of size 1 there
              if name not in found or found[name].squeeze().shape != tensor.squeeze().shape]
     if wrong:
-        raise CheckpointError(f"{path} is neither of the two published S-ViPNAS networks: {', '.join(wrong[:3])} are missing "
-                              "in it or do not fit")
+        raise CheckpointError(
+            f"{path} is neither of the two published S-ViPNAS networks: {', '.join(wrong[:3])} are missing in it or do not fit")
     net.load_state_dict({ours: found[name].view_as(tensor) for name, (ours, tensor) in state.items()})
     return net
 
@@ -1181,8 +1136,7 @@ def show(arch, image_size):
     for name, c in zip(names, _costs(arch, image_size, 17) + [cost(arch, image_size)]):
         print(f"{name:18} {c.params:11,} {c.macs:15,}    {c.gflops:.4f}")
 
-# what Tables 1 and 2 print, and why ours is not quite that
-PRINTED = {
+PRINTED = {  # what Tables 1 and 2 print, and why ours is not quite that
     "s_vipnas_resnet50": "  7.3M  1.44   the released weights are a network close to the tables' (Table 2 prints 13.5M)",
     "s_vipnas_mobilenetv3": "  5.4M  0.69   the released head is not in Table A1: a network close to the tables' (Table 2: 2.8M)",
     "sbl_resnet18": " 15.3M  5.79   cut off, not rounded",
@@ -1201,21 +1155,19 @@ def show_all():
         print(f"{name:12} {space.size():15.1e}    " + "   ".join(f"{c.params:16,} {c.gflops:10.4f}" for c in ends))
 
 def _boxes(arch):
-    """The boxes of a frame's row, each a list of lines: {depth, width, kernel, groups}, a line for each branch."""
+    """Text of the boxes of a frame's row: {depth, width, kernel, groups}, a line for each branch."""
     name = lambda *numbers: f"{{{', '.join(map(str, numbers))}}}"
     attention = {GlobalContext: " +GC", SqueezeExcite: " +SE"}[BACKBONES[arch.backbone].attention]
-    stages = [[f"stage {i}"] + [name(s.depth, *b[:3]) + f" e{b.expansion}" * (b.expansion > 1) + attention * b.attention
-                                for b in s.branches] for i, s in enumerate(arch.stages, 1)]
-    head = ["deconvolutions", name(*arch.head)] if arch.head else ["1x1 convolution"]
-    return [["stem", str(arch.stem)], *stages, head, ["heatmaps"]]
+    block = lambda s, b: f"\n{name(s.depth, *b[:3])}{f' e{b.expansion}' * (b.expansion > 1)}{attention * b.attention}"
+    stages = [f"stage {i}" + "".join(block(s, b) for b in s.branches) for i, s in enumerate(arch.stages, 1)]
+    return [f"stem\n{arch.stem}", *stages, f"deconvolutions\n{name(*arch.head)}" if arch.head else "1x1 convolution", "heatmaps"]
 
 def picture(archs, path):
-    """Draw the architectures of successive frames (of one backbone) as Fig. 5 does, one row a frame, into a PNG file.
-
-    Orange boxes have attention. In red: the last frame's heatmaps, where they come in, and how (+ Add, x Mul, C Cat)."""
+    """Draw the architectures of successive frames (of one backbone) as Fig. 5 does, one row a frame, into a PNG file. Orange
+    boxes have attention. In red: the last frame's heatmaps, where they come in, and how (+ Add, x Mul, C Cat)."""
     rows, font = [_boxes(arch) for arch in archs], ImageFont.load_default(13)
-    wide = 16 + max(font.getlength(line) for row in rows for box in row for line in box)
-    high = 14 + 17 * max(len(box) for row in rows for box in row)
+    lines = [box.split("\n") for row in rows for box in row]
+    wide, high = 16 + max(map(font.getlength, sum(lines, []))), 14 + 17 * max(map(len, lines))
     left, right, down = 100, wide + 36, high + 50  # of the first box; from box to box; from row to row
     image = Image.new("RGB", (int(left + right * len(rows[0])), int(down * len(rows) + 20)), "white")
     pen = ImageDraw.Draw(image)
@@ -1225,9 +1177,9 @@ def picture(archs, path):
         pen.text((10, middle), frame if arch.fusion else "key frame", "black", font, anchor="lm")
         pen.line([(left, middle), (left + (len(row) - 1) * right, middle)], "black", 2)
         for c, box in enumerate(row):
-            x, attention = left + c * right, any("+" in line for line in box)
-            pen.rectangle([x, top, x + wide, top + high], (255, 214, 160) if attention else (222, 232, 246), "black")
-            pen.multiline_text((x + wide / 2, middle), "\n".join(box), "black", font, anchor="mm", align="center")
+            x = left + c * right
+            pen.rectangle([x, top, x + wide, top + high], (255, 214, 160) if "+" in box else (222, 232, 246), "black")
+            pen.multiline_text((x + wide / 2, middle), box, "black", font, anchor="mm", align="center")
         if arch.fusion:  # drawn from the heatmaps to behind its stage
             x, source = left + (arch.fusion.stage + 1) * right - 18, left + (len(row) - .5) * right - 18
             pen.line([(source, top - 50), (source, top - 25), (x, top - 25), (x, middle)], (200, 30, 30), 2)
