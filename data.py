@@ -11,21 +11,7 @@ its cell i lies over the pixels 4i .. 4i+3, so its centre is at pixel 4i + 1.5.
 
 The drawn people are ours, not the paper's: they let every stage run on a laptop without a download. `python data.py` writes
 people.png and prints how many frames a second it draws, crops and decodes."""
-import argparse
-import cmath
-import colorsys
-import contextlib
-import copy
-import functools
-import json
-import math
-import multiprocessing
-import os
-import random
-import sys
-import tempfile
-import time
-import timeit
+import argparse, cmath, colorsys, contextlib, functools, json, math, multiprocessing, os, random, sys, tempfile, time, timeit
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -40,29 +26,24 @@ class DataError(Exception):
 
 # ---------------------------------------------------------------------------------------------------- skeletons
 class Skeleton:
-    """K joints; nothing else in the project knows them. The five of the head differ between data sets, the body's do not.
+    """K joints, named in the order of the annotation files; nothing else in the project knows them. category: what such files say
+    about them; flip: joint k of a mirrored person is joint flip[k] of the person; limbs: pairs of indices, to draw; sigmas:
+    constants of the object keypoint similarity (OKS), the variance is (2 sigma)^2. Data sets differ in the joints 1 and 2."""
 
-    joints: names in the order of the annotation files; flip: joint k of a mirrored person is joint flip[k] of the person;
-    sigmas: constants of the object keypoint similarity (OKS), the variance is (2 sigma)^2; limbs: pairs of indices, to draw;
-    category: what the annotation files say about the joints."""
-
-    def __init__(self, head, head_sigmas, head_limbs):
-        body = "shoulder", "elbow", "wrist", "hip", "knee", "ankle"
-        self.joints = (*head, *(f"{side}_{part}" for part in body for side in ("left", "right")))
-        # of what comes in pairs, the right one follows the left one
+    def __init__(self, names, sigmas, limbs):
+        body = (f"{side}_{part}" for part in "ear shoulder elbow wrist hip knee ankle".split() for side in ("left", "right"))
+        self.joints = "nose", *names, *body         # of what comes in pairs, the right one follows the left one
         self.flip = tuple(k + name.startswith("left") - name.startswith("right") for k, name in enumerate(self.joints))
-        self.sigmas = head_sigmas + tuple(s for s in (.079, .072, .062, .107, .087, .089) for _ in range(2))
-        self.limbs = head_limbs + ((5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15),
-                                   (12, 14), (14, 16))
-        self.category = {"id": 1, "name": "person", "keypoints": list(self.joints),
-                         "skeleton": [[a + 1, b + 1] for a, b in self.limbs]}
+        self.sigmas = .026, *sigmas, *(s for s in (.035, .079, .072, .062, .107, .087, .089) for _ in range(2))
+        self.limbs = ((0, 1), (0, 2), *limbs, (5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13),
+                      (13, 15), (12, 14), (14, 16))
+        bones = [[a + 1, b + 1] for a, b in self.limbs]
+        self.category = {"id": 1, "name": "person", "keypoints": list(self.joints), "skeleton": bones}
 
-COCO = Skeleton(("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
-                (.026, .025, .025, .035, .035), ((0, 1), (0, 2), (1, 3), (2, 4)))
+COCO = Skeleton(("left_eye", "right_eye"), (.025, .025), ((1, 3), (2, 4)))
 # PoseTrack18 keeps COCO's 17 slots, two of them renamed; its ears are never annotated. It has no OKS constants: for
 # head_bottom (the neck) we take the shoulder's, for head_top the ear's.
-POSETRACK = Skeleton(("nose", "head_bottom", "head_top", "left_ear", "right_ear"),
-                     (.026, .079, .035, .035, .035), ((0, 1), (0, 2), (1, 5), (1, 6)))
+POSETRACK = Skeleton(("head_bottom", "head_top"), (.079, .035), ((1, 5), (1, 6)))
 
 # -------------------------------------------------------------------------------------- windows, crops and matrices
 BOX_TO_AREA = 0.53      # a person's share of the box, where no outline was drawn (the usual figure of tools for COCO)
@@ -75,8 +56,7 @@ def normalise(images):
     return (images.float() - mean) / std
 
 def window(box, size=(256, 192), padding=PADDING):
-    """The person's box (x, y, w, h) enlarged about its centre to the shape of `size` (H, W), then by `padding`. Raises DataError
-    for a box without area."""
+    """A box (x, y, w, h) enlarged about its centre to the shape of `size` (H, W), then by `padding`; DataError if without area."""
     x, y, w, h = (float(v) for v in box)
     if not (w > 0 and h > 0 and math.isfinite(x + y + w + h)):
         raise DataError(f"the box x={x:g}, y={y:g}, w={w:g}, h={h:g} has no area: give a width and height above 0")
@@ -85,14 +65,12 @@ def window(box, size=(256, 192), padding=PADDING):
     return np.array([x + (w - wide) / 2, y + (h - high) / 2, wide, high])
 
 def affine(box, size=(256, 192), rotation=0.0, scale=1.0, flip=False):
-    """Image pixels -> pixels of the crop that shows the window of `box`: a (2, 3) float64 matrix.
-
-    rotation: degrees, clockwise on the screen; scale: above 1 the person gets larger; flip: mirror the crop.
-    A mirrored person's left is his right: whoever passes flip=True also permutes the joints by `Skeleton.flip`."""
+    """Image pixels -> pixels of the crop that shows the window of `box`: a (2, 3) float64 matrix. rotation: degrees, clockwise on
+    the screen; scale: above 1 the person gets larger; flip: mirror the crop. A mirrored person's left is his right: whoever
+    passes flip=True also permutes the joints by `Skeleton.flip`."""
     x, y, wide, high = window(box, size)
-    zoom, angle = scale * size[1] / wide, math.radians(rotation)
-    cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
-    linear = np.array([[cos, -sin], [sin, cos]]) * [[-1 if flip else 1], [1]]
+    turn = cmath.rect(scale * size[1] / wide, math.radians(rotation))
+    linear = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]]) * [[-1 if flip else 1], [1]]
     # the middle of the window goes to the middle of the crop; -.5 because pixel 0 reaches from -.5 to .5
     source, target = np.array([x + wide / 2, y + high / 2]) - .5, np.array([size[1] / 2, size[0] / 2]) - .5
     return np.column_stack([linear, target - linear @ source])
@@ -104,17 +82,15 @@ def invert(matrix):
     return np.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)
 
 def transform(points, matrix):
-    """Points (..., 2 or 3) through an affine matrix (2, 3), or (..., K, 2 or 3) through matrices (..., 2, 3), as float64. A third
-    column (visibility, score) stays as it is."""
+    """Points (..., 2 or 3) through a matrix (2, 3), or (..., K, 2 or 3) through (..., 2, 3): float64; a third column stays."""
     result, matrix = np.array(points, dtype=np.float64), np.asarray(matrix, dtype=np.float64)
     result[..., :2] = result[..., :2] @ matrix[..., :2].swapaxes(-1, -2) + matrix[..., None, :, 2]
     return result
 
 def crop(image, matrix, size):
-    """Warp any PIL image by `matrix` (image -> crop pixels) to an RGB uint8 tensor (3, H, W); black outside the image.
-
-    Bilinear, after averaging whole blocks of pixels where the crop is less than half as large as the person. A JPEG file
-    that is opened but not loaded yet averages as it decodes, by 2, 4 or 8, which is much faster."""
+    """Warp any PIL image by `matrix` (image -> crop pixels) to an RGB uint8 tensor (3, H, W); black outside the image. Bilinear,
+    after averaging whole blocks of pixels where the crop is less than half as large as the person. A JPEG file that is opened
+    but not loaded yet averages as it decodes, by 2, 4 or 8, which is much faster."""
     back, wide = invert(matrix), image.width
     shrink = max(1, int(math.sqrt(abs(np.linalg.det(back[:, :2])))))
     draft = image.draft(None, (image.width // shrink, image.height // shrink)) if shrink > 1 else None
@@ -122,8 +98,7 @@ def crop(image, matrix, size):
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     image = image if image.mode == "RGB" else image.convert("RGB")
-    if shrink // decoded > 1:
-        image = image.reduce(shrink // decoded)
+    image = image.reduce(shrink // decoded) if shrink // decoded > 1 else image
     # Pillow counts from the corner of a pixel, we count from its centre
     back[:, 2] += .5 - back[:, :2].sum(1) / 2
     back = (back / (decoded * (shrink // decoded))).round(9)  # so that nothing changes where nothing is to change
@@ -134,10 +109,9 @@ def crop(image, matrix, size):
 CELL, SBL_CELL = 1.5, 0.0    # the crop pixel under the centre of a heatmap's cell 0: ours; SBL's, HRNet's and mmpose's
 
 def targets(joints, size, cell=CELL):
-    """Joints in crop pixels -> the heatmaps a network should draw (SBL's encoding, with the exact centre kept).
-
-    joints: (..., K, 3) float tensor, the third number > 0 where the joint is annotated; size: (H, W) of the crop.
-    Returns heatmaps (..., K, H/4, W/4), 1 at a joint's exact place, and weights (..., K), 0 if not annotated or outside."""
+    """Joints (..., K, 3) in crop pixels, the third number > 0 where annotated -> the heatmaps (..., K, H/4, W/4) a network should
+    draw, 1 at a joint's exact place (SBL's encoding, with the exact centre kept), and weights (..., K), 0 if not annotated or
+    outside the crop of `size` (H, W)."""
     h, w = size[0] // 4, size[1] // 4
     sigma = 1 + h / 64  # in cells: 2 for a 64x48 heatmap (SBL), 1.5 for 32x24, and so on in a line
     x, y = ((joints[..., i] + 2 - cell) / 4 - .5 for i in (0, 1))                               # (..., K), in cells
@@ -153,9 +127,8 @@ def about(skeleton, size, cell=CELL):
             "joints": list(skeleton.joints), "flip": list(skeleton.flip), "limbs": [list(limb) for limb in skeleton.limbs]}
 
 def flip_heatmaps(heatmaps, skeleton, cell=CELL):
-    """Heatmaps (..., K, h, w) of a mirrored image -> those of the image: mirrored, left and right swapped. With our cells they
-    lie exactly on the image's; with SBL's they are 3/4 of a cell off, and the usual shift by one cell brings them nearest."""
-    heatmaps = heatmaps.flip(-1)[..., list(skeleton.flip), :, :]
+    """Heatmaps (..., K, h, w) of a mirrored image -> those of the image: mirrored, left and right swapped."""
+    heatmaps = heatmaps.flip(-1)[..., list(skeleton.flip), :, :]    # ours lie exactly on the image's, SBL's 3/4 of a cell off
     return heatmaps if cell == CELL else torch.cat([heatmaps[..., :1], heatmaps[..., :-1]], -1)
 
 # --------------------------------------------------------------------------------------------------- clips, batches
@@ -165,12 +138,9 @@ class Batch(NamedTuple):
     joints: torch.Tensor        # (B, F, K, 3) x, y in crop pixels (left and right swapped where mirrored), visibility
 
 class Clips:
-    """N clips of F frames of one person each, seen through one window.
-
-    name: for messages; skeleton; size: (H, W) of the crops
-    boxes: (N, 4) x, y, w, h of the person over all frames, image pixels
-    joints: (N, F, K, 3) x, y in image pixels, visibility 0 not annotated, 1 hidden, 2 visible
-    areas: (N, F) of the person in square image pixels, for OKS; cell: of the heatmaps, as for `targets`
+    """N clips of F frames of one person each, seen through one window. size: (H, W) of the crops; boxes: (N, 4) x, y, w, h of the
+    person over all frames, image pixels; joints: (N, F, K, 3) x, y in image pixels, visibility 0 not annotated, 1 hidden,
+    2 visible; areas: (N, F) of the person in square image pixels, for OKS; cell: of the heatmaps, as for `targets`.
     Subclasses add `frame(index, t, use)`, what `use` makes of a whole frame (a PIL image): by default that frame."""
 
     def __init__(self, name, skeleton, size, boxes, joints, areas):
@@ -184,9 +154,8 @@ class Clips:
 
     def head(self, count):
         """The first `count` clips, sharing their memory."""
-        clips = copy.copy(self)
-        for field in {"boxes", "joints", "areas", "images", "files", "ids", "scores"} & vars(self).keys():
-            setattr(clips, field, getattr(self, field)[:count])
+        clips = object.__new__(type(self))
+        vars(clips).update({k: v[:count] if k == "files" or isinstance(v, np.ndarray) else v for k, v in vars(self).items()})
         return clips
 
     def _crop(self, index, t, matrix):
@@ -201,11 +170,9 @@ class Clips:
             return torch.zeros(3, *self.size, dtype=torch.uint8), False
 
     def batch(self, indices, rng=None, rotation=40.0, share=slice(None)):
-        """Crops, matrices and joints of the clips `indices` as a `Batch`.
-
-        rng: a random.Random draws one augmentation for each clip, the same on all its frames (Sec. 4.1): a rotation within
-        +-`rotation` degrees, a mirror for every second clip, and a scale within 10 % (ours). None: no augmentation.
-        share: which of the clips to return. All are drawn for, so a part has the augmentation that it has in the whole."""
+        """Crops, matrices and joints of the clips `indices`. rng: a random.Random draws one augmentation for each clip, the same
+        on all its frames (Sec. 4.1): a rotation within +-`rotation` degrees, a mirror for every second clip, a scale within 10 %
+        (ours); None: no augmentation. share: which clips to return; all are drawn for, so a part is augmented as in the whole."""
         indices, matrices, joints = [int(index) for index in indices], [], []
         for index in indices:
             turn, zoom, flip = (rng.uniform(-rotation, rotation), rng.uniform(.9, 1.1), rng.random() < .5) if rng else (0, 1, 0)
