@@ -9,27 +9,10 @@ be handed to the next (Sec. 3.3); a COCO person is a clip of one frame. Every so
 Coordinates: a pixel's centre has whole numbers, x to the right, y down. A heatmap has a quarter of the crop's size;
 its cell i lies over the pixels 4i .. 4i+3, so its centre is at pixel 4i + 1.5.
 
-The drawn people are ours, not the paper's: they let every stage run on a laptop without a download. `python data.py` writes
-people.png and prints how many frames a second it draws, crops and decodes."""
-import argparse
-import cmath
-import colorsys
-import contextlib
-import copy
-import functools
-import json
-import math
-import multiprocessing
-import os
-import random
-import sys
-import tempfile
-import time
-import timeit
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+The drawn people are ours, not the paper's: no stage needs a download. `python data.py` writes people.png and prints speeds."""
+import argparse, cmath, collections, colorsys, concurrent.futures, contextlib, copy, functools, itertools, json, math
+import multiprocessing, os, random, sys, tempfile, time, timeit, typing
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,31 +23,24 @@ class DataError(Exception):
 
 # ---------------------------------------------------------------------------------------------------- skeletons
 class Skeleton:
-    """K joints; nothing else in the project knows them. The five of the head differ between data sets, the body's do not.
+    """K joints, named in the order of the annotation files; nothing else in the project knows them. category: what such files say
+    about them; flip: joint k of a mirrored person is joint flip[k] of the person; limbs: pairs of indices, to draw; sigmas:
+    constants of the object keypoint similarity (OKS), the variance is (2 sigma)^2. Data sets differ in the joints 1 and 2."""
 
-    joints: names in the order of the annotation files; flip: joint k of a mirrored person is joint flip[k] of the person;
-    sigmas: constants of the object keypoint similarity (OKS), the variance is (2 sigma)^2; limbs: pairs of indices, to draw;
-    category: what the annotation files say about the joints."""
-
-    def __init__(self, head, head_sigmas, head_limbs):
-        body = "shoulder", "elbow", "wrist", "hip", "knee", "ankle"
-        self.joints = (*head, *(f"{side}_{part}" for part in body for side in ("left", "right")))
-        # of what comes in pairs, the right one follows the left one
+    def __init__(self, names, sigmas, limbs):
+        body = (f"{side}_{part}" for part in "ear shoulder elbow wrist hip knee ankle".split() for side in ("left", "right"))
+        self.joints = "nose", *names, *body         # of what comes in pairs, the right one follows the left one
         self.flip = tuple(k + name.startswith("left") - name.startswith("right") for k, name in enumerate(self.joints))
-        self.sigmas = head_sigmas + tuple(s for s in (.079, .072, .062, .107, .087, .089) for _ in range(2))
-        self.limbs = head_limbs + ((5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15),
-                                   (12, 14), (14, 16))
-        self.category = {"id": 1, "name": "person", "keypoints": list(self.joints),
-                         "skeleton": [[a + 1, b + 1] for a, b in self.limbs]}
+        self.sigmas = .026, *sigmas, *(s for s in (.035, .079, .072, .062, .107, .087, .089) for _ in range(2))
+        self.limbs = ((0, 1), (0, 2), *limbs, (5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13),
+                      (13, 15), (12, 14), (14, 16))
+        self.category = {"id": 1, "name": "person", "keypoints": [*self.joints], "skeleton": (np.array(self.limbs) + 1).tolist()}
 
-COCO = Skeleton(("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
-                (.026, .025, .025, .035, .035), ((0, 1), (0, 2), (1, 3), (2, 4)))
-# PoseTrack18 keeps COCO's 17 slots, two of them renamed; its ears are never annotated. It has no OKS constants: for
-# head_bottom (the neck) we take the shoulder's, for head_top the ear's.
-POSETRACK = Skeleton(("nose", "head_bottom", "head_top", "left_ear", "right_ear"),
-                     (.026, .079, .035, .035, .035), ((0, 1), (0, 2), (1, 5), (1, 6)))
+COCO = Skeleton(("left_eye", "right_eye"), (.025, .025), ((1, 3), (2, 4)))
+# PoseTrack18 renames two of COCO's, annotates no ears and has no sigmas: head_bottom (neck) gets a shoulder's, head_top an ear's.
+POSETRACK = Skeleton(("head_bottom", "head_top"), (.079, .035), ((1, 5), (1, 6)))
 
-# -------------------------------------------------------------------------------------- windows, crops and matrices
+# ------------------------------------------------------------------------------ windows, crops, matrices, heatmaps
 BOX_TO_AREA = 0.53      # a person's share of the box, where no outline was drawn (the usual figure of tools for COCO)
 PADDING = 1.25          # of a person's box, as SBL and HRNet take it
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)      # of ImageNet, RGB in 0 .. 1
@@ -75,8 +51,7 @@ def normalise(images):
     return (images.float() - mean) / std
 
 def window(box, size=(256, 192), padding=PADDING):
-    """The person's box (x, y, w, h) enlarged about its centre to the shape of `size` (H, W), then by `padding`. Raises DataError
-    for a box without area."""
+    """A box (x, y, w, h) enlarged about its centre to the shape of `size` (H, W), then by `padding`. DataError: no area."""
     x, y, w, h = (float(v) for v in box)
     if not (w > 0 and h > 0 and math.isfinite(x + y + w + h)):
         raise DataError(f"the box x={x:g}, y={y:g}, w={w:g}, h={h:g} has no area: give a width and height above 0")
@@ -85,14 +60,12 @@ def window(box, size=(256, 192), padding=PADDING):
     return np.array([x + (w - wide) / 2, y + (h - high) / 2, wide, high])
 
 def affine(box, size=(256, 192), rotation=0.0, scale=1.0, flip=False):
-    """Image pixels -> pixels of the crop that shows the window of `box`: a (2, 3) float64 matrix.
-
-    rotation: degrees, clockwise on the screen; scale: above 1 the person gets larger; flip: mirror the crop.
-    A mirrored person's left is his right: whoever passes flip=True also permutes the joints by `Skeleton.flip`."""
+    """Image pixels -> pixels of the crop that shows the window of `box`: a (2, 3) float64 matrix. rotation: degrees, clockwise on
+    the screen; scale: above 1 the person gets larger; flip: mirror the crop. A mirrored person's left is his right: whoever
+    passes flip=True also permutes the joints by `Skeleton.flip`."""
     x, y, wide, high = window(box, size)
-    zoom, angle = scale * size[1] / wide, math.radians(rotation)
-    cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
-    linear = np.array([[cos, -sin], [sin, cos]]) * [[-1 if flip else 1], [1]]
+    turn = cmath.rect(scale * size[1] / wide, math.radians(rotation))
+    linear = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]]) * [[-1 if flip else 1], [1]]
     # the middle of the window goes to the middle of the crop; -.5 because pixel 0 reaches from -.5 to .5
     source, target = np.array([x + wide / 2, y + high / 2]) - .5, np.array([size[1] / 2, size[0] / 2]) - .5
     return np.column_stack([linear, target - linear @ source])
@@ -104,17 +77,15 @@ def invert(matrix):
     return np.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)
 
 def transform(points, matrix):
-    """Points (..., 2 or 3) through an affine matrix (2, 3), or (..., K, 2 or 3) through matrices (..., 2, 3), as float64. A third
-    column (visibility, score) stays as it is."""
+    """Points (..., 2 or 3) through a matrix (2, 3), or (..., K, 2 or 3) through (..., 2, 3): float64; a third column stays."""
     result, matrix = np.array(points, dtype=np.float64), np.asarray(matrix, dtype=np.float64)
     result[..., :2] = result[..., :2] @ matrix[..., :2].swapaxes(-1, -2) + matrix[..., None, :, 2]
     return result
 
 def crop(image, matrix, size):
-    """Warp any PIL image by `matrix` (image -> crop pixels) to an RGB uint8 tensor (3, H, W); black outside the image.
-
-    Bilinear, after averaging whole blocks of pixels where the crop is less than half as large as the person. A JPEG file
-    that is opened but not loaded yet averages as it decodes, by 2, 4 or 8, which is much faster."""
+    """Warp any PIL image by `matrix` (image -> crop pixels) to an RGB uint8 tensor (3, H, W); black outside the image. Bilinear,
+    after averaging whole blocks of pixels where the crop is less than half as large as the person. A JPEG file that is opened
+    but not loaded yet averages as it decodes, by 2, 4 or 8, which is much faster."""
     back, wide = invert(matrix), image.width
     shrink = max(1, int(math.sqrt(abs(np.linalg.det(back[:, :2])))))
     draft = image.draft(None, (image.width // shrink, image.height // shrink)) if shrink > 1 else None
@@ -122,22 +93,18 @@ def crop(image, matrix, size):
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     image = image if image.mode == "RGB" else image.convert("RGB")
-    if shrink // decoded > 1:
-        image = image.reduce(shrink // decoded)
-    # Pillow counts from the corner of a pixel, we count from its centre
-    back[:, 2] += .5 - back[:, :2].sum(1) / 2
+    image = image.reduce(shrink // decoded) if shrink // decoded > 1 else image
+    back[:, 2] += .5 - back[:, :2].sum(1) / 2                 # Pillow counts from the corner of a pixel, we from its centre
     back = (back / (decoded * (shrink // decoded))).round(9)  # so that nothing changes where nothing is to change
     pixels = image.transform((size[1], size[0]), Image.Transform.AFFINE, tuple(back.flat), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
 
-# ------------------------------------------------------------------------------------------------------- heatmaps
 CELL, SBL_CELL = 1.5, 0.0    # the crop pixel under the centre of a heatmap's cell 0: ours; SBL's, HRNet's and mmpose's
 
 def targets(joints, size, cell=CELL):
-    """Joints in crop pixels -> the heatmaps a network should draw (SBL's encoding, with the exact centre kept).
-
-    joints: (..., K, 3) float tensor, the third number > 0 where the joint is annotated; size: (H, W) of the crop.
-    Returns heatmaps (..., K, H/4, W/4), 1 at a joint's exact place, and weights (..., K), 0 if not annotated or outside."""
+    """Joints (..., K, 3) in crop pixels, the third number > 0 where annotated -> the heatmaps (..., K, H/4, W/4) a network should
+    draw, 1 at a joint's exact place (SBL's encoding, with the exact centre kept), and weights (..., K), 0 if not annotated or
+    outside the crop of `size` (H, W)."""
     h, w = size[0] // 4, size[1] // 4
     sigma = 1 + h / 64  # in cells: 2 for a 64x48 heatmap (SBL), 1.5 for 32x24, and so on in a line
     x, y = ((joints[..., i] + 2 - cell) / 4 - .5 for i in (0, 1))                               # (..., K), in cells
@@ -153,24 +120,20 @@ def about(skeleton, size, cell=CELL):
             "joints": list(skeleton.joints), "flip": list(skeleton.flip), "limbs": [list(limb) for limb in skeleton.limbs]}
 
 def flip_heatmaps(heatmaps, skeleton, cell=CELL):
-    """Heatmaps (..., K, h, w) of a mirrored image -> those of the image: mirrored, left and right swapped. With our cells they
-    lie exactly on the image's; with SBL's they are 3/4 of a cell off, and the usual shift by one cell brings them nearest."""
-    heatmaps = heatmaps.flip(-1)[..., list(skeleton.flip), :, :]
+    """Heatmaps (..., K, h, w) of a mirrored image -> those of the image: mirrored, left and right swapped."""
+    heatmaps = heatmaps.flip(-1)[..., list(skeleton.flip), :, :]    # ours lie exactly on the image's, SBL's 3/4 of a cell off
     return heatmaps if cell == CELL else torch.cat([heatmaps[..., :1], heatmaps[..., :-1]], -1)
 
 # --------------------------------------------------------------------------------------------------- clips, batches
-class Batch(NamedTuple):
+class Batch(typing.NamedTuple):
     images: torch.Tensor        # (B, F, 3, H, W) uint8 RGB; `normalise` and `targets` are left to the device they are used on
     matrices: torch.Tensor      # (B, 2, 3) float64, image pixels -> crop pixels, one window for all frames of a clip
     joints: torch.Tensor        # (B, F, K, 3) x, y in crop pixels (left and right swapped where mirrored), visibility
 
 class Clips:
-    """N clips of F frames of one person each, seen through one window.
-
-    name: for messages; skeleton; size: (H, W) of the crops
-    boxes: (N, 4) x, y, w, h of the person over all frames, image pixels
-    joints: (N, F, K, 3) x, y in image pixels, visibility 0 not annotated, 1 hidden, 2 visible
-    areas: (N, F) of the person in square image pixels, for OKS; cell: of the heatmaps, as for `targets`
+    """N clips of F frames of one person each, seen through one window. size: (H, W) of the crops; boxes: (N, 4) x, y, w, h of the
+    person over all frames, image pixels; joints: (N, F, K, 3) x, y in image pixels, visibility 0 not annotated, 1 hidden,
+    2 visible; areas: (N, F) of the person in square image pixels, for OKS; cell: of the heatmaps, as for `targets`.
     Subclasses add `frame(index, t, use)`, what `use` makes of a whole frame (a PIL image): by default that frame."""
 
     def __init__(self, name, skeleton, size, boxes, joints, areas):
@@ -185,8 +148,7 @@ class Clips:
     def head(self, count):
         """The first `count` clips, sharing their memory."""
         clips = copy.copy(self)
-        for field in {"boxes", "joints", "areas", "images", "files", "ids", "scores"} & vars(self).keys():
-            setattr(clips, field, getattr(self, field)[:count])
+        vars(clips).update({k: v[:count] for k, v in vars(self).items() if k == "files" or isinstance(v, np.ndarray)})
         return clips
 
     def _crop(self, index, t, matrix):
@@ -201,11 +163,9 @@ class Clips:
             return torch.zeros(3, *self.size, dtype=torch.uint8), False
 
     def batch(self, indices, rng=None, rotation=40.0, share=slice(None)):
-        """Crops, matrices and joints of the clips `indices` as a `Batch`.
-
-        rng: a random.Random draws one augmentation for each clip, the same on all its frames (Sec. 4.1): a rotation within
-        +-`rotation` degrees, a mirror for every second clip, and a scale within 10 % (ours). None: no augmentation.
-        share: which of the clips to return. All are drawn for, so a part has the augmentation that it has in the whole."""
+        """Crops, matrices and joints of the clips `indices`. rng: a random.Random draws one augmentation for each clip, the same
+        on all its frames (Sec. 4.1): a rotation within +-`rotation` degrees, a mirror for every second clip, a scale within 10 %
+        (ours); None: no augmentation. share: which clips to return; all are drawn for, so a part is augmented as in the whole."""
         indices, matrices, joints = [int(index) for index in indices], [], []
         for index in indices:
             turn, zoom, flip = (rng.uniform(-rotation, rotation), rng.uniform(.9, 1.1), rng.random() < .5) if rng else (0, 1, 0)
@@ -235,8 +195,7 @@ PARTS = {
     "left arm": ("chest", (Z, 1, 18, 17, 14, 3, 130), (X, -1, 15, 22, 21, -40, 140), (Y, -1, 20, 18, 14, -50, 80)),
     "left forearm": ("left arm", (X, -1, 35, 22, 25, 3, 140)),
     "left thigh": ("hips", (Z, 1, 6, 5, 4, -4, 35), (X, -1, 8, 13, 17, -25, 85)),   # aside, to the front
-    "left shin": ("left thigh", (X, 1, 16, 13, 20, 3, 110)),
-    "left foot": ("left shin", (X, 1, 0, 6, 6, -20, 30))}
+    "left shin": ("left thigh", (X, 1, 16, 13, 20, 3, 110)), "left foot": ("left shin", (X, 1, 0, 6, 6, -20, 30))}
 _right = lambda part: part.replace("left", "right")             # about Y and Z it turns the other way
 PARTS |= {_right(part): (_right(other), *((axis, sign if axis == X else -sign, *rest) for axis, sign, *rest in angles))
           for part, (other, *angles) in PARTS.items() if "left" in part}
@@ -272,8 +231,7 @@ SKINS = ((255, 219, 188), (241, 194, 150), (224, 172, 120), (190, 130, 80), (141
 HAIRS = ((35, 25, 20), (80, 50, 25), (150, 100, 50), (215, 180, 100), (120, 120, 120), (140, 50, 25))
 
 def _shade(colour, factor):
-    r, g, b = colour
-    return int(r * factor), int(g * factor), int(b * factor)
+    return tuple([int(part * factor) for part in colour])
 
 def _colour(rng, dull=.15):
     return _shade(colorsys.hsv_to_rgb(rng.random(), rng.uniform(dull, .9), rng.uniform(.25, 1)), 255)
@@ -301,9 +259,8 @@ class _Person:
         # of the shoulders only the width varies, not how far they are below the neck
         self.size.update(height=1, build=max(.75, self.size["build"]), shoulder=(self.size["shoulder"], 1, 1))
         each = lambda draw, *limits: np.array([[draw(*limits)] for _ in ANGLES])                # (n, 1)
-        self.middle = MEANS + SPREADS * each(rng.gauss, 0, 1)
-        self.swing, self.phase = SWINGS * each(rng.gauss, 0, 1), each(rng.uniform, 0, 6.3)
-        self.speed = MOTION * each(rng.uniform, .4, 1.1)                                        # radians a frame
+        self.middle, self.swing = MEANS + SPREADS * each(rng.gauss, 0, 1), SWINGS * each(rng.gauss, 0, 1)
+        self.phase, self.speed = each(rng.uniform, 0, 6.3), MOTION * each(rng.uniform, .4, 1.1)  # radians, radians a frame
         self.middle[1] += 180 * (rng.random() < .2)                     # the yaw: every fifth is seen from behind
         self.turning = MOTION * rng.gauss(0, 50 if rng.random() < .2 else 8)                    # degrees a frame
         self.walk = MOTION * np.array([rng.gauss(0, .02), rng.gauss(0, .008), 0])               # heights a frame
@@ -347,8 +304,8 @@ class _Person:
         neck, spine, sternum, seat = p[NECK], p[PELVIS] - p[NECK], p[STERNUM], .05 * s * self.size["build"]
         across = 1j * spine / (abs(spine) or 1)
         at = lambda along, aside: neck + along * spine + aside * across
-        wide, deep, hips = (abs(((p[i] - p[j]) * across.conjugate()).real) for i, j in (
-            (SHOULDER, SHOULDER + 1), (COLLAR, NECK), (HIP, HIP + 1)))
+        spans = p[SHOULDER] - p[SHOULDER + 1], p[COLLAR] - neck, p[HIP] - p[HIP + 1]
+        wide, deep, hips = (abs((span * across.conjugate()).real) for span in spans)
         top = math.hypot(wide / 2, deep) + .015 * s                     # half the width of the chest
         low = math.hypot(hips / 2, .8 * deep) + .9 * seat               # and of the seat
         rows = ((-.06, .035 * s), (.03, .93 * top), (.2, top), (.65, .45 * (top + low)), (.97, low))
@@ -425,8 +382,7 @@ class _Scene:
 
     def __init__(self, rng, size, frames):
         w, h = self.canvas = size[1] * SUPERSAMPLE, size[0] * SUPERSAMPLE
-        # person 0 is the one to find: alone, or with another behind or in front
-        self.order = rng.choices(((0,), (1, 0), (0, 1)), (.6, .33, .07))[0]
+        self.order = rng.choices(((0,), (1, 0), (0, 1)), (.6, .33, .07))[0]     # 0 is to be found: alone, or one behind or before
         self.people = [_Person(rng) for _ in self.order]
         zoom, shift = math.exp(rng.gauss(0, .08)), (w * rng.gauss(0, .03), h * rng.gauss(0, .03))
         beside, larger = (rng.choice((-1, 1)) * w * rng.uniform(.35, .6), h * rng.uniform(-.1, .1)), rng.uniform(.75, 1.25)
@@ -467,10 +423,9 @@ class _Scene:
         return np.asarray(canvas.reduce(SUPERSAMPLE)), [pixel[place] != seen for place, seen in zip(places, before)]
 
 def render_clip(split, index, frames=4, size=(128, 96)):
-    """Draw clip `index` of a split ("train", "val" or "test"): uint8 (F, H, W, 3) and COCO joints (F, 17, 3) float32.
-
-    A function of (split, index) alone, on every machine; more frames only append to the same first ones. Visibility is 2, 1
-    (behind an obstacle, another person or the own body) or 0 (outside the picture). Raises DataError for an unknown split."""
+    """Draw clip `index` of a split ("train", "val" or "test"): uint8 (F, H, W, 3) and COCO joints (F, 17, 3) float32, a function
+    of (split, index) alone, on every machine; more frames only append to the same first ones. Visibility is 2, 1 (behind an
+    obstacle, another person or the own body) or 0 (outside the picture). Raises DataError for an unknown split."""
     if split not in ("train", "val", "test"):
         raise DataError(f"there are no drawn people called {split!r}: choose one of train, val, test")
     scene = _Scene(random.Random(f"{split}/{index}"), size, frames)
@@ -478,8 +433,7 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     for t in range(frames):
         rng = random.Random(f"{split}/{index}/{t}")
         jolt = lambda spread: complex(rng.gauss(0, spread), rng.gauss(0, spread)) * scene.canvas[1]
-        shake = jolt(.012) if rng.random() < .25 else 0j
-        smear, start = jolt(.008), rng.randrange(1 << 20)
+        shake, smear, start = jolt(.012) if rng.random() < .25 else 0j, jolt(.008), rng.randrange(1 << 20)
         shots = (0, -1, 1) if scene.blurred and rng.random() < .5 else (0,)     # a blurred frame is the mean of three
         pictures, covered = zip(*(scene.picture(t, k, shake + k * smear) for k in shots))
         picture = sum(pictures[1:], pictures[0].astype(np.float32)) * ((scene.gain if t in scene.dark else 1) / len(shots))
@@ -492,7 +446,6 @@ def render_clip(split, index, frames=4, size=(128, 96)):
 
 class SyntheticClips(Clips):
     """The first `count` drawn clips of `split`, rendered here as one uint8 array; unless augmented, a crop is the whole frame.
-
     workers: processes to render with (no picture depends on it); by default one for each core, and none for a few clips."""
 
     def __init__(self, split, count, frames=4, size=(128, 96), workers=None):
@@ -504,7 +457,7 @@ class SyntheticClips(Clips):
         alone = workers < 2 or multiprocessing.parent_process()
         # a forked worker starts at once and needs no `if __name__ == "__main__"`; drawing uses neither torch nor threads
         start = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        with contextlib.nullcontext() if alone else ProcessPoolExecutor(workers, mp_context=start) as pool:
+        with contextlib.nullcontext() if alone else concurrent.futures.ProcessPoolExecutor(workers, mp_context=start) as pool:
             for i, clip in enumerate(map(render, range(count)) if alone else pool.map(render, range(count), chunksize=16)):
                 self.images[i], joints[i] = clip
         boxes = np.tile([.1 * w, .1 * h, .8 * w, .8 * h], (count, 1))          # `affine` of it is the identity
@@ -528,11 +481,9 @@ def _read(path, hint, lists=("images", "annotations")):
     return page
 
 class _FileClips(Clips):
-    """Clips whose frames are read from files: `files[n][t]`. `skipped` counts what was left out, by reason.
-
-    ids: (N, F, 2) image id and annotation, track or detection id; -1 for a frame that only fills up a clip
-    scores: (N,) of the boxes, 1 where people drew them; of_image: {key: type} that an image must have
-    annotations: what was read of the files, without the entries that no evaluation could make sense of"""
+    """Clips whose frames are read from files: `files[n][t]`. skipped: how many were left out, by reason; ids: (N, F, 2) image id
+    and annotation, track or detection id, -1 for a frame that only fills up a clip; scores: (N,) of the boxes, 1 where people
+    drew them; of_image: {key: type} that an image must have; annotations: what was read, without what no evaluation could use."""
 
     def frame(self, index, t, use=Image.Image.copy):
         """What `use` makes of the opened picture. A turn noted in EXIF is not applied: annotations are for pixels as stored."""
@@ -545,9 +496,8 @@ class _FileClips(Clips):
             raise DataError(f"cannot read the picture {path}: {reason}; fetch it again or correct --root") from None
 
     def _people(self, page, folder, people, shapes):
-        """The usable (picture's path, image, entry, box (4,), joints (17, 3)) of `people`, the annotations or detections of one
-        file, in its order; `shapes`: {key: shape} of the numbers that each must have. Counts the others; what no evaluation
-        could use either is taken out of `page` and `people`."""
+        """The usable (picture's path, image, entry, box (4,), joints (17, 3)) of `people`, one file's annotations or detections;
+        `shapes`: of the numbers each must have. Counts the others; takes what no evaluation can use out of `page`, `people`."""
         page["images"] = [image for image in page["images"] if isinstance(image, dict)
                           and all(isinstance(image.get(key), kind) for key, kind in self.of_image.items())]
         images, kept = {image["id"]: image for image in page["images"]}, []
@@ -556,17 +506,16 @@ class _FileClips(Clips):
             try:
                 image = images.get(person["image_id"])
                 numbers = {key: np.array(person[key], float).reshape(shape) for key, shape in shapes.items()}
-                reason = ("picture not listed" if image is None else
-                          "" if all(np.isfinite(value).all() for value in numbers.values()) else "not a number")
+                finite = all(np.isfinite(value).all() for value in numbers.values())
+                reason = "picture not listed" if image is None else "" if finite else "not a number"
             except (KeyError, TypeError, ValueError, AttributeError):
                 reason = "incomplete or senseless entry"
             if not reason:
                 kept.append(person)
                 box, joints = np.array(person.get("bbox", [0] * 4), float), numbers.get("keypoints", np.zeros((17, 3)))
-                path = Path(folder, image["file_name"])
+                path, flat = Path(folder, image["file_name"]), box.shape != (4,) or not (box[2:] > 0).all()
                 reasons = {"picture missing or empty": path.name not in names(path.parent), "crowd": person.get("iscrowd"),
-                           "unlabelled frame": not image.get("is_labeled", True),
-                           "box without area": box.shape != (4,) or not (box[2:] > 0).all(),
+                           "unlabelled frame": not image.get("is_labeled", True), "box without area": flat,
                            "no joints": "keypoints" in numbers and not (joints[:, 2] > 0).any(),
                            "not a person": numbers.get("category_id", 1) != 1}
                 reason = next((reason for reason, holds in reasons.items() if holds), "")
@@ -591,12 +540,11 @@ class _FileClips(Clips):
 
 class CocoPeople(_FileClips):
     """Everyone with joints in COCO 2017, from `root`/annotations/person_keypoints_{split}2017.json and `root`/{split}2017.
-
     boxes: instead, everyone that a detector found: a JSON list of {image_id, category_id, bbox, score}. They have no joints."""
     skeleton, of_image = COCO, {"id": int, "file_name": str}
 
     def __init__(self, root, split, size=(256, 192), boxes=None):
-        path, self.skipped = Path(root) / "annotations" / f"person_keypoints_{split}2017.json", Counter()
+        path, self.skipped = Path(root, "annotations", f"person_keypoints_{split}2017.json"), collections.Counter()
         self.annotations = _read(path, "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/")
         folder, of_person = Path(root) / f"{split}2017", dict(area=(), iscrowd=(), num_keypoints=(), keypoints=(17, 3), bbox=4)
         found = [*self._people(self.annotations, folder, self.annotations["annotations"], of_person)]
@@ -608,12 +556,10 @@ class CocoPeople(_FileClips):
         self._finish(f"COCO {split}2017" + ", detected boxes" * bool(boxes), size, boxes or path, clips)
 
 class PoseTrackClips(_FileClips):
-    """Clips of `frames` consecutive labelled frames of one track, from `root`/annotations/{split}/*.json.
-
-    One window for the clip, around the union of the frames' boxes; no frame is in two clips. PoseTrack labels each frame
-    in the middle of a video and every fourth elsewhere: both count as consecutive, a mixture or a gap does not.
-    whole: leave out shorter rests of a track. Otherwise they are filled up with their last frame, unlabelled and with the ids
-    -1, so that an evaluation finds each labelled frame in exactly one clip. sequences: {file name: its images}"""
+    """Clips of `frames` consecutive labelled frames of one track, from `root`/annotations/{split}/*.json; none shares a frame.
+    PoseTrack labels each frame in the middle of a video and every fourth elsewhere: both count as consecutive, a mixture or a
+    gap does not. whole: leave out shorter rests of a track. Otherwise they are filled up with their last frame, unlabelled
+    and with the ids -1, so that an evaluation finds each labelled frame in exactly one clip. sequences: {file name: images}"""
     skeleton, of_image = POSETRACK, {"id": int, "file_name": str, "frame_id": int}
 
     def __init__(self, root, split, frames=4, size=(256, 192), whole=True):
@@ -621,7 +567,7 @@ class PoseTrackClips(_FileClips):
         paths, hint = sorted(folder.glob("*.json")), "--root must be a folder with PoseTrack18's annotations/ and images/"
         if not paths:
             raise DataError(f"there is no annotation file in {folder}: {hint}")
-        self.skipped, self.sequences, clips = Counter(), {}, []
+        self.skipped, self.sequences, clips = collections.Counter(), {}, []
         self.annotations = {"images": [], "annotations": [], "categories": [POSETRACK.category]}
         for path in paths:
             page, tracks, of_person = _read(path, hint), {}, dict(track_id=(), bbox_head=4, keypoints=(17, 3))
@@ -638,9 +584,8 @@ class PoseTrackClips(_FileClips):
         """One track {frame id: frame} -> its clips, from the first frame on."""
         times = sorted(track)
         while times:
-            count, step = 1, times[1] - times[0] if len(times) > 1 else 0
-            while step in (1, 4) and count < min(frames, len(times)) and times[count] - times[count - 1] == step:
-                count += 1
+            steps = [b - a for a, b in zip(times, times[1:frames])]
+            count = 1 + len([*itertools.takewhile(lambda step: step == steps[0] in (1, 4), steps)])
             clip = [track[t] for t in times[:count]]
             if count == frames or not whole:
                 file, _, box, joints, *rest = clip[-1]
@@ -651,10 +596,9 @@ class PoseTrackClips(_FileClips):
             times = times[count:]
 
 def open_clips(kind, root, split, frames, size, count=None, boxes=None):
-    """Clips of `kind` "synthetic", "coco" or "posetrack": at most `count` clips of `frames` frames, cropped to `size`.
-
-    split: train; val, which a search looks at; test, which only a report looks at. The real data sets' test annotations are not
-    public, so there "test" is val too, with every labelled frame of PoseTrack18. boxes: see CocoPeople. Says what it left out."""
+    """At most `count` clips of `kind` "synthetic", "coco" or "posetrack", of `frames` frames, cropped to `size`. split: train;
+    val, which a search looks at; test, which only a report looks at: the real data sets' test annotations are not public, so
+    there it is val too, with every labelled frame of PoseTrack18. boxes: see CocoPeople. Says what it left out."""
     if kind == "synthetic":
         return SyntheticClips(split, count, frames, size)
     real, test = "val" if split == "test" else split, split == "test"
@@ -663,12 +607,11 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
         print(f"{clips.name}: left out {clips.left_out}")
     return clips.head(count) if count else clips
 
-# ------------------------------------------------------------------------------------------------------------ export
+# -------------------------------------------------------------------------------------------------- export, pictures
 def export(kind, out, count, frames=8, size=(256, 192)):
     """Write drawn people in the layout of `kind`, "coco" or "posetrack", to try what reads the real ones: `count` people (or
     sequences of `frames` frames) to train with, a quarter to validate; for COCO detections too: their boxes, moved, twice."""
     out, coco, skeleton = Path(out), kind == "coco", COCO if kind == "coco" else POSETRACK
-    labelled = lambda joints: (joints * (joints[:, 2:] > 0)).ravel().tolist()
     for split, n in (("train", count), ("val", max(1, count // 4))):
         clips, pages = SyntheticClips(split, n, 1 if coco else frames, size), {}
         for i, t in np.ndindex(n, clips.frames):
@@ -676,7 +619,7 @@ def export(kind, out, count, frames=8, size=(256, 192)):
             if coco:
                 number, page, file = i + 1, f"annotations/person_keypoints_{split}2017.json", f"{split}2017/{i + 1:012d}.jpg"
                 image = {"id": number, "file_name": Path(file).name, "height": size[0], "width": size[1]}
-                person = {"id": number, "keypoints": labelled(joints), "area": float(clips.areas[i, t])}
+                ids, extent = {"id": number}, {"area": float(clips.areas[i, t])}
             else:  # the neck is put between the shoulders, the top of the head as far above the ears as it is drawn
                 number, video = (10 ** 6 + i) * 10 ** 4 + t, f"{split}/{i:06d}_drawn"
                 page, file = f"annotations/{video}.json", f"images/{video}/{t:06d}.jpg"
@@ -686,12 +629,12 @@ def export(kind, out, count, frames=8, size=(256, 192)):
                 joints[1:5] = [(*neck, seen), (*top, seen), (0, 0, 0), (0, 0, 0)]
                 joints[:, 2] = joints[:, 2] > 0
                 image = {"id": number, "frame_id": number, "file_name": file, "is_labeled": True, "vid_id": f"{i:06d}"}
-                person = {"id": 100 * number, "track_id": 0, "keypoints": labelled(joints),
-                          "bbox_head": [*(ears - radius), 2 * radius, 2 * radius]}
+                ids, extent = {"id": 100 * number, "track_id": 0}, {"bbox_head": [*(ears - radius), 2 * radius, 2 * radius]}
+            joints *= joints[:, 2:] > 0
             page = pages.setdefault(page, {"images": [], "annotations": [], "categories": [skeleton.category]})
             page["images"].append(image)
             page["annotations"].append({"image_id": number, "category_id": 1, "bbox": clips.boxes[i].tolist(), "iscrowd": 0,
-                                        "num_keypoints": sum(v > 0 for v in person["keypoints"][2::3]), **person})
+                "num_keypoints": int((joints[:, 2] > 0).sum()), **ids, "keypoints": joints.ravel().tolist(), **extent})
             (out / file).parent.mkdir(parents=True, exist_ok=True)
             save_image(clips.frame(i, t), out / file)
         if coco and split == "val":
@@ -703,13 +646,11 @@ def export(kind, out, count, frames=8, size=(256, 192)):
             (out / file).parent.mkdir(parents=True, exist_ok=True)
             (out / file).write_text(json.dumps(page))
 
-# -------------------------------------------------------------------------------------------------------- pictures
 LEFT, RIGHT, MIDDLE = (60, 230, 90), (255, 70, 60), (255, 220, 60)
 
 def draw_pose(image, joints, skeleton=COCO, threshold=.2):
-    """A copy of the PIL image with the person's left limbs in green and the right ones in red.
-
-    joints: (K, 3) x, y in its pixels, and visibility or score, which must be above `threshold` to be drawn."""
+    """A copy of the PIL image with the person's left limbs in green and the right ones in red; joints: (K, 3) x, y in its pixels,
+    and visibility or score, which must be above `threshold` to be drawn."""
     image = image.convert("RGB")
     draw, width = ImageDraw.Draw(image), max(1, round(max(image.size) / 150))
     points = {k: (x + .5, y + .5) for k, (x, y, seen) in enumerate(np.asarray(joints, float).tolist())
@@ -733,8 +674,7 @@ def sheet(rows):
     return page
 
 def save_image(image, path):
-    """Write a PIL image, or a list of them as a GIF that repeats, under a temporary name, then rename it. Raises DataError for
-    an unknown ending or a place that cannot be written."""
+    """Write a PIL image, or a list of them as a GIF that repeats. Raises DataError: unknown ending, or it cannot be written."""
     path, frames = Path(path), image if isinstance(image, list) else [image]
     form = Image.registered_extensions().get(path.suffix.lower())
     if form is None or (len(frames) > 1 and form != "GIF"):
