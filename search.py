@@ -482,7 +482,10 @@ def rounds(count, parts, plain):
     """[(how many candidates, how many parts of the clips they have seen afterwards)] of a search.
 
     In a race (ours) all start with a sixteenth of the clips; then, four times, the better half sees as many again."""
-    return [(count, parts)] if plain else [(-(-count // 2 ** k), -(-parts // 2 ** (4 - k))) for k in range(5)]
+    found = {}
+    for k in range(4 * plain, 5):  # where there are fewer than 16 parts, some rounds have nothing new to see
+        found.setdefault(-(-parts // 2 ** (4 - k)), count if plain else -(-count // 2 ** k))
+    return [(number, seen) for seen, number in found.items()]
 
 def search(net, candidates, calibration, sight, path, about, plain=False, say=print):
     """Judge candidates (tuples of architectures) on `sight`, in a race or (plain) each on all of it; return (best, table) and keep

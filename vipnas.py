@@ -11,20 +11,7 @@
     python vipnas.py --checkpoint runs/t/vipnas_t.pt --picture t.png      # the same for all frames of a finished estimator
     python vipnas.py --video DIR --checkpoint runs/t/vipnas_t.pt --box x,y,w,h --out DIR
 """
-import argparse
-import contextlib
-import copy
-import importlib
-import json
-import math
-import os
-import pathlib
-import pickle
-import re
-import sys
-import tempfile
-import time
-import warnings
+import argparse, contextlib, copy, importlib, json, math, os, pathlib, pickle, re, sys, tempfile, time, warnings
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -122,7 +109,7 @@ class Arch:
             raise ValueError(f"{name} has {str(parallel)[1:-1]} branches in its stages, and {'no ' * headless}deconvolutions")
         numbers = [self.stem, *(self.head or ()), *(s.depth for s in self.stages)]
         numbers += [n for b in branches for n in (*b[:3], b.expansion)]
-        if not all(type(n) is int and n > 0 for n in numbers):
+        if {*map(type, numbers)} != {int} or min(numbers) < 1:
             raise ValueError("depth, width, kernel, groups and expansion of an architecture are whole numbers above zero")
         if any(b.kernel % 2 == 0 for b in branches) or self.head and self.head.kernel not in (2, 4):
             raise ValueError("kernels are odd in the stages, and 2 or 4 in the head")
