@@ -1,13 +1,6 @@
 """The tests, chapter by chapter; about three minutes on two CPU cores: VIPNAS_SAMPLES=DIR python -m pytest test_vipnas.py
 DIR holds a few real files (`coco`, `posetrack18`, `video`); without it the tests that need them are skipped."""
-import json
-import os
-import pathlib
-import random
-import re
-import subprocess
-import sys
-import time
+import json, os, pathlib, random, re, subprocess, sys, time
 from dataclasses import replace
 from itertools import product
 
@@ -58,14 +51,13 @@ def refused(message, call, *arguments, error=SystemExit):  # `call` raises it, i
 @pytest.mark.parametrize("inputs, width, kernel, groups", [(32, 32, 7, 2), (32, 16, 5, 4), (24, 16, 3, 8), (24, 24, 3, 24),
     (32, 32, 4, 4), (32, 16, 2, 4), (24, 8, 4, 8), (16, 16, 2, 16)])  # even kernels: deconvolutions
 def test_a_convolution_is_its_slice(inputs, width, kernel, groups):
-    x = torch.randn(2, inputs, 9, 8, dtype=torch.double, requires_grad=True)
-    m = slice((7 - kernel) // 2, (7 + kernel) // 2) if kernel % 2 else slice((4 - kernel) // 2, (4 + kernel) // 2)
-    if kernel % 2:
-        layer = disturb(ElasticConv2d(32, 32, 7, stride=2, groups=2, bias=True)).double()
+    x, odd = torch.randn(2, inputs, 9, 8, dtype=torch.double, requires_grad=True), kernel % 2
+    layer = disturb(ElasticConv2d(32, 32, 7, 2, 2, True) if odd else ElasticConvTranspose2d(32, 32, 4, groups=4)).double()
+    m = slice(*((layer.weight.shape[-1] + n) // 2 for n in (-kernel, kernel)))
+    if odd:
         expected = F.conv2d(x, layer.weight[:width, :inputs // groups, m, m], layer.bias[:width], 2, kernel // 2, groups=groups)
     else:
-        layer = ElasticConvTranspose2d(32, 32, 4, groups=4).double()
-        expected = F.conv_transpose2d(x, layer.weight[:inputs, :width // groups, m, m], None, 2, (kernel - 2) // 2, groups=groups)
+        expected = F.conv_transpose2d(x, layer.weight[:inputs, :width // groups, m, m], None, 2, kernel // 2 - 1, groups=groups)
     same_as(expected, layer(x, width, kernel, groups), x, layer)
 
 @pytest.mark.parametrize("training", [True, False])
@@ -558,42 +550,34 @@ def test_the_commands_for_real_data_on_exports(exports, monkeypatch, capsys):
     assert read("s/results.json") == read("s/official_coco/results.json") and len(read("p/results.json")) == 12
     assert read("t/results.json") == read("t/official_posetrack/results.json") and len(read("t/posetrack/000001_drawn.json")) == 3
 
-def random_video():  # an estimator of random networks, T = 2, and frames for it
+def test_a_stream_finds_what_the_training_path_finds_for_all_its_people_with_a_new_box_at_any_frame_and_says_who_is_lost():
+    def same(frames, new=None):  # a key frame first
+        windows = [old if box is None else box for box, old in zip(new or [None] * 3, people.boxes)]
+        found = np.stack([people.step(frames[0], new), *map(people.step, frames[1:])], 1)
+        for poses, window in zip(found, windows):
+            matrix = data.affine(window, (128, 96))
+            images = data.normalise(torch.stack([data.crop(frame, matrix, (128, 96)) for frame in frames]))
+            expected = vipnas.decode(search.propagate(nets[:len(frames)], images[None])[0].detach()).numpy()
+            distance = np.abs(poses - data.transform(expected, data.invert(matrix)))[..., :2].max(-1)  # (F, K) pixels
+            assert np.median(distance) < .001 and (distance < .01).mean() > .9  # the networks are random: a few peaks are ties
+        return found
     nets = [PoseNet(TINY.smallest())] + [PoseNet(TINY.within(TINY.smallest()).sample(random.Random(t))) for t in (1, 2)]
     for net in nets:
         disturb(net.eval().fusions), disturb(net.head.final)
-    frames = [Image.fromarray(frame) for frame in data.render_clip("test", 0, 4, (200, 150))[0]]
-    return vipnas.VideoPose(nets, data.about(data.COCO, (128, 96))), frames
-
-@pytest.mark.parametrize("box", [(35.5, 55, 40, 80), (10.6, 39.8, 76.9, 102.4), (-20, -30, 180, 250)])
-def test_a_stream_finds_what_the_training_path_finds(box):
-    (pose, frames), matrix = random_video(), data.affine(box, (128, 96))
-    stream = pose.stream(box)
-    found = np.stack([stream.step(np.asarray(frame)) for frame in frames[:3]])
-    images = data.normalise(torch.stack([data.crop(frame, matrix, (128, 96)) for frame in frames[:3]]))
-    expected = data.transform(vipnas.decode(search.propagate(pose.nets, images[None])[0].detach()).numpy(), data.invert(matrix))
-    difference = np.abs(found - expected)[..., :2].max(-1)  # (F, K) pixels
-    assert np.median(difference) < .001 and (difference < .01).mean() > .9  # the networks are random: a few peaks are ties
-    assert np.array_equal(pose.stream(stream.boxes[0]).step(frames[3]), stream.step(frames[3]))  # a key frame again
-
-def test_people_in_one_batch_a_new_box_at_any_frame_and_who_is_lost():
-    def same(frame, box=None):
-        assert (np.abs(both.step(frame, box) - np.stack([one.step(frame), two.step(frame)])) < .01).mean() > .9  # but for ties
-    (pose, frames), boxes = random_video(), [(35.5, 55, 40, 80), (60, 40, 50, 90)]
-    both, one, two = map(pose.stream, (boxes, *boxes))
-    for frame in frames + frames[:1]:
-        same(frame)
-    one, two = map(pose.stream, (boxes[1], both.boxes[1]))
-    same(frames[1], [boxes[1], None]), same(frames[2])  # a key frame for both, and the one after it
-    assert np.isfinite([both.step(frame, box) for frame, box in zip(frames, ([None, (900, 900, 9, 9)], None, None))]).all()
-    lost = np.isnan(both.step(frames[3])).all((1, 2))
-    assert lost.tolist() == both.lost.tolist() == [False, True] and len(both.heatmaps) == 1
-    one, two = map(pose.stream, (both.boxes[0], np.array(boxes[0])))
-    same(frames[1], [None, boxes[0]])
-    disturb(pose.nets[0].head.final, 0)
-    stream = vipnas.VideoPose(pose.nets[:1], pose.about).stream((60, 80, 30, 40))  # well inside, but all scores are 0
+    pose, frames = vipnas.VideoPose(nets, data.about(data.COCO, (128, 96))), data.render_clip("test", 0, 4, (200, 150))[0]
+    frames, boxes = list(map(Image.fromarray, frames)), [(35.5, 55, 40, 80), (10.6, 39.8, 76.9, 102.4), (-20, -30, 180, 250)]
+    people, one = pose.stream(boxes), pose.stream(boxes[2])
+    assert (np.abs(same(frames[:3])[2] - [one.step(np.asarray(frame)) for frame in frames[:3]]) < .01).mean() > .9
+    same(frames[3:]), same(frames[1:3], [boxes[1], None, None])
+    news = [None, (900, 900, 9, 9), None], None, None
+    assert np.isfinite([people.step(frame, new) for frame, new in zip(frames, news)]).all()
+    lost = np.isnan(people.step(frames[3])).all((1, 2))
+    assert lost.tolist() == people.lost.tolist() == [False, True, False] and len(people.heatmaps) == 2
+    same(frames[1:2], [None, np.array(boxes[0]), None])
+    disturb(nets[0].head.final, 0)
+    stream = vipnas.VideoPose(nets[:1], pose.about).stream((60, 80, 30, 40))  # well inside, but all scores are 0
     assert np.isfinite(stream.step(frames[0])).all() and stream.lost.all() and np.isnan(stream.step(frames[0])).all()
-    refused("no box", both.step, frames[0], boxes[:1], error=ValueError)
+    refused("no box", people.step, frames[0], boxes[:1], error=ValueError)
 
 def test_what_the_user_can_mend_and_bad_checkpoints_are_one_sentence(runs, tmp_path, monkeypatch):
     for words, message in (
