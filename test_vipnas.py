@@ -308,37 +308,37 @@ def test_pictures_of_every_kind(exports, capsys):
     assert batch.joints[..., 2].any(-1)[:, 0].tolist() == [True] * 5 + [False, True] and not batch.images[5].any()
     assert clips.skipped == {"picture missing or empty": 1} and files[5].name in capsys.readouterr().err
 
-def coco_case(truths, found):  # one image, people at `truths`, detections [(position, score)]; a position shifts the pose
-    at = lambda x: {"image_id": 1, "category_id": 1, "keypoints": (POSE + [x, 0, 0]).ravel().tolist()}
-    people = [{**at(x), "id": x, "bbox": [x, 0, 80, 80], "area": 6400. if x < 1000 else 64000., "iscrowd": 0, "num_keypoints": 17}
-              for x in truths]
-    return search.coco_ap({"images": [{"id": 1}], "annotations": people}, [{**at(x), "score": score} for x, score in found])
-
 def test_oks_coco_ap_and_posetrack_ap_on_cases_counted_by_hand():
+    def coco(truths, *found):  # one image, people at `truths`, detections (position, score); a position shifts the pose
+        about = {"iscrowd": 0, "num_keypoints": 17}
+        people = [{**at(POSE + [x, 0, 0]), **about, "bbox": [x, 0, 80, 80], "area": 6400. if x < 1000 else 64000.} for x in truths]
+        results = [{**at(POSE + [x, 0, 0]), "score": score} for x, score in found]
+        return search.coco_ap({"images": [{"id": 1}], "annotations": people}, results)
+
+    def track(*found, **image):  # one image, a person with a head of size .6 * 50 = 30, detections (pose, score)
+        truth = {"images": [{"id": 1, **image}], "annotations": [{**at(POSE), "bbox_head": [0, 0, 30, 40]}]}
+        results = [{**at(pose), "scores": [score] * 17} for pose, score in found]
+        return search.posetrack_ap({**truth, "categories": [data.POSETRACK.category]}, results)
+    at = lambda pose: {"image_id": 1, "keypoints": pose.ravel().tolist()}
     (found, joints), area = np.random.default_rng(0).normal(size=(2, 17, 3)) * 5, 400.
     joints[:, 2] = np.arange(17) % 3
     k, d2, seen = 2 * np.array(data.COCO.sigmas), ((found - joints)[:, :2] ** 2).sum(-1), joints[:, 2] > 0
     assert search.oks(found, joints, np.array(area)) == pytest.approx(np.exp(-d2 / (2 * area * k ** 2))[seen].mean())  # Sec. 4.1
-    large = coco_case([0, 2000], [(2000, .9)])  # a person out of the range is neither right nor wrong
-    assert large["AR"] == .5 and large["APM"] == large["ARM"] == 0 and large["APL"] == 1
-    half = coco_case([0, 500], [(0, .5), (-900, .9)])  # precision 1/2, below a false alarm, up to recall 1/2, 51 of 101 points
+    large = coco([0, 2000], (2000, .9))  # a person out of the range is neither right nor wrong
+    assert [large[name] for name in ("AR", "APM", "ARM", "APL")] == [.5, 0, 0, 1]
+    half = coco([0, 500], (0, .5), (-900, .9))  # precision 1/2, below a false alarm, up to recall 1/2, 51 of 101 points
     assert [half[name] for name in ("AP50", "APM", "AR", "APL")] == pytest.approx([.5 * 51 / 101] * 2 + [.5, -1])
-    assert coco_case([0], [])["AP"] == 0 and coco_case([0], [(0, .9), (0, .8)])["AP"] == 1  # found twice: ranked last
+    assert coco([0])["AP"] == 0 and coco([0], (0, .9), (0, .8))["AP"] == 1  # found twice: ranked last
     refused("do not list", search.coco_ap, {"images": [], "annotations": []}, [{"image_id": 77}], error=ValueError)
     poses = np.stack([POSE + [40, 0, 0], POSE, POSE + [1, 0, 0]])
     assert search.oks_nms(poses, [.1, .5, .9], np.full(3, 6400.)) == [2, 0]
     assert search.pose_score(np.array([[0, 0, .1], [0, 0, .4], [0, 0, .6]]), .5) == .25
-    person = {"image_id": 1, "keypoints": POSE.ravel().tolist(), "bbox_head": [0, 0, 30, 40]}  # head size .6 * 50 = 30
-    truth = {"images": [{"id": 1}], "annotations": [person], "categories": [{"keypoints": list(data.POSETRACK.joints)}]}
-    result = lambda pose, score=1.: {"image_id": 1, "track_id": 0, "keypoints": np.ravel(pose).tolist(), "scores": [score] * 17}
     shift = np.array([[14.9 * (joint == "left_knee"), 0, 0] for joint in data.POSETRACK.joints])
-    assert search.posetrack_ap(truth, [result(POSE + shift)])["Knee"] == 100
-    wrong = search.posetrack_ap(truth, [result(POSE + shift * 1.02)])
-    assert wrong["Knee"] == 50 and wrong["Total"] == pytest.approx(100 * 14 / 15)
-    alarm = result(np.full((17, 3), 900.), .9)
-    assert search.posetrack_ap(truth, [result(POSE, .5), alarm])["Total"] == 50  # ranked first, it halves every precision
-    region = {"id": 1, "ignore_regions_x": [[800, 1000, 1000, 800]], "ignore_regions_y": [[800, 800, 1000, 1000]]}
-    assert search.posetrack_ap({**truth, "images": [region]}, [result(POSE, .5), alarm])["Total"] == 100
+    wrong, alarm = track((POSE + shift * 1.02, 1)), (np.full((17, 3), 900.), .9)
+    assert track((POSE + shift, 1))["Knee"] == 100 and [wrong["Knee"], wrong["Total"]] == pytest.approx([50, 100 * 14 / 15])
+    assert track((POSE, .5), alarm)["Total"] == 50  # ranked first, it halves every precision
+    region = {"ignore_regions_x": [[800, 1000, 1000, 800]], "ignore_regions_y": [[800, 800, 1000, 1000]]}
+    assert track((POSE, .5), alarm, **region)["Total"] == 100
 
 def test_samples_and_allocations_keep_to_the_budget_and_all_that_fit_are_equally_likely():
     gflops = lambda archs: sum(cost(a, TINY.image_size).gflops for a in archs)
@@ -346,22 +346,18 @@ def test_samples_and_allocations_keep_to_the_budget_and_all_that_fit_are_equally
     allocate = lambda budget, count, **tree: search.allocate(INNER, 3, budget, count, random.Random(0), **tree)
     archs, least = draw(.014, 40), gflops([TINY.smallest()])
     assert len(set(archs)) == 40 and all(a in TINY and gflops([a]) <= .014 for a in archs)
-    assert archs == draw(.014, 40) != draw(.014, 40, 1)
-    assert draw(least, 5) == [TINY.smallest()]  # hardly anything fits: still an answer
-    for budget in (.05, .036):
-        found = allocate(budget, 20)
-        assert len(found) == 20 and all(len(f) == 3 and gflops(f) <= budget and all(a in INNER for a in f) for f in found)
-        assert any(len({(a.fusion, a.stages) for a in f}) == 3 for f in found)
-    leaves = allocate(.036, 12, branching=(3, 2, 2))
-    assert [len({f[:n] for f in leaves}) for n in (1, 2, 3)] == [3, 6, 12] and max(map(gflops, leaves)) <= .036
+    assert archs == draw(.014, 40) != draw(.014, 40, 1) and draw(least, 5) == [TINY.smallest()]  # hardly anything fits
+    for tree in None, (3, 2, 2):
+        found = allocate(.036, 12, branching=tree)
+        assert len(found) == 12 and all(len(f) == 3 and gflops(f) <= .036 and all(a in INNER for a in f) for f in found)
+    assert [len({f[:n] for f in found}) for n in (1, 2, 3)] == [3, 6, 12]
     refused("give more", draw, least * .99, 5, error=ValueError)
     refused("give more", allocate, .01, 2, error=ValueError)
     slow = lambda arch: gflops([arch]) + .001 * (arch.stages[0].depth == arch.stages[1].depth)  # no sum over decisions
     few = replace(TINY.within(TINY.smallest()), depth=((1, 2), (1, 2), (2,), (1,)), fusions=INNER.fusions[::2])
-    for width, frames, price, tree in (((32, 48), 1, None, None), ((32, 48), 1, slow, None), ((32,), 2, None, None),
-                                       ((32,), 2, None, (500, 1))):
+    for frames, price, tree in (1, None, None), (1, slow, None), (2, None, None), (2, None, (500, 1)):
         total = lambda f: sum(map(price or (lambda a: gflops([a])), f))
-        row, fusions = TINY.rows[1][0]._replace(width=width), few.fusions[:(6, 1)[frames - 1]]
+        row, fusions = TINY.rows[1][0]._replace(width=((32, 48), (32,))[frames - 1]), few.fusions[:(6, 1)[frames - 1]]
         space = replace(few, rows=(few.rows[0], (row,), *few.rows[2:]), fusions=fusions)
         every = sorted(product({space.sample(random.Random(i)) for i in range(20 * space.size())}, repeat=frames), key=total)
         budget = total(every[len(every) // 5])
