@@ -323,8 +323,8 @@ def test_oks_coco_ap_and_posetrack_ap_on_cases_counted_by_hand():
     wrong, alarm = track((POSE + shift * 1.02, 1)), (np.full((17, 3), 900.), .9)
     assert track((POSE + shift, 1))["Knee"] == 100 and [wrong["Knee"], wrong["Total"]] == pytest.approx([50, 100 * 14 / 15])
     assert track((POSE, .5), alarm)["Total"] == 50  # ranked first, it halves every precision
-    region = {"ignore_regions_x": [[800, 1000, 1000, 800]], "ignore_regions_y": [[800, 800, 1000, 1000]]}
-    assert track((POSE, .5), alarm, **region)["Total"] == 100
+    x, y = [[800, 1000, 1000, 800]], [[800, 800, 1000, 1000]]
+    assert track((POSE, .5), alarm, ignore_regions_x=x, ignore_regions_y=y)["Total"] == 100
 
 def test_samples_and_allocations_keep_to_the_budget_and_all_that_fit_are_equally_likely():
     gflops = lambda archs: sum(cost(a, TINY.image_size).gflops for a in archs)
@@ -337,8 +337,7 @@ def test_samples_and_allocations_keep_to_the_budget_and_all_that_fit_are_equally
         found = allocate(.036, 12, branching=tree)
         assert len(found) == 12 and all(len(f) == 3 and gflops(f) <= .036 and all(a in INNER for a in f) for f in found)
     assert [len({f[:n] for f in found}) for n in (1, 2, 3)] == [3, 6, 12]
-    refused("give more", draw, least * .99, 5, error=ValueError)
-    refused("give more", allocate, .01, 2, error=ValueError)
+    refused("give more", draw, least * .99, 5, error=ValueError), refused("give more", allocate, .01, 2, error=ValueError)
     slow = lambda arch: gflops([arch]) + .001 * (arch.stages[0].depth == arch.stages[1].depth)  # no sum over decisions
     few = replace(TINY.within(TINY.smallest()), depth=((1, 2), (1, 2), (2,), (1,)), fusions=INNER.fusions[::2])
     for frames, price, tree in (1, None, None), (1, slow, None), (2, None, None), (2, None, (500, 1)):
@@ -550,8 +549,7 @@ def test_a_stream_finds_what_the_training_path_finds_for_all_its_people_with_a_n
     people, one = pose.stream(boxes), pose.stream(boxes[2])
     assert (np.abs(same(frames[:3])[2] - [one.step(np.asarray(frame)) for frame in frames[:3]]) < .01).mean() > .9
     same(frames[3:]), same(frames[1:3], [boxes[1], None, None])
-    news = [None, (900, 900, 9, 9), None], None, None
-    assert np.isfinite([people.step(frame, new) for frame, new in zip(frames, news)]).all()
+    assert np.isfinite([people.step(f, new) for f, new in zip(frames, ([None, (900, 900, 9, 9), None], None, None))]).all()
     lost = np.isnan(people.step(frames[3])).all((1, 2))
     assert lost.tolist() == people.lost.tolist() == [False, True, False] and len(people.heatmaps) == 2
     same(frames[1:2], [None, np.array(boxes[0]), None])
@@ -562,13 +560,12 @@ def test_a_stream_finds_what_the_training_path_finds_for_all_its_people_with_a_n
 
 def test_what_the_user_can_mend_and_bad_checkpoints_are_one_sentence(runs, tmp_path, monkeypatch):
     for words, message in (
-            ("", "--stage s first"), ("--stage s --space vgg", "no space"), ("--stage s --data coco", "--root"),
-            ("--stage s --root x", "--root"), ("--stage s --data coco --root /nowhere", "nowhere"), ("--stage t --s /no", "/no"),
-            ("--stage s --data posetrack --root /nowhere", "nowhere"), ("--stage t --data coco --root x", "no videos"),
-            ("--stage t --init x", "to stage s"), ("--stage s --gflops .001", "smallest"), ("--stage s --steps 0", "above zero"),
-            ("--stage s --arch /no.json", "no.json"), ("--stage s --arch x --gflops 1", "nothing to search"),
-            (f"--stage s --arch s_vipnas_resnet50 --init {runs}/s/vipnas_s.pt", "smaller than")):
-        refused(message, train.main, [*words.split(), "--out", f"{tmp_path}/run"])
+            ("x", "--stage s first"), ("s --space vgg", "no space"), ("s --data coco", "--root"), ("s --root x", "--root"),
+            ("s --data coco --root /nowhere", "nowhere"), ("s --data posetrack --root /nowhere", "nowhere"), ("t --s /no", "/no"),
+            ("t --data coco --root x", "no videos"), ("t --init x", "to stage s"), ("s --gflops .001", "smallest"),
+            ("s --steps 0", "above zero"), ("s --arch /no.json", "no.json"), ("s --arch x --gflops 1", "nothing to search"),
+            (f"s --arch s_vipnas_resnet50 --init {runs}/s/vipnas_s.pt", "smaller than")):
+        refused(message, train.main, f"--stage {words} --out {tmp_path}/run".split())
     assert not (tmp_path / "run" / "supernet.pt").exists()
     file, lacks = tmp_path / "a.pt", vipnas.read(runs / "s" / "vipnas_s.pt")
     lacks["networks"][0]["state"].pop("head.final.weight")
