@@ -407,7 +407,7 @@ def test_a_deployed_network_gives_the_same(arch, monkeypatch):
     same(1, h, w), same(2, h, w), same(1, 64, 96)
     assert not any(isinstance(m, ElasticBatchNorm2d) for m in deployed.modules())
     if arch.backbone == "tiny":
-        monkeypatch.setattr(vipnas, "milliseconds", lambda runs, inputs: np.array([1, 0]))  # the compiled one is faster
+        monkeypatch.setattr(vipnas, "milliseconds", lambda runs: np.array([1, 0]))  # the compiled one is faster
         deployed = vipnas.deploy(net)
         same(1, h, w), same(2, h, w)
         assert "compiled" in deployed.runtime and deployed.compiled
@@ -433,7 +433,7 @@ def test_searching_again_for_other_budgets_frames_and_ablations(runs, monkeypatc
     assert [arch.fusion for arch in go("--gflops .025 --frames 3 --no-fusion")] == [None] * 3
     for words, message in (("--gflops 1 --budget-ms 1", "two units"), ("--budget-ms .001", "give more"), ("", "say the budget")):
         refused(message, go, words)
-    monkeypatch.setattr(vipnas, "milliseconds", lambda runs, inputs: np.ones(1))
+    monkeypatch.setattr(vipnas, "milliseconds", lambda runs: np.ones(1))
     clock = vipnas.Clock(runs / "none.json", (256, 192))
     for arch, parts in ((RESNET, 2 + 20), (HRNET, 2 + 4 + (2 + 8 + 1) + (1 + 48 + 4) + (1 + 48 + 3))):
         assert clock(arch) == parts  # stem and head, blocks; HRNet: transitions and exchanges too

@@ -810,7 +810,7 @@ def deploy(net, compiled=True):
                 package = torch._inductor.aoti_compile_and_package(torch.export.export(folded, (), inputs), inductor_configs={
                     "freezing": True}, package_path=f"{folder}/net.pt2")
                 fast = torch._inductor.aoti_load_package(package)
-            if milliseconds([script, fast], inputs).argmin():  # small networks lose more by its calls than they win
+            if milliseconds([partial(script, **inputs), partial(fast, **inputs)]).argmin():  # small networks lose more by its calls than they win
                 return Deployed(folded, script, fast, runtime + "compiled by TorchInductor")
         except Exception as error:  # many kinds, from a missing compiler to a full disk
             warnings.warn(f"deployed without a compiler: {str(error).splitlines()[0]}")
@@ -845,21 +845,20 @@ def one_thread():
     finally:
         torch.set_num_threads(threads)
 
-def milliseconds(runs, inputs, rounds=20):
-    """The shortest time of each of `runs` on the same inputs, called in turns: the calling thread's, so what else the machine does
-    hardly counts."""
+def milliseconds(runs, rounds=60):
+    """The shortest time of each of `runs`, called in turns: the calling thread's, so what else the machine does hardly counts."""
     times = np.zeros((rounds, len(runs)))
     with torch.no_grad():
         for row, i in np.ndindex(times.shape):
             begun = time.thread_time()
-            _call(runs[i], inputs)
+            runs[i]()
             times[row, i] = 1000 * (time.thread_time() - begun)
     return times.min(0)
 
 def frame_times(nets, compiled=False):
     """Measured milliseconds of each of several finished networks: deployed, one image, one CPU thread."""
     with one_thread():
-        return [float(milliseconds([deploy(copy.deepcopy(net).cpu(), compiled)], _example(net))[0]) for net in nets]
+        return milliseconds([partial(deploy(copy.deepcopy(net).cpu(), compiled), **_example(net)) for net in nets]).tolist()
 
 class Clock:
     """Milliseconds of architectures on this machine: one image, one CPU thread, deployed without a compiler. Each part is measured
@@ -884,9 +883,9 @@ class Clock:
     def _part(self, part):
         key, (h, w) = f"{part} {self.image_size} {torch.__version__}", self.image_size
         if key not in self.times:
-            inputs = [torch.zeros(1, channels, h // r, w // r) for channels, r in part.inputs]
+            inputs = [torch.zeros(1, channels, h // r, w // r).to(memory_format=torch.channels_last) for channels, r in part.inputs]
             with one_thread():
-                self.times[key] = float(milliseconds([freeze(fold(part.make()), inputs)], inputs)[0])
+                self.times[key] = float(milliseconds([partial(freeze(fold(part.make()), inputs), *inputs)])[0])
         return self.times[key]
 
 # ---------------------------------------------------------------------------------------------- heatmaps to keypoints
@@ -1061,8 +1060,9 @@ def benchmark(checkpoint):
     where onnx and onnxruntime are installed), its kinds of layers, and the estimator in `checkpoint` against its rivals."""
     with one_thread():
         net = PoseNet(ARCHS["s_vipnas_resnet50"]).eval()
-        runs, inputs = {"eager": net, "eager, channels last": copy.deepcopy(net).to(memory_format=torch.channels_last)}, _example(net)
-        runs.update({(d := deploy(net, compiled)).runtime: d for compiled in (False, True)})
+        last, inputs = copy.deepcopy(net).to(memory_format=torch.channels_last), _example(net)
+        runs = {"eager": partial(net, inputs["images"].contiguous()), "eager, channels last": partial(last, **inputs)}
+        runs.update({(d := deploy(net, compiled)).runtime: partial(d, **inputs) for compiled in (False, True)})
         with contextlib.suppress(ImportError), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             runtime = importlib.import_module("onnxruntime")
@@ -1070,9 +1070,8 @@ def benchmark(checkpoint):
             settings = runtime.SessionOptions()
             settings.intra_op_num_threads = 1
             session = runtime.InferenceSession(f"{folder}/net.onnx", settings, ["CPUExecutionProvider"])
-            runs["onnxruntime"] = lambda images: session.run(None, {"images": images.numpy()})
-        contiguous = {"eager": lambda images, x=inputs["images"].contiguous(): net(x)}
-        times = milliseconds([*{**runs, **contiguous}.values()], inputs)
+            runs["onnxruntime"] = partial(session.run, None, {"images": inputs["images"].numpy()})
+        times = milliseconds([*runs.values()])
         print("s_vipnas_resnet50, 256x192, one image, one CPU thread\n" + "\n".join(
             f"  {ms:7.2f} ms   {times[0] / ms:.2f} times as fast as eager   {name}" for name, ms in zip(runs, times)))
         show_layers(fold(net), inputs)
