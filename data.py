@@ -26,7 +26,6 @@ class Skeleton:
     """K joints, named in the order of the annotation files; nothing else in the project knows them. category: what such files say
     about them; flip: joint k of a mirrored person is joint flip[k] of the person; limbs: pairs of indices, to draw; sigmas:
     constants of the object keypoint similarity (OKS), the variance is (2 sigma)^2. Data sets differ in the joints 1 and 2."""
-
     def __init__(self, names, sigmas, limbs):
         body = (f"{side}_{part}" for part in "ear shoulder elbow wrist hip knee ankle".split() for side in ("left", "right"))
         self.joints = "nose", *names, *body         # of what comes in pairs, the right one follows the left one
@@ -135,22 +134,18 @@ class Clips:
     person over all frames, image pixels; joints: (N, F, K, 3) x, y in image pixels, visibility 0 not annotated, 1 hidden,
     2 visible; areas: (N, F) of the person in square image pixels, for OKS; cell: of the heatmaps, as for `targets`.
     Subclasses add `frame(index, t, use)`, what `use` makes of a whole frame (a PIL image): by default that frame."""
-
     def __init__(self, name, skeleton, size, boxes, joints, areas):
         if min(size) < 4 or size[0] % 4 or size[1] % 4:
             raise DataError(f"crops of {size[0]}x{size[1]} pixels have no heatmap of a quarter: use multiples of 4")
         self.name, self.skeleton, self.size, self.unread = name, skeleton, tuple(size), set()
         self.boxes, self.joints, self.areas, self.frames, self.cell = boxes, joints, areas, joints.shape[1], CELL
-
     def __len__(self):
         return len(self.boxes)
-
     def head(self, count):
         """The first `count` clips, sharing their memory."""
         clips = copy.copy(self)
         vars(clips).update({k: v[:count] for k, v in vars(self).items() if k == "files" or isinstance(v, np.ndarray)})
         return clips
-
     def _crop(self, index, t, matrix):
         """Frame t warped by its matrix (2, 3), and True; black and False if it cannot be read, which is told ever more rarely."""
         try:
@@ -161,7 +156,6 @@ class Clips:
             if len(self.unread) > known and len(self.unread).bit_count() == 1:                  # 1, 2, 4, 8 ...
                 print(f"{self.name}: {len(self.unread)} pictures left out so far; {error}", file=sys.stderr)
             return torch.zeros(3, *self.size, dtype=torch.uint8), False
-
     def batch(self, indices, rng=None, rotation=40.0, share=slice(None)):
         """Crops, matrices and joints of the clips `indices`. rng: a random.Random draws one augmentation for each clip, the same
         on all its frames (Sec. 4.1): a rotation within +-`rotation` degrees, a mirror for every second clip, a scale within 10 %
@@ -253,7 +247,6 @@ def _limb(draw, colour, start, end, r0, r1):
 
 class _Person:
     """One person: proportions, clothes and a way of moving, all drawn from `rng` at once."""
-
     def __init__(self, rng):
         self.size = {name: mean * rng.gauss(1, {"head": .08, "build": .12}.get(name, .06)) for name, mean in SIZES.items()}
         # of the shoulders only the width varies, not how far they are below the neck
@@ -271,7 +264,6 @@ class _Person:
         self.cuff, self.leg = wears(self.sleeve, .55), wears(self.trousers, .65)
         self.chest = rng.choice([self.skin, _colour(rng), (235, 235, 235), (30, 30, 35)])
         self.hair = rng.choice([*HAIRS, _shade(self.skin, .8)])
-
     def points(self, times):
         """The figure at `times` (T,), in frames: (T, 29, 3)."""
         degrees = np.clip(self.middle + self.swing * np.sin(self.speed * times + self.phase), LOWEST, HIGHEST)  # (n, T)
@@ -285,7 +277,6 @@ class _Person:
         for point, start, part, size, place, *_ in POINTS:
             out[point] = out[start] + axes[part] @ np.multiply(place, self.size[size])
         return out.swapaxes(0, 1)
-
     def paint(self, draw, p, z, s):
         """Paint the figure, far parts first. p, z: 29 points on the canvas and their depths; s: canvas pixels to one height."""
         stout = s * self.size["build"]
@@ -298,7 +289,6 @@ class _Person:
             parts.append((depth + nearer * s, _limb, (draw, colour, p[start], p[end], r0 * stout, r1 * stout)))
         for _, paint, arguments in sorted(parts, key=lambda part: part[0]):
             paint(*arguments)
-
     def _trunk(self, draw, p, z, s):
         """Neck, shirt and seat; in front an open collar, on the back a yoke."""
         neck, spine, sternum, seat = p[NECK], p[PELVIS] - p[NECK], p[STERNUM], .05 * s * self.size["build"]
@@ -319,7 +309,6 @@ class _Person:
             draw.line(_xy(sternum, p[PELVIS] + .6 * (sternum - neck).real), fill=_shade(self.shirt, .5), width=line)
         elif front < -.008:
             draw.line(_xy(at(.18, -.9 * top), at(.18, .9 * top)), fill=_shade(self.shirt, .6), width=line)
-
     def _head(self, draw, p, z, r):
         """Skull, hair, ears and face; from behind there is only hair."""
         centre, front, up, nose, mouth = p[SKULL], p[FACE] - p[SKULL], p[CROWN] - p[SKULL], p[NOSE], p[MOUTH]
@@ -361,7 +350,6 @@ def _thing(rng, canvas, moving=False):
     velocity = cmath.rect(moving * rng.gauss(0, .08) * h, rng.uniform(0, 2 * math.pi))  # canvas pixels a frame
     when, edge = rng.uniform(0, 4), .2 * moving
     place = complex(w * rng.uniform(edge, 1 - edge), h * rng.uniform(edge, 1 - edge)) - when * velocity
-
     def paint(draw, t, shift):
         centre = place + velocity * t + shift
         if kind == "disc":
@@ -379,7 +367,6 @@ def _thing(rng, canvas, moving=False):
 
 class _Scene:
     """A clip but for noise and shaking: people, background, what passes in front, light. Its points are on the canvas."""
-
     def __init__(self, rng, size, frames):
         w, h = self.canvas = size[1] * SUPERSAMPLE, size[0] * SUPERSAMPLE
         self.order = rng.choices(((0,), (1, 0), (0, 1)), (.6, .33, .07))[0]     # 0 is to be found: alone, or one behind or before
@@ -406,7 +393,6 @@ class _Scene:
         x, y, self.depths = np.moveaxis(figures.reshape(len(moves), -1, len(steps), 29, 3), 4, 0)
         self.points = x + 1j * y                                                                # (P, 1 or 3, T, 29)
         self.hidden = _hidden(self.points[0, 0, :frames] / scale, self.depths[0, 0, :frames] / scale)
-
     def picture(self, t, k, shift):
         """Exposure k = -1, 0, 1 of frame t, moved by `shift`: the picture in the clip's size, and the joints something covers."""
         (w, h), left, top = self.canvas, round(self.margin - shift.real), round(self.margin - shift.imag)
@@ -447,7 +433,6 @@ def render_clip(split, index, frames=4, size=(128, 96)):
 class SyntheticClips(Clips):
     """The first `count` drawn clips of `split`, rendered here as one uint8 array; unless augmented, a crop is the whole frame.
     workers: processes to render with (no picture depends on it); by default one for each core, and none for a few clips."""
-
     def __init__(self, split, count, frames=4, size=(128, 96), workers=None):
         if count < 1 or frames < 1:
             raise DataError(f"{count} drawn clips of {frames} frames: both numbers must be at least 1")
@@ -463,7 +448,6 @@ class SyntheticClips(Clips):
         boxes = np.tile([.1 * w, .1 * h, .8 * w, .8 * h], (count, 1))          # `affine` of it is the identity
         areas = BOX_TO_AREA * (1.1 * np.ptp(joints[..., :2], axis=2)).prod(-1)                  # a body reaches beyond its joints
         super().__init__(f"drawn people ({split})", COCO, size, boxes, joints, areas)
-
     def frame(self, index, t, use=lambda image: image):
         return use(Image.fromarray(self.images[index, t]))
 
@@ -484,7 +468,6 @@ class _FileClips(Clips):
     """Clips whose frames are read from files: `files[n][t]`. skipped: how many were left out, by reason; ids: (N, F, 2) image id
     and annotation, track or detection id, -1 for a frame that only fills up a clip; scores: (N,) of the boxes, 1 where people
     drew them; of_image: {key: type} that an image must have; annotations: what was read, without what no evaluation could use."""
-
     def frame(self, index, t, use=Image.Image.copy):
         """What `use` makes of the opened picture. A turn noted in EXIF is not applied: annotations are for pixels as stored."""
         path = self.files[index][t]
@@ -494,7 +477,6 @@ class _FileClips(Clips):
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = "there is no such file" if isinstance(error, FileNotFoundError) else "the file is damaged or no picture"
             raise DataError(f"cannot read the picture {path}: {reason}; fetch it again or correct --root") from None
-
     def _people(self, page, folder, people, shapes):
         """The usable (picture's path, image, entry, box (4,), joints (17, 3)) of `people`, one file's annotations or detections;
         `shapes`: of the numbers each must have. Counts the others; takes what no evaluation can use out of `page`, `people`."""
@@ -524,7 +506,6 @@ class _FileClips(Clips):
             else:
                 yield path, image, person, box, joints
         people[:] = kept
-
     def _finish(self, name, size, where, clips):
         """Fill the fields from clips: lists of (file, ids, box, joints, area, score), one for each frame."""
         self.left_out = ", ".join(f"{count} x {reason}" for reason, count in self.skipped.items())
@@ -542,7 +523,6 @@ class CocoPeople(_FileClips):
     """Everyone with joints in COCO 2017, from `root`/annotations/person_keypoints_{split}2017.json and `root`/{split}2017.
     boxes: instead, everyone that a detector found: a JSON list of {image_id, category_id, bbox, score}. They have no joints."""
     skeleton, of_image = COCO, {"id": int, "file_name": str}
-
     def __init__(self, root, split, size=(256, 192), boxes=None):
         path, self.skipped = Path(root, "annotations", f"person_keypoints_{split}2017.json"), collections.Counter()
         self.annotations = _read(path, "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/")
@@ -561,7 +541,6 @@ class PoseTrackClips(_FileClips):
     gap does not. whole: leave out shorter rests of a track. Otherwise they are filled up with their last frame, unlabelled
     and with the ids -1, so that an evaluation finds each labelled frame in exactly one clip. sequences: {file name: images}"""
     skeleton, of_image = POSETRACK, {"id": int, "file_name": str, "frame_id": int}
-
     def __init__(self, root, split, frames=4, size=(256, 192), whole=True):
         folder = Path(root) / "annotations" / split
         paths, hint = sorted(folder.glob("*.json")), "--root must be a folder with PoseTrack18's annotations/ and images/"
@@ -579,7 +558,6 @@ class PoseTrackClips(_FileClips):
             for key in ("images", "annotations"):
                 self.annotations[key] += page[key]
         self._finish(f"PoseTrack18 {split}", size, folder, clips)
-
     def _cut(self, track, frames, whole):
         """One track {frame id: frame} -> its clips, from the first frame on."""
         times = sorted(track)

@@ -19,15 +19,12 @@ OPERATIONS = ("add", "mul", "cat")
 
 class TemporalFusion(nn.Module):
     """Fuses heatmaps of the last frame into features of this one; elastic in the features' width.
-
     Each operation has its own pair of 1x1 convolutions, `encode` (heatmaps to features) and `project` (fused features
     back to the features' shape). Cat's second convolution has 2C inputs; its two halves are stored apart (`project` for
     the features, `project_heatmaps` for the heatmaps) so that the first C of *each* half are a narrower network's slice.
-
     Initialisation (the paper gives none; ours): every operation starts as the identity, because the encoded heatmaps are
     the operation's neutral element (0 to add, 1 to multiply, 0 to concatenate) and `project` is the unit matrix. A fused
     network therefore starts with the accuracy of the S weights it inherits, and gradients reach both convolutions."""
-
     def __init__(self, joints, channels, operations=OPERATIONS):
         super().__init__()
         self.encode = nn.ModuleDict({o: ElasticConv2d(joints, channels, bias=True) for o in operations})
@@ -39,10 +36,8 @@ class TemporalFusion(nn.Module):
             nn.init.zeros_(self.encode[operation].weight)
             nn.init.constant_(self.encode[operation].bias, float(operation == "mul"))
             nn.init.eye_(self.project[operation].weight[:, :, 0, 0])
-
     def forward(self, features, heatmaps, operation=None):
         """features (B, C, H, W) of this frame, heatmaps (B, K, h, w) of the last -> fused features (B, C, H, W).
-
         A module with a single operation (a finished network's) need not be told which."""
         channels, operation = features.shape[1], operation or next(iter(self.encode))
         encoded = self.encode[operation](heatmaps, channels)  # (B, C, h, w)

@@ -33,7 +33,6 @@ AREAS = np.array([[0, 1e5], [32, 96], [96, 1e5]]) ** 2                          
 
 def oks(predictions, joints, areas, sigmas=COCO.sigmas):
     """Object keypoint similarity, 0 to 1: the mean over labelled joints of exp(-d^2 / (2 s^2 k^2)) (Sec. 4.1).
-
     predictions (..., K, 2 or more), joints (..., K, 3) with visibility last, in pixels; areas (...) is s^2, in pixels^2;
     k = 2 sigmas. Leading dimensions broadcast: (D, 1, ...) with (G, ...) compares everyone with everyone. A person without
     labelled joints gets 0."""
@@ -63,7 +62,6 @@ def interpolated_precision(right, judged):
 
 def coco_image(people, found, sigmas):
     """Judge one image: its annotations (G of them) and its results, in any order, of which the best 20 (D) count.
-
     Each result, best score first, takes the most similar person still free: one who counts in the area range before ignored
     ones, the later one where two are equal; a crowd can be taken many times. Returns scores (D,), right and judged (D, A, T)
     bool, and who counts where (G, A) bool. Not judged: results on ignored people, and unmatched ones whose own area, of the
@@ -95,7 +93,6 @@ def coco_image(people, found, sigmas):
 
 def coco_ap(annotations, results, sigmas=COCO.sigmas):
     """COCO's keypoint evaluation, the ten numbers of the official tool, 0 to 1, or -1 where no person counts.
-
     annotations: a COCO keypoint dict with one category; results: a list of dicts with image_id, keypoints (3K numbers) and
     score; sigmas (K,). AP and AR are means over the OKS thresholds; AP is the mean interpolated precision at 101 recalls, AR
     the recall; M and L count people of 32^2 to 96^2 pixels and above. Raises ValueError as `by_image` does."""
@@ -124,7 +121,6 @@ def inside(points, polygon):
 
 def posetrack_frame(image, people, found, names):
     """Judge one frame: its annotations (G of them) and its results (P), of whose joints `names` all but the ears (J) count.
-
     Returns scores (P, J), right and judged (P, J) bool, and labelled (G, J) bool. A joint is there, labelled or judged, unless
     its three numbers are 0 or it lies in an ignore region; it is right within half a head size, which is 0.6 times the diagonal
     of bbox_head. A pose belongs to the person of whose labelled joints it has most right (PCKh), a person keeps the best of
@@ -148,7 +144,6 @@ def posetrack_frame(image, people, found, names):
 
 def posetrack_ap(annotations, results):
     """PoseTrack's multi-person pose evaluation (poseval), in percent: Head, Sho, Elb, Wri, Hip, Knee, Ank and Total.
-
     annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results: a list of dicts with
     image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. Frames without people are left out. Means
     leave out joints that nobody has, Total is that of all; a mean of none is nan. Raises ValueError as `by_image` does."""
@@ -167,7 +162,6 @@ def posetrack_ap(annotations, results):
 # ---------------------------------------------------------------------------------------------- running a candidate
 def propagate(nets, images, heatmaps=None, archs=None):
     """The chain of eq. (2): each frame's own prediction goes on to the next.
-
     nets: a network for each of the F frames of images (B, F, 3, H, W), finished, or super-networks with one of `archs`
     each; heatmaps: (B, K, H/4, W/4) of the frame before the first. Returns (B, F, K, H/4, W/4)."""
     predicted = [heatmaps]
@@ -193,7 +187,6 @@ def _leave_interrupts(worker):
 class Sight:
     """Clips that candidates are judged on, or re-calibrated with, from their frame `first` on: 0 for S; 1 for T, whose key-frame
     network runs over them once, here. keep: hold the crops in memory, for what is looked at many times."""
-
     def __init__(self, clips, first, device, key_net=None, batch=64, keep=True):
         self.clips, self.first, self.device, self.key = clips, first, device, key_net and key_net.arch
         self.parts = [range(i, min(i + batch, len(clips))) for i in range(0, len(clips), batch)]
@@ -201,15 +194,12 @@ class Sight:
         self.batches = list(batches) if keep else batches
         with torch.inference_mode():
             self.heatmaps = [key_net.eval()(images) for images in self.look(-1)] if key_net else [None] * len(self.parts)
-
     def __getitem__(self, part):
         return self.clips.batch(self.parts[part])[:2]
-
     def __iter__(self):
         """(images (B, F - first, 3, H, W), the key frame's heatmaps or None, matrices (B, 2, 3)) for each part."""
         for (images, matrices), heatmaps in zip(self.batches, self.heatmaps):
             yield to_device(images[:, self.first:], self.device), heatmaps, matrices
-
     def look(self, t, parts=slice(None)):
         """Frame `first` + t alone, (B, 3, H, W), of some of the parts."""
         for images, _ in self.batches[parts]:
@@ -223,7 +213,6 @@ def sights(train, val, device, first=0, key_net=None):
 def recalibrate(net, sight, t=0, heatmaps=None):
     """Measure the batch-norm statistics of a finished network anew, in place, over frame t of all clips of a `Sight`: in the
     super-network one set of statistics served networks of all sizes and fits none of them.
-
     heatmaps: of the frame before, for each part (default: the key frame's). Returns its own ones, for the frame after."""
     norms, found = [m for m in net.train().modules() if hasattr(m, "running_mean")], []
     with torch.no_grad():
@@ -337,7 +326,6 @@ def official(nets, clips, device, out):
 class _Decisions:
     """The options of every decision, as `Space._build` asks for them, and what each of them alone adds to the least price:
     adds[j] (rows, options). A branch has a row for each depth of its stage, its parent; the others are their own parents."""
-
     def __init__(self, space, price):
         self.space, self.price, self.least = space, price or (lambda arch: cost(arch, space.image_size).gflops), math.inf
         self.options, self.parents = [], []
@@ -354,19 +342,16 @@ class _Decisions:
             self.tilts = np.geomspace(1e-4, 1e6, 100) / scale
             self.totals = np.array([self.logs(tilt)[1] for tilt in self.tilts])
             picks = self.draw(self.tilts[-1], 1, np.random.default_rng(0))[0][0].tolist()
-
     def arch(self, picks):
         chosen = map(tuple.__getitem__, self.options, picks)
         stages = [Stage(next(chosen), tuple([next(chosen) for _ in rows])) for rows in self.space.rows]
         head, stem, fusion = chosen
         return Arch(self.space.backbone, stem, tuple(stages), head, fusion)
-
     def _adds(self, base, j):
         price = lambda row, k: self.price(self.arch({**base, self.parents[j]: row, j: k}.values()))
         rows = len(self.options[self.parents[j]]) if self.parents[j] < j else 1
         prices = np.array([[price(row, k) for k in range(len(self.options[j]))] for row in range(rows)])
         return prices - prices[:, [base[j]]]
-
     def logs(self, tilt):
         """(logarithms of all probabilities, that of the sum over all architectures by which they were divided)."""
         logs, whole = [-tilt * adds for adds in self.adds], 0
@@ -375,7 +360,6 @@ class _Decisions:
             logs[j] = logs[j] - sums[:, None]
             logs[parent], whole = (logs[parent] + sums, whole) if parent < j else (logs[j], whole + sums.item())
         return logs, whole
-
     def draw(self, tilt, count, rng):
         """Picks (count, decisions), and for each the sum of x."""
         picks, sums = np.zeros((count, len(self.options)), int), 0
@@ -388,7 +372,6 @@ class _Decisions:
 
 def _fitting(space, frames, budget, count, rng, price, before=(), different=False):
     """`count` tuples, `before` and `frames` more architectures, uniform over all whose prices sum to at most `budget`.
-
     By how much the sum of x can exceed a price is taken from a pilot of 300, and half more; if that is ever wrong, all starts
     again. The tilt is the best one by Chernoff's bound on how many fit. `different`: none twice, or fewer if none are left."""
     plan, rng = _Decisions(space, price), np.random.default_rng(rng.getrandbits(64))
@@ -426,7 +409,6 @@ def sample(space, budget, count, rng, price=None):
 
 def allocate(space, frames, budget, count, rng, price=None, branching=None, before=()):
     """`count` allocations: `frames` architectures each, uniform over those whose prices sum to at most `budget` (eq. 3).
-
     branching (a, b, ...): the leaves of a tree instead. Of `a` allocations the first architectures are kept; each goes on in
     `b` ways, of which the second is kept, and so on (`before`: what is). Among all trees, a leaf is as likely as it is alone."""
     width, *more = branching or (count,)
@@ -447,12 +429,10 @@ def gather(value):
     return values
 
 def judge_together(net, candidates, calibration, sight, parts, known):
-    """`score` of candidates on some `parts` (a slice) of a `Sight`, and how many images were run for it: {candidate: (N, F)}, count.
-
+    """`score` of candidates on some `parts` (a slice) of a `Sight`, and how many images were run: {candidate: (N, F)}, count.
     Prefix sharing: what several have in common at their first frames is re-calibrated and run once, and their next frames
     start from it. known: {first architectures: their batch-norm statistics}; what was measured is not measured again."""
     rows, found, passes = [i for part in sight.parts[parts] for i in part], {}, 0
-
     def follow(prefix, calibrated, predicted, keypoints):  # heatmaps of the frame before, of both sights, for each part
         nonlocal passes
         t = len(prefix)
@@ -480,7 +460,6 @@ def judge_together(net, candidates, calibration, sight, parts, known):
 
 def rounds(count, parts, plain):
     """[(how many candidates, how many parts of the clips they have seen afterwards)] of a search.
-
     In a race (ours) all start with a sixteenth of the clips; then, four times, the better half sees as many again."""
     found = {}
     for k in range(4 * plain, 5):  # where there are fewer than 16 parts, some rounds have nothing new to see
@@ -488,13 +467,10 @@ def rounds(count, parts, plain):
     return [(number, seen) for seen, number in found.items()]
 
 def search(net, candidates, calibration, sight, path, about, plain=False, say=print):
-    """Judge candidates (tuples of architectures) on `sight`, in a race or (plain) each on all of it; return (best, table) and keep
-    the table in `path`.
-
-    `about` identifies a search: its table is continued, not repeated. Processes share the candidates by their first
-    architecture, all get the table."""
-    (rank, world), start, known, going = ranks(), time.time(), {}, range(len(candidates))
-    seen = 0
+    """Judge candidates (tuples of architectures) on `sight`, in a race or (plain) each on all of it; return (best, table) and
+    keep the table in `path`. `about` identifies a search: its table is continued, not repeated. Processes share the candidates
+    by their first architecture, all get the table."""
+    (rank, world), start, known, going, seen = ranks(), time.time(), {}, range(len(candidates)), 0
     about = {**about, "plain": plain, "weights": sum(p.double().sum().item() for p in net.parameters())}
     table, passes = gather(_read_table(path, about))[0] or ([_row(net, archs) for archs in candidates], 0)
     for k, (count, parts) in enumerate(rounds(len(candidates), len(sight.parts), plain)):
@@ -514,8 +490,8 @@ def search(net, candidates, calibration, sight, path, about, plain=False, say=pr
             if rank == 0:
                 write_json({**about, "best": best(table), "passes": passes, "candidates": table}, path)
         seen, leader = parts, table[best(table)]
-        say(f"search: {len(going)} of {len(candidates)} candidates on {sight.parts[parts - 1].stop} clips, best {leader['ap']:.1f} AP, "
-            f"{time.time() - start:.0f} s, {passes} images run")
+        say(f"search: {len(going)} of {len(candidates)} candidates on {sight.parts[parts - 1].stop} clips, best "
+            f"{leader['ap']:.1f} AP, {time.time() - start:.0f} s, {passes} images run")
     return candidates[best(table)], table
 
 def _row(net, archs):
@@ -544,13 +520,12 @@ def _read_table(path, about):
 
 def find(net, budget, options, calibration, sight, out, name="search", clock=None):
     """The search of a stage, with the candidates and seed of `options`; returns as `search`, leaves NAME.json, .png in `out`.
-
     Stage s (Sec. 3.4.1): one architecture within the budget for all frames of `sight`. Stage t (Sec. 3.4.3), where that has a
     key frame: an architecture for each frame after it, the budget being the average over them and the key frame. It is in
     GFLOPs, or with a `clock` in its milliseconds. For a race, allocations are drawn as a tree whose branches share frames."""
     frames, count, key = sight.clips.frames - sight.first, options.candidates, sight.key
     rng = random.Random(f"{options.seed} {'allocate' if key else name}")
-    drawn = gather(draw_candidates(net.space, budget, key, frames, count, options, rng, clock))[0]  # measured times differ between processes
+    drawn = gather(draw_candidates(net.space, budget, key, frames, count, options, rng, clock))[0]  # one's measured times
     about = {"stage": "t" if key else "s", "budget": budget, "unit": "ms" if clock else "GFLOPs", "frames": frames,
              "seed": options.seed, "candidates_wanted": count, "shared": options.shared, "no_fusion": options.no_fusion,
              "key": key and key.to_json()}
@@ -619,11 +594,11 @@ def main():
     parser.add_argument("--checkpoint", required=True,
                         help="supernet.pt of a stage s or t; or, to judge, a finished or published network")
     parser.add_argument("--gflops", type=float, help="supernet.pt: budget of S, or the average over key and non-key frames")
-    parser.add_argument("--budget-ms", type=float, help="instead, the budget in milliseconds, measured on this machine (one thread)")
-    parser.add_argument("--plain", action="store_true", help="judge every candidate on all of val, as the paper does, without a race")
+    parser.add_argument("--budget-ms", type=float, help="instead, the budget in milliseconds of this machine (one thread)")
+    parser.add_argument("--plain", action="store_true", help="judge every candidate on all of val, as the paper does")
     parser.add_argument("--shared", action="store_true", help="stage t: one architecture for all non-key frames")
     parser.add_argument("--no-fusion", action="store_true", help="stage t: non-key frames without the last frame's heatmaps")
-    parser.add_argument("--benchmark", action="store_true", help="supernet.pt: what a race saves, and how well times are predicted")
+    parser.add_argument("--benchmark", action="store_true", help="supernet.pt: what a race saves, how well times are predicted")
     parser.add_argument("--frames", type=int, default=3, help="stage t: T, the number of non-key frames")
     parser.add_argument("--candidates", type=int, default=48, help="how many to look at")
     parser.add_argument("--seed", type=int, default=0)
@@ -691,11 +666,11 @@ def benchmark(net, budget, options, calibration, sight, seeds=3, count=20):
                 path = pathlib.Path(folder, f"{seed}{plain}.json")
                 search(net, drawn, calibration, sight, path, {}, plain, say=lambda line: None)
                 tables.append(json.loads(path.read_text()))
-            (all_of_it, chosen), passes = [(t["candidates"], t["best"]) for t in tables][0], [t["passes"] for t in tables]
-            winner = tables[1]["best"]
-            print(f"seed {seed}, {len(drawn)} candidates: plain {all_of_it[chosen]['ap']:.2f} AP, {passes[0]} images run; race "
-                  f"{all_of_it[winner]['ap']:.2f} AP ({'the same' if drawn[winner] == drawn[chosen] else 'another'} winner), {passes[1]}: "
-                  f"{passes[1] / passes[0]:.3f} of them", flush=True)
+            (plain, raced), rows = tables, tables[0]["candidates"]
+            same = "the same" if drawn[raced["best"]] == drawn[plain["best"]] else "another"
+            print(f"seed {seed}, {len(drawn)} candidates: plain {rows[plain['best']]['ap']:.2f} AP, {plain['passes']} images run"
+                  f"; race {rows[raced['best']]['ap']:.2f} AP ({same} winner), {raced['passes']}, that is "
+                  f"{raced['passes'] / plain['passes']:.3f} of them", flush=True)
     rng, clock = random.Random(0), vipnas.Clock("", net.space.image_size)
     archs = [net.space.sample(rng) for _ in range(count)]
     predicted, measured = [clock(arch) for arch in archs], vipnas.frame_times([PoseNet(arch) for arch in archs])

@@ -300,7 +300,6 @@ def test_oks_coco_ap_and_posetrack_ap_on_cases_counted_by_hand():
         people = [{**at(POSE + [x, 0, 0]), **about(x)} for x in truths]
         results = [{**at(POSE + [x, 0, 0]), "score": score} for x, score in found]
         return search.coco_ap({"images": [{"id": 1}], "annotations": people}, results)
-
     def track(*found, **image):  # one image, a person with a head of size .6 * 50 = 30, detections (pose, score)
         truth = {"images": [{"id": 1, **image}], "annotations": [{**at(POSE), "bbox_head": [0, 0, 30, 40]}]}
         results = [{**at(pose), "scores": [score] * 17} for pose, score in found]
@@ -384,8 +383,8 @@ def test_a_race_finds_what_the_plain_search_finds_in_fewer_passes(people, tmp_pa
     for mine, row in zip(raced, plain):  # prefixes run once give what each candidate gives by itself
         assert len(mine["rounds"]) < 5 or mine["ap_by_frame"] == pytest.approx(row["ap_by_frame"], abs=.5)
     for k in range(4):  # the better half goes on
-        aps = [[row["rounds"][k] for row in raced if len(row["rounds"]) > k and (len(row["rounds"]) > k + 1) == on] for on in (0, 1)]
-        assert max(aps[0], default=-1) <= min(aps[1])
+        out, on = ([row["rounds"][k] for row in raced if len(row["rounds"]) in counts] for counts in ([k + 1], range(k + 2, 6)))
+        assert max(out) <= min(on)
     passes = [json.loads((tmp_path / name).read_text())["passes"] for name in ("plain", "race")]
     assert passes[0] == 12 * 2 * (8 + 24) and passes[1] < passes[0] / 2
     for _ in range(5):  # interrupted after every round, it ends the same
@@ -418,7 +417,8 @@ def test_a_deployed_network_gives_the_same(arch, monkeypatch):
 
 def test_searching_again_for_other_budgets_frames_and_ablations(runs, monkeypatch, capsys):
     def go(words):
-        monkeypatch.setattr(sys, "argv", f"search.py --checkpoint {runs}/t/supernet.pt --candidates 3 --out {runs}/x {words}".split())
+        words = f"search.py --checkpoint {runs}/t/supernet.pt --candidates 3 --out {runs}/x {words}"
+        monkeypatch.setattr(sys, "argv", words.split())
         search.main()
         (key, *others), _ = vipnas.load_finished(runs / "x" / "vipnas_t.pt")
         return [net.arch for net in others]
@@ -454,7 +454,6 @@ def test_a_step_distills_in_place_along_chains_and_a_team_gives_the_mean_of_its_
     def gradients(step, *arguments):
         net.zero_grad(), step(*arguments)
         return {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
-
     def by_hand():
         found = [[heatmaps] for _ in chains]
         for i, t in np.ndindex(len(chains), frames):

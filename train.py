@@ -94,7 +94,8 @@ def read_options(argv):
                                      epilog=f"recipes (every number can be given as an option; real data: Sec. 4.2):\n{table}")
     for name, (kind, default, text) in OPTIONS.items():
         how = {"action": "store_true"} if kind is bool else {"type": kind, "default": default}
-        parser.add_argument(f"--{name.replace('_', '-')}", help=text + f" (default {default})" * (default not in (None, False)), **how)
+        text += f" (default {default})" * (default not in (None, False))
+        parser.add_argument(f"--{name.replace('_', '-')}", help=text, **how)
     options = parser.parse_args(argv)
     if options.benchmark:
         options.stage, options.space = "s", options.space if options.benchmark == "ap" else options.benchmark
@@ -133,11 +134,9 @@ def open_clips(options, frames, size):
 # ---------------------------------------------------------------------------------------------- the training loop
 class Feed:
     """This process's share of batch number `step`. What that holds, and how it is augmented, depends on (seed, step) alone."""
-
     def __init__(self, clips, options):
         rank, world = search.ranks()
         self.clips, self.options, self.share = clips, options, slice(rank, None, world)
-
     def __getitem__(self, step):
         count, size, seed = len(self.clips), self.options.batch, self.options.seed  # places in an endless row of epochs:
         indices = [_order(seed, p // count, count)[p % count] for p in range(step * size, (step + 1) * size)]
@@ -198,7 +197,6 @@ def train_step(nets, chains, images, targets, weights, heatmaps):
 class Team:
     """The cores of a CPU, each with a part of every batch and a copy of the networks (the same weights, its own gradients), as
     small convolutions keep few threads busy; a GPU is a team of one. Batch norm sees the part, as it does on several GPUs."""
-
     def __init__(self, nets, batch, device):
         cores = 1 if device.type == "cuda" else torch.get_num_threads()
         count = max(n for n in range(1, cores + 1) if n == 1 or (batch % n == 0 and batch // n >= 8))
@@ -206,7 +204,6 @@ class Team:
         own = lambda: {id(p): torch.nn.Parameter(p.data) for p in nets.parameters()}  # what deepcopy takes in their place
         self.copies = [nets] + [copy.deepcopy(nets, own()) for _ in range(count - 1)]
         self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(cores // count,))
-
     def step(self, chains, *batch):
         """`train_step` on all parts at once; the gradients end up in the networks themselves."""
         work = lambda i: train_step(self.copies[i], chains, *(None if x is None else x[i::count] for x in batch))
@@ -406,7 +403,6 @@ def single_frame_rival(options, average, train, val, test, out, device):
     points = search.judge(rival, archs, search.Sight(train.head(128), 1, device), search.Sight(test, 1, device))
     return {f"single frame, {cost(archs[0], test.size).gflops:.4f} GFLOPs": points}
 
-# ---------------------------------------------------------------------------------------------- small things
 def standard_error(points):
     """Of the mean AP, from one score a person or clip."""
     points = points[~np.isnan(points)]

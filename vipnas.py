@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, GlobalContext, SqueezeExcite, common_groups, fill
+from elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, GlobalContext, SqueezeExcite, common_groups
 from fusion import OPERATIONS, TemporalFusion
 
 # ---------------------------------------------------------------------------------------------- what stays fixed
@@ -42,7 +42,6 @@ class Backbone:
     image_size: tuple = (256, 192)   # height, width it is meant for
     modules: tuple = (1,) * 6   # blocks a stage can grow by. Where several (HRNet), stage n has n branches, each at
                                 # half the resolution of the one before, and they exchange features after every module
-
     def reduction(self, count=None):
         """Image pixels to a cell of branch 1 after so many stages, or all; from there the head doubles until it is back at 4."""
         return (4 if self.stem_second else 2) * math.prod(self.strides[:count])
@@ -67,7 +66,6 @@ class Branch(NamedTuple):
     groups: int = 1
     attention: bool = False
     expansion: int = 1
-
     def hidden(self, kind):
         """Channels of the middle convolution, the one whose kernel and groups are searched (a basic block's expansion is 1)."""
         return self.width * self.expansion if kind == "mobile" else self.width // self.expansion
@@ -96,7 +94,6 @@ class Arch:
     stages: tuple
     head: Optional[Head]    # None where the last stage works at 1/4 already (HRNet)
     fusion: Optional[Fusion] = None    # a key frame has none
-
     def __post_init__(self):
         if self.backbone not in BACKBONES:
             raise ValueError(f"there is no backbone '{self.backbone}'; choose one of {', '.join(BACKBONES)}")
@@ -120,19 +117,16 @@ class Arch:
                 raise ValueError("the expansion of a basic block is 1, that of a bottleneck divides its width")
         if self.fusion and not (self.fusion.stage in range(1, count + 1) and self.fusion.operation in OPERATIONS):
             raise ValueError(f"a fusion names a stage from 1 to {count} and one of {', '.join(OPERATIONS)}, not {self.fusion}")
-
     def __str__(self):
         name = lambda b: f"{b.width} k{b.kernel} g{b.groups} e{b.expansion}{' att' * b.attention}"
         parts = [f"{self.backbone}: {self.stem}"] + [f"{s.depth} x " + " / ".join(map(name, s.branches)) for s in self.stages]
         parts += [f"head {self.head.width} k{self.head.kernel} g{self.head.groups}"] if self.head else []
         return " | ".join(parts + ([f"{self.fusion.operation} after stage {self.fusion.stage}"] if self.fusion else []))
-
     def to_json(self):
         """One line of JSON that `from_json` reads back to an equal Arch."""
         stages = [{"depth": s.depth, "branches": [b._asdict() for b in s.branches]} for s in self.stages]
         head, fusion = (x and x._asdict() for x in (self.head, self.fusion))
         return json.dumps({"backbone": self.backbone, "stem": self.stem, "stages": stages, "head": head, "fusion": fusion})
-
     @staticmethod
     def from_json(text):
         """The Arch in `text`. Raises ValueError, in a sentence, if it holds none."""
@@ -154,7 +148,6 @@ class Row(NamedTuple):
     expansion: tuple = (1,)
     per_group: int = 10 ** 9        # most channels a group may have: what the shared filters can give
     per_group_first: int = 10 ** 9  # the same for a head's first deconvolution, whose input has another width
-
     @lru_cache(maxsize=None)
     def choices(self, backbone, kind, in_channels=0):
         """Every valid `kind` of this line: Branch, or Head over `in_channels`; its first deconvolution may use fewer groups. A
@@ -181,7 +174,6 @@ class Space:
     head: Optional[Row]
     image_size: tuple = (256, 192)   # height, width the budgets are counted at
     fusions: tuple = (None,)
-
     @staticmethod
     def of(arch, image_size=None):
         """The space that holds one architecture: over it, a PoseNet is a finished network."""
@@ -189,42 +181,34 @@ class Space:
         rows = tuple(tuple(map(row, s.branches)) for s in arch.stages)
         return Space(arch.backbone, (arch.stem,), tuple((s.depth,) for s in arch.stages), rows, arch.head and row(arch.head),
                      image_size or BACKBONES[arch.backbone].image_size, (arch.fusion,))
-
     def _heads(self, branch):
         """The heads over the last stage, of which they see branch 1."""
         return self.head.choices(self.backbone, Head, branch.width) if self.head else (None,)
-
     def _build(self, choose):
         """An Arch from `choose(list of choices) -> choice`, asked once for every decision."""
         stages = tuple(Stage(choose(depth), tuple(choose(row.choices(self.backbone, Branch)) for row in rows))
                        for depth, rows in zip(self.depth, self.rows))
         head = choose(self._heads(stages[-1].branches[0]))
         return Arch(self.backbone, choose(self.stem), stages, head, choose(self.fusions))
-
     def smallest(self):
         """The least of everything: depth, width, expansion, kernel, most groups, no attention; the first fusion."""
         return self._build(lambda choices: min(choices, key=_size_of))
-
     def largest(self):
         """The most of everything; every other network of the space is a slice of this one."""
         return self._build(lambda choices: max(choices, key=_size_of))
-
     def sample(self, rng):
         """A random Arch, from a `random.Random`."""
         return self._build(rng.choice)
-
     def __contains__(self, arch):
         return (arch.backbone == self.backbone and arch.stem in self.stem and arch.fusion in self.fusions
                 and all(s.depth in depth and all(b in row.choices(self.backbone, Branch) for b, row in zip(s.branches, rows))
                         for s, depth, rows in zip(arch.stages, self.depth, self.rows))
                 and arch.head in self._heads(arch.stages[-1].branches[0]))
-
     def size(self):
         """How many architectures there are (a Python int: it does not fit a float)."""
         branches = [[row.choices(self.backbone, Branch) for row in rows] for rows in self.rows]
         ends = sum(len(self._heads(branch)) for branch in branches[-1].pop(0))  # the one that the head sees, with the head
         return ends * math.prod(map(len, [self.stem, self.fusions, *self.depth, *sum(branches, [])]))
-
     def within(self, arch, fusions=None):
         """The space of everything not larger than `arch`: how a found S-ViPNAS becomes the T super-network (Sec. 3.4.2), with a
         fusion after any stage by any operation, or the `fusions` given. The paper does not say how small T networks get; ours:
@@ -239,7 +223,6 @@ class Space:
             head = self._inside(self.head, Branch(*arch.head))._replace(per_group_first=arch.head.width // first)
         depth = tuple(steps(step, s.depth, step) for step, s in zip(BACKBONES[self.backbone].modules, arch.stages))
         return replace(self, stem=_down(self.stem, arch.stem), depth=depth, rows=rows, head=head, fusions=fusions or every)
-
     def _inside(self, row, branch):
         return Row(_down(row.width, branch.width), tuple(range(min(row.kernel[0], branch.kernel), branch.kernel + 1, 2)),
                    tuple(sorted({*row.groups, branch.groups})), BOTH if branch.attention else (False,),
@@ -304,14 +287,12 @@ ARCHS = {
 # ---------------------------------------------------------------------------------------------- the network's parts
 class Stem(nn.Module):
     """A stride-2 convolution, batch norm, activation; then a stride-2 max pool (ResNet) or all of it again (HRNet)."""
-
     def __init__(self, backbone, width):
         super().__init__()
         self.plan = BACKBONES[backbone]
         self.conv, self.norm = ElasticConv2d(3, width, self.plan.stem_kernel, stride=2), ElasticBatchNorm2d(width)
         if self.plan.stem_second == "conv":
             self.conv2, self.norm2 = ElasticConv2d(width, width, 3, stride=2), ElasticBatchNorm2d(width)
-
     def forward(self, x, width=None):  # (B, 3, H, W) -> (B, width, H/2, W/2), or H/4, W/4 with pool or second convolution
         x = self.plan.stem_activation(self.norm(self.conv(x, width)))
         if self.plan.stem_second == "conv":
@@ -327,7 +308,6 @@ class Block(nn.Module):
 
     ResNet's skip is a strided 1x1 convolution where the shape changes. In a super-network that depends on the widths
     chosen, so a first block owns one (`projects`) and the shapes decide whether it is used."""
-
     def __init__(self, kind, in_channels, branch, stride, activation, attention, projects):
         super().__init__()
         self.kind, self.branch, self.stride, self.activation = kind, branch, stride, activation
@@ -341,7 +321,6 @@ class Block(nn.Module):
             channels = width
         if kind != "mobile" and (projects or stride > 1 or in_channels != branch.width):
             self.project, self.project_norm = ElasticConv2d(in_channels, channels, 1, stride), ElasticBatchNorm2d(channels)
-
     def convolutions(self, in_channels, branch):
         """{number: (width, kernel, groups)} of the convolutions that `branch` asks for: what is made, and what is run."""
         if self.kind == "basic":
@@ -351,7 +330,6 @@ class Block(nn.Module):
         if self.kind == "mobile" and branch.expansion == 1 and hidden == in_channels:
             del found[1]
         return found
-
     def forward(self, x, branch=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
         branch, y = branch or self.branch, x
         convolutions = self.convolutions(x.shape[1], branch)
@@ -368,11 +346,9 @@ class Block(nn.Module):
 
 class Rescale(nn.Module):
     """Convolution and batch norm between branches of HRNet: 3x3 at stride 1 or 2, or 1x1."""
-
     def __init__(self, in_channels, width, kernel, stride=1):
         super().__init__()
         self.stride, self.conv, self.norm = stride, ElasticConv2d(in_channels, width, kernel, stride), ElasticBatchNorm2d(width)
-
     def forward(self, x, width=None):  # (B, I, H, W) -> (B, width, H/stride, W/stride)
         return self.norm(self.conv(x, width))
 
@@ -380,13 +356,11 @@ class Exchange(nn.Module):
     """HRNet's exchange unit [49]: each branch becomes the sum of all branches, brought to its width and size; then ReLU.
     From a coarser branch that is a 1x1 convolution and nearest-neighbour enlargement; from a finer one a stride-2 3x3
     convolution for every halving, ReLU between them, of which the last changes the width. paths[i][j] leads from j to i."""
-
     def __init__(self, widths, outputs):
         super().__init__()
         path = lambda i, j: ([Rescale(widths[j], widths[i], 1)] if j > i else
                              [Rescale(widths[j], widths[i if k == i - 1 else j], 3, 2) for k in range(j, i)])
         self.paths = nn.ModuleList(nn.ModuleList(nn.ModuleList(path(i, j)) for j in range(len(widths))) for i in range(outputs))
-
     def forward(self, *xs, outputs=None):
         """Features of all branches -> those of the first `outputs` of them (default: of as many as it was made for)."""
         fused = []
@@ -402,7 +376,6 @@ class Exchange(nn.Module):
 
 class PoseHead(nn.Module):
     """Deconvolutions (batch norm, ReLU) up to 1/4 of the image, if it is not there yet, then a 1x1 convolution to K heatmaps."""
-
     def __init__(self, in_channels, head, reduction, joints):
         super().__init__()
         self.head = head
@@ -410,8 +383,7 @@ class PoseHead(nn.Module):
         self.deconvs = nn.ModuleList(ElasticConvTranspose2d(i, head.width, head.kernel, head.groups) for i in ins)
         self.norms = nn.ModuleList(ElasticBatchNorm2d(head.width) for _ in ins)
         self.final = ElasticConv2d(last, joints, bias=True)
-        fill(self.final.weight, 0.001)  # the paper's sigma: heatmaps start near zero, where they mostly are
-
+        nn.init.normal_(self.final.weight, std=0.001)  # the paper's sigma: heatmaps start near zero, where they mostly are
     def forward(self, x, head=None):  # (B, I, h, w) -> (B, K, H/4, W/4)
         head = head or self.head
         for deconv, norm in zip(self.deconvs, self.norms):
@@ -423,7 +395,6 @@ class Part(NamedTuple):
     kind: type
     arguments: tuple
     inputs: tuple    # (channels, reduction) of each input
-
     def make(self):
         return self.kind(*self.arguments)
 
@@ -459,7 +430,6 @@ def _stage_lists(backbone, index, ins, stage, *elastic):
 class PoseNet(nn.Module):
     """A pose network: images (B, 3, H, W), H and W multiples of its total stride (32; tiny 16) -> heatmaps (B, joints, H/4, W/4).
     Over a Space it is a super-network and each call names the architecture; over an Arch a finished network, which needs none."""
-
     def __init__(self, space_or_arch, joints=17):
         super().__init__()
         space = Space.of(space_or_arch) if isinstance(space_or_arch, Arch) else space_or_arch
@@ -478,7 +448,6 @@ class PoseNet(nn.Module):
         self.fusions = nn.ModuleDict({str(i): TemporalFusion(joints, largest.stages[i - 1].branches[0].width, operations)
                                       for i, operations in fusions.items() if operations})
         self.head = PoseHead(ins[0], largest.head, BACKBONES[space.backbone].reduction(), joints)
-
     def forward(self, images, arch=None, heatmaps=None):
         """heatmaps: (B, joints, H/4, W/4) of the last frame; an architecture with a fusion needs them."""
         arch = arch or self.arch
@@ -505,12 +474,10 @@ class PoseNet(nn.Module):
             if arch.fusion and arch.fusion.stage == i + 1:  # into branch 1, at 1/4
                 xs[0] = self.fusions[str(i + 1)](xs[0], heatmaps, arch.fusion.operation)
         return self.head(xs[0], arch.head)
-
     def extract(self, arch):
         """The finished network of `arch`, with copies of its slices: the same outputs as `self(images, arch)`."""
         net = PoseNet(Space.of(arch, self.space.image_size), self.joints).to(next(self.parameters()).device)
         return net.inherit(self).train(self.training)
-
     def inherit(self, larger):
         """Take over every slice that `larger` holds; parts it lacks (fresh fusions) stay as they are. Returns self."""
         theirs = dict(larger.named_modules())
@@ -529,7 +496,6 @@ class Cost(NamedTuple):
 
 class Unfilled(TorchFunctionMode):
     """In it, weights are made without drawing their first values: most of the time that a new module takes."""
-
     def __torch_function__(self, function, types, arguments=(), named=None):
         return None if function is nn.init.normal_ else function(*arguments, **(named or {}))
 
@@ -578,7 +544,6 @@ def _stage_cost(image_size, *stage):
 
 def _pieces(arch, joints):
     """The call that lists the parts of stem, head and fusion, and the arguments of `_stage_lists` for each stage.
-
     Given the widths at their borders they are independent: what is known of each, or of each part, is kept and added up."""
     widths = [(arch.stem,)] + [tuple([b.width for b in s.branches]) for s in arch.stages]
     fused = arch.fusion and widths[arch.fusion.stage][0]
@@ -730,11 +695,9 @@ def load_mmpose(path):
 # ---------------------------------------------------------------------------------------------- made fast
 class Folded(nn.Module):
     """A convolution of a finished network with its batch norm inside: w' = w gain / sigma, b' = offset + (b - mean) gain / sigma.
-
     Called like the layer it stands for, whose choice it ignores. Its sums are arranged as oneDNN runs them fastest (measured):
     two groups of 2 or 3 channels as one, with zeros between them; a deconvolution of wide groups as a 3x3 convolution to four
     times the channels, one for each parity of the output cells; the bias of any other deconvolution added after it."""
-
     def __init__(self, conv, norm=None):
         super().__init__()
         (weight, *bias, groups), up, kernel = conv.slice(*conv.choice), isinstance(conv, ElasticConvTranspose2d), conv.kernel
@@ -743,7 +706,8 @@ class Folded(nn.Module):
         if norm:
             mean, var, gain, shift = norm.slice(conv.width)
             scale = gain / (var + norm.eps).sqrt()
-            weight, offset = weight * scale.view((groups, 1, -1, 1, 1) if up else (groups, -1, 1, 1, 1)), shift + (offset - mean) * scale
+            weight = weight * scale.view((groups, 1, -1, 1, 1) if up else (groups, -1, 1, 1, 1))
+            offset = shift + (offset - mean) * scale
         self.parities = up and groups > 1 and each > 8
         if self.parities:  # out[2 y + a] is the sum over d = -1, 0, 1 of in[y + d] w[a + 1 - 2 d]
             taps = F.pad(weight, [3 - kernel // 2] * 4).flip(-1, -2)  # (g, I / g, W / g, 6, 6)
@@ -755,7 +719,6 @@ class Folded(nn.Module):
         stride = 2 if up else 1 if self.parities else conv.stride
         self.run = partial(F.conv_transpose2d if up else F.conv2d, stride=stride, padding=(kernel - up) // 2, groups=groups)
         self.up, self.weight, self.bias = up, *(nn.Parameter(x.detach().clone(), False) for x in (weight.flatten(0, 1), offset))
-
     def forward(self, x, *choice):
         if self.up:
             return self.run(x, self.weight) + self.bias[:, None, None]
@@ -776,12 +739,10 @@ def fold(module):
 
 class Deployed(nn.Module):
     """A finished network for inference; called like the PoseNet it was. `runtime`: what runs it, in words."""
-
     def __init__(self, net, script=None, compiled=None, runtime="batch norm folded, channels last"):
         super().__init__()
         self.net, self.script, self.compiled, self.runtime = net, script, compiled, runtime
         self.space, self.joints, self.arch = net.space, net.joints, net.arch
-
     def forward(self, images, arch=None, heatmaps=None):
         """As PoseNet's; at another image size than it was deployed for, or on a GPU, the folded network itself runs."""
         inputs = {"images": images, "heatmaps": heatmaps} if self.arch.fusion else {"images": images}
@@ -793,7 +754,6 @@ class Deployed(nn.Module):
 
 def deploy(net, compiled=True):
     """A finished network made fast for inference: the same outputs to 1e-4, about twice as fast on a CPU.
-
     Batch norm is folded, features are kept channels last, and what runs them is chosen for the machine: frozen TorchScript (a
     second), or, if that proves faster, code compiled for single images of the network's own size (TorchInductor: half a minute,
     not tried with compiled=False, and where there is no C++ compiler, which a warning says). On a GPU: the folded network."""
@@ -810,7 +770,7 @@ def deploy(net, compiled=True):
                 package = torch._inductor.aoti_compile_and_package(torch.export.export(folded, (), inputs), inductor_configs={
                     "freezing": True}, package_path=f"{folder}/net.pt2")
                 fast = torch._inductor.aoti_load_package(package)
-            if milliseconds([partial(script, **inputs), partial(fast, **inputs)]).argmin():  # small networks lose more by its calls than they win
+            if milliseconds([partial(script, **inputs), partial(fast, **inputs)]).argmin():  # not so for small networks
                 return Deployed(folded, script, fast, runtime + "compiled by TorchInductor")
         except Exception as error:  # many kinds, from a missing compiler to a full disk
             warnings.warn(f"deployed without a compiler: {str(error).splitlines()[0]}")
@@ -861,17 +821,14 @@ def frame_times(nets, compiled=False):
         return milliseconds([partial(deploy(copy.deepcopy(net).cpu(), compiled), **_example(net)) for net in nets]).tolist()
 
 class Clock:
-    """Milliseconds of architectures on this machine: one image, one CPU thread, deployed without a compiler. Each part is measured
-    once and its time added up as its cost is. What `save` wrote to `path` is known from then on, but for a `fresh` Clock."""
-
+    """Milliseconds of architectures on this machine: one image, one CPU thread, deployed without a compiler. Each part is
+    measured once and its time added up as its cost is. What `save` wrote to `path` is known from then on, but not if `fresh`."""
     def __init__(self, path, image_size, joints=17, fresh=False):
         self.path, self.image_size, self.joints, self.lists, self.times = path, tuple(image_size), joints, {}, {}
         with contextlib.suppress(OSError, ValueError):
             self.times = {} if fresh else json.loads(pathlib.Path(path).read_text())
-
     def save(self):
         write_json(self.times, self.path)
-
     def __call__(self, arch):
         """The predicted time; about 50 ms for each part that has not been measured yet."""
         ends, stages = _pieces(arch, self.joints)
@@ -879,19 +836,17 @@ class Clock:
             if key not in self.lists:
                 self.lists[key] = sum(self._part(part) for parts, *arguments in calls for part in parts(*arguments))
         return self.lists[ends] + sum(self.lists[stage] for stage in stages)
-
     def _part(self, part):
         key, (h, w) = f"{part} {self.image_size} {torch.__version__}", self.image_size
         if key not in self.times:
-            inputs = [torch.zeros(1, channels, h // r, w // r).to(memory_format=torch.channels_last) for channels, r in part.inputs]
+            inputs = [torch.zeros(1, c, h // r, w // r).to(memory_format=torch.channels_last) for c, r in part.inputs]
             with one_thread():
                 self.times[key] = float(milliseconds([partial(freeze(fold(part.make()), inputs), *inputs)])[0])
         return self.times[key]
 
-# ---------------------------------------------------------------------------------------------- heatmaps to keypoints
+# ---------------------------------------------------------------------------------------------- the video estimator
 def decode(heatmaps, quarter=False, cell=1.5):
     """Heatmaps (..., K, h, w) -> keypoints (..., K, 3): x, y in image pixels (of the network's input) and score.
-
     The peak cell, moved by up to half a cell to the top of the parabola through the *logarithms* of the peak and its
     neighbours; for a Gaussian that is its exact centre. quarter: instead by a quarter of a cell to the higher neighbour, the
     field's habit (about 2 AP less on drawn people). A heatmap is 1/4 of the image; the centre of cell i lies at pixel 4i + cell.
@@ -912,27 +867,22 @@ def decode(heatmaps, quarter=False, cell=1.5):
     dy = offset(value(row - 1, column), value(row + 1, column)) * ((row > 0) & (row < h - 1))
     return torch.stack([4 * (column + dx) + cell, 4 * (row + dy) + cell, score], -1)
 
-# ---------------------------------------------------------------------------------------------- the video estimator
 class VideoPose:
     """The finished estimator (Fig. 2): the S network on key frames, its T networks on the frames between.
 
         stream = VideoPose.load("runs/t/vipnas_t.pt").stream(box=(x, y, w, h))
         for frame in frames:
             keypoints = stream.step(frame)     # (K, 3): x, y in pixels of the frame, and score"""
-
     def __init__(self, nets, about):
         self.nets, self.about, self.device = nets, about, next(nets[0].parameters()).device
         self.mean, self.std = torch.tensor([about["mean"], about["std"]], device=self.device)  # (3,) each
-
     @classmethod
     def load(cls, path, device=None, compiled=False):
         """From a finished checkpoint: an S-ViPNAS (then every frame is a key frame) or a T-ViPNAS, deployed.
-
         device: cuda if there; compiled: see `deploy`, for a service that runs long enough to wait for it."""
         nets, about = load_finished(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls([deploy(net.to(device), compiled) for net in nets], about)
-
     def stream(self, box=None):
         """Follow the person in `box`: x, y, w, h in the first frame, None if he fills it; or N people, in a list of boxes."""
         return Stream(self, box)
@@ -947,18 +897,14 @@ def as_list(box, count=None):
 
 class Stream:
     """People followed through a video, as one batch. Key frames are every T + 1; all frames of a period share their windows.
-
     After a step `lost` (N,) says who showed fewer than 4 joints above .2 inside the frame. Who is lost when a key frame comes is
     not run and gives nan, until `step` is handed a box for him. `boxes`: where each was last seen; `t`: 0 on a key frame."""
-
     def __init__(self, pose, box):
         self.pose, self.boxes, self.t, self.heatmaps = pose, as_list(box), -1, None
         self.lost, self.single = np.zeros(len(self.boxes), bool), self.boxes and self.boxes[0] is box
         self.size = np.array(pose.about["size"][::-1])  # width and height of the crops
-
     def step(self, frame, box=None):
         """frame: Pillow image or uint8 array (H, W, 3) -> keypoints (K, 3), or (N, K, 3): x, y in its pixels, score.
-
         box: as in `stream`; makes this a key frame for all. In a list, who has None is followed from his last pose."""
         image = frame if isinstance(frame, Image.Image) else Image.fromarray(np.asarray(frame))
         image = image if image.mode == "RGB" else image.convert("RGB")
@@ -981,7 +927,6 @@ class Stream:
             margin = .1 * (high - low).max() + 1
             self.boxes[i] = (*(low - margin), *(high - low + 2 * margin))
         return poses[0] if self.single else poses
-
     @torch.inference_mode()
     def _run(self, image):
         """The windows, cropped as in training, through this frame's network, as one batch -> keypoints (M, K, 3) in the image."""
@@ -1082,17 +1027,15 @@ def benchmark(checkpoint):
             (ms, gflops), rivals = np.mean(ours, 0), {"its key-frame network alone": ours[0], "SBL-ResNet-50": other}
             print(f"\n{checkpoint}, deployed: on average {ms:.2f} ms and {gflops:.4f} GFLOPs a frame")
             for name, (rival, more) in rivals.items():
-                print(f"  {name}: {rival:.2f} ms, {rival / ms:.2f} times as long, for {more / gflops:.2f} times the GFLOPs ({more:.4f})")
+                print(f"  {name}: {rival:.2f} ms, {rival / ms:.2f} times as long, for {more / gflops:.2f} times the GFLOPs")
 
 def show_layers(folded, inputs, rounds=10):
     """Where a folded network spends its time: convolutions of equal shape together, and how many multiply-adds they do in it."""
-    rows = {}
-    def before(layer, x):
-        layer.begun = time.thread_time()
+    rows, before = {}, lambda layer, x: setattr(layer, "begun", time.thread_time())
     def after(layer, x, y):
         ms, groups = 1000 * (time.thread_time() - layer.begun), layer.run.keywords["groups"]
-        macs = layer.weight.numel() * math.prod((x[0] if layer.up else y).shape[2:]) / (4 if layer.parities else 1)
-        shape = f"{layer.weight.shape[-1]}x{layer.weight.shape[-1]}, {x[0].shape[1]} to {y.shape[1]} channels, {groups} groups, {tuple(y.shape[2:])}"
+        macs, k = layer.weight.numel() * math.prod((x[0] if layer.up or layer.parities else y).shape[2:]), layer.weight.shape[-1]
+        shape = f"{k}x{k}, {x[0].shape[1]} to {y.shape[1]} channels, {groups} groups, {tuple(y.shape[2:])}"
         rows.setdefault(shape, {}).setdefault(layer, []).append((ms, macs))
     hooks = [register(hook) for m in folded.modules() if isinstance(m, Folded)
              for register, hook in ((m.register_forward_pre_hook, before), (m.register_forward_hook, after))]
