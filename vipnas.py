@@ -1037,8 +1037,8 @@ def show_layers(folded, inputs, rounds=10):
         macs, k = layer.weight.numel() * math.prod((x[0] if layer.up or layer.parities else y).shape[2:]), layer.weight.shape[-1]
         shape = f"{k}x{k}, {x[0].shape[1]} to {y.shape[1]} channels, {groups} groups, {tuple(y.shape[2:])}"
         rows.setdefault(shape, {}).setdefault(layer, []).append((ms, macs))
-    hooks = [register(hook) for m in folded.modules() if isinstance(m, Folded)
-             for register, hook in ((m.register_forward_pre_hook, before), (m.register_forward_hook, after))]
+    for layer in [m for m in folded.modules() if isinstance(m, Folded)]:
+        layer.register_forward_pre_hook(before), layer.register_forward_hook(after)
     with torch.no_grad():
         for _ in range(rounds):
             _call(folded, inputs)
