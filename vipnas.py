@@ -1,14 +1,16 @@
-"""The search spaces, what an architecture is, the pose networks over them, what they cost, and the video estimator.
+"""The search spaces, what an architecture is, the pose networks over them, what they cost, how long they take, and the video estimator.
 
     Arch       one network, written down: a value that is passed, never a state that is set
     Space      the networks that may be chosen (Tables A1-A3), and `within`: those inside a found one (Sec. 3.4.2)
     PoseNet    the network itself. Over a space with many architectures it is a super-network, over one a finished network
     cost       parameters, multiply-adds and the paper's GFLOPs, counted from the network's own parts
+    deploy     a finished network made fast; Clock: how long any architecture will take on this machine, without making it
     VideoPose  a key-frame network and its T non-key networks, run on a video (Fig. 2)
 
     python vipnas.py                                 # all architectures beside the paper's numbers, and the spaces
     python vipnas.py --arch NAME_OR_FILE --picture a.png         # one architecture: its parts, their cost, a diagram (Fig. 5)
     python vipnas.py --checkpoint runs/t/vipnas_t.pt --picture t.png      # the same for all frames of a finished estimator
+    python vipnas.py --benchmark --checkpoint runs/t/vipnas_t.pt          # how fast deployed networks are
     python vipnas.py --video DIR --checkpoint runs/t/vipnas_t.pt --box x,y,w,h --out DIR
 """
 import argparse, contextlib, copy, importlib, json, math, os, pathlib, pickle, re, sys, tempfile, time, warnings
