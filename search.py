@@ -328,7 +328,7 @@ class _Decisions:
     """The options of every decision, as `Space._build` asks for them, and what each of them alone adds to the least price:
     adds[j] (rows, options). A branch has a row for each depth of its stage, its parent; the others are their own parents."""
     def __init__(self, space, price):
-        self.space, self.price, self.least = space, price or (lambda arch: cost(arch, space.image_size).gflops), math.inf
+        self.space, self.price, self.least = space, price or gflops(space), math.inf
         self.options, self.parents = [], []
         for depths, rows in zip(space.depth, space.rows):
             self.parents += [len(self.options)] * (1 + len(rows))
@@ -346,8 +346,9 @@ class _Decisions:
     def arch(self, picks):
         chosen = map(tuple.__getitem__, self.options, picks)
         stages = [Stage(next(chosen), tuple([next(chosen) for _ in rows])) for rows in self.space.rows]
-        head, stem, fusion = chosen
-        return Arch(self.space.backbone, stem, tuple(stages), head, fusion)
+        arch, (head, stem, fusion) = object.__new__(Arch), chosen  # without Arch's checks: all options are valid
+        vars(arch).update(backbone=self.space.backbone, stem=stem, stages=tuple(stages), head=head, fusion=fusion)
+        return arch
     def _adds(self, base, j):
         price = lambda row, k: self.price(self.arch({**base, self.parents[j]: row, j: k}.values()))
         rows = len(self.options[self.parents[j]]) if self.parents[j] < j else 1
