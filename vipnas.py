@@ -1,4 +1,4 @@
-"""The search spaces, what an architecture is, the pose networks over them, what they cost, how long they take, and the video estimator.
+"""The search spaces, what an architecture is, the pose networks over them, what they cost, and the video estimator.
 
     Arch       one network, written down: a value that is passed, never a state that is set
     Space      the networks that may be chosen (Tables A1-A3), and `within`: those inside a found one (Sec. 3.4.2)
@@ -1025,11 +1025,11 @@ def benchmark(checkpoint):
         if checkpoint:
             nets = load_finished(checkpoint)[0]
             sbl = PoseNet(Space.of(ARCHS["sbl_resnet50"], nets[0].space.image_size)).eval()
-            *ours, other = zip(frame_times([*nets, sbl], True), [cost(n.arch, n.space.image_size).gflops for n in (*nets, sbl)])
-            (ms, gflops), rivals = np.mean(ours, 0), {"its key-frame network alone": ours[0], "SBL-ResNet-50": other}
-            print(f"\n{checkpoint}, deployed: on average {ms:.2f} ms and {gflops:.4f} GFLOPs a frame")
-            for name, (rival, more) in rivals.items():
-                print(f"  {name}: {rival:.2f} ms, {rival / ms:.2f} times as long, for {more / gflops:.2f} times the GFLOPs")
+            print("\nmean of a frame, deployed (times as much as the first): milliseconds, GFLOPs")
+            for name, group in {checkpoint: nets, "its key-frame network alone": nets[:1], "SBL-ResNet-50": [sbl]}.items():
+                mean = np.mean([frame_times(group, True), [cost(n.arch, n.space.image_size).gflops for n in group]], 1)
+                first = mean if group is nets else first
+                print(f"  {mean[0]:8.3f} ({mean[0] / first[0]:.2f}) {mean[1]:8.4f} ({mean[1] / first[1]:.2f})   {name}")
 
 def show_layers(folded, inputs, rounds=10):
     """Where a folded network spends its time: convolutions of equal shape together, and how many multiply-adds they do in it."""
