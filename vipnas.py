@@ -1025,10 +1025,12 @@ def benchmark(checkpoint):
         if checkpoint:
             nets = load_finished(checkpoint)[0]
             sbl = PoseNet(Space.of(ARCHS["sbl_resnet50"], nets[0].space.image_size)).eval()
+            times = frame_times(nets, True) + frame_times([sbl], True)
+            costs = [cost(n.arch, n.space.image_size).gflops for n in (*nets, sbl)]
             print("\nmean of a frame, deployed (times as much as the first): milliseconds, GFLOPs")
-            for name, group in {checkpoint: nets, "its key-frame network alone": nets[:1], "SBL-ResNet-50": [sbl]}.items():
-                mean = np.mean([frame_times(group, True), [cost(n.arch, n.space.image_size).gflops for n in group]], 1)
-                first = mean if group is nets else first
+            for name, a, b in ((checkpoint, 0, -1), ("its key-frame network alone", 0, 1), ("SBL-ResNet-50", -1, None)):
+                mean = np.mean([times[a:b], costs[a:b]], 1)
+                first = mean if name == checkpoint else first
                 print(f"  {mean[0]:8.3f} ({mean[0] / first[0]:.2f}) {mean[1]:8.4f} ({mean[1] / first[1]:.2f})   {name}")
 
 def show_layers(folded, inputs, rounds=10):
