@@ -18,9 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import kendalltau
 from torch.utils.data import DataLoader
 
-import data
+import data, vipnas
 from data import COCO, DataError, SyntheticClips, flip_heatmaps, invert, normalise, open_clips, save_image, transform, window
-import vipnas
 from vipnas import Arch, Stage, Branch, CheckpointError, PoseNet, cost, decode, write_json
 
 def refuse(wrong, sentence):

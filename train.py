@@ -30,9 +30,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-import data
-import search
-import vipnas
+import data, search, vipnas
 from search import refuse
 from vipnas import Arch, PoseNet, Space, cost
 
