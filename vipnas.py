@@ -980,7 +980,8 @@ def run_video(video, checkpoint, boxes, out):
     stream, person = pose.stream(boxes), {"id": 1, "name": "person", "keypoints": pose.about["joints"]}
     page, colours = {"images": [], "annotations": [], "categories": [person]}, ("lime", "deepskyblue", "gold", "violet")
     out.mkdir(parents=True, exist_ok=True)
-    list(map(pose.stream(boxes).step, [Image.new("RGB", (9, 9))] * len(pose.nets)))  # the first time is slow: it is not measured
+    for warm in [pose.stream(boxes) for _ in range(4)]:  # the first times are slow, as TorchScript optimises: not measured
+        list(map(warm.step, [Image.new("RGB", (9, 9))] * len(pose.nets)))
     for i, (name, frame) in enumerate(read_video(video)):
         again = [box if lost and stream.t == len(pose.nets) - 1 else None for box, lost in zip(stream.boxes, stream.lost)]
         start = time.perf_counter()
