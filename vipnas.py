@@ -283,7 +283,9 @@ class BlockChoices:
         for groups in self.groups:
             if hidden % groups == 0 and hidden // groups <= self.most_per_group:
                 fitting.append(groups)
-        return fitting or self.groups  # an architecture made by hand keeps its own
+        if not fitting and len(self.width) == len(self.expansion) == len(self.groups) == 1:
+            return self.groups  # an architecture made by hand keeps its own
+        return fitting
 
     def sample(self, block, rng):
         """A random Branch, drawn dimension by dimension.
@@ -296,8 +298,10 @@ class BlockChoices:
         expansion = rng.choice(self.expansion)
         attention = rng.choice(self.attention)
         hidden = Branch(width, expansion=expansion).hidden(block)
-        groups = rng.choice(self.groups_of(hidden))
-        return Branch(width, kernel, groups, attention, expansion)
+        fitting = self.groups_of(hidden)
+        if not fitting:
+            return self.sample(block, rng)  # these two do not go together: draw again
+        return Branch(width, kernel, rng.choice(fitting), attention, expansion)
 
     @cache  # noqa: B019 - the tables have few lines, and they are kept
     def options(self, block):
@@ -341,13 +345,17 @@ class HeadChoices:
                 continue
             if width // common_groups(groups, in_channels, width) <= self.most_per_group_first:
                 fitting.append(groups)
-        return fitting or self.groups
+        if not fitting and len(self.width) == len(self.groups) == 1:
+            return self.groups
+        return fitting
 
     def sample(self, in_channels, rng):
         """A random Head, drawn dimension by dimension."""
         width = rng.choice(self.width)
-        kernel = rng.choice(self.kernel)
-        return Head(width, kernel, rng.choice(self.groups_of(width, in_channels)))
+        fitting = self.groups_of(width, in_channels)
+        if not fitting:
+            return self.sample(in_channels, rng)
+        return Head(width, rng.choice(self.kernel), rng.choice(fitting))
 
 
 @dataclass(frozen=True)
