@@ -1,708 +1,1269 @@
-"""How good is a candidate, and which one to keep (Secs 3.4.1, 3.4.3).
+"""How good is a candidate, and which one to keep (Secs 3.4.1, 3.4.3, 4.1).
 
-1. Scores: the OKS of Sec. 4.1, and COCO's average precision, counted as the official tool does.
-2. A candidate is a tuple of architectures, one for each frame it is asked about: one for S, T of them for T-ViPNAS. It is
-   cut out of the super-network, its batch norm is re-calibrated, and it is run over clips it was not trained on.
-3. The search samples candidates at random under a budget and keeps the best; no evolution, no predictor. In a race (ours) most
-   of them are dropped before they have seen all clips.
+    1. Scores: OKS, and the average precision of COCO and PoseTrack, as the official tools count.
+    2. Running networks over clips: the chain of eq. (2), batch norm measured anew, keypoints.
+    3. Sampling: random architectures, or allocations of T of them, just below a budget (eq. 3).
+    4. The search: all candidates look at some clips, the better half at more, and so on.
 
-    python search.py --checkpoint runs/t/supernet.pt --gflops 0.014 --frames 4     # search again, no training (Table 4)
+A candidate is a tuple of architectures, one for each frame it is asked about: one for S, T of them
+for T-ViPNAS. It is cut out of a trained super-network; nothing is trained here.
+
+    python search.py --checkpoint runs/t/supernet.pt --gflops 0.014 --frames 4    # Table 4
+    python search.py --checkpoint runs/t/supernet.pt --gflops 0.014 --shared      # Fig. 6b
+    python search.py --checkpoint FINISHED --data coco --root DIR      # official numbers
 """
-import argparse, dataclasses, gc, json, math, os, pathlib, random, signal, sys, tempfile, time
+
+import argparse
+import itertools
+import json
+import math
+import random
+import sys
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image, ImageDraw, ImageFont
-from scipy.stats import kendalltau
-from torch.utils.data import DataLoader
 
-import data, vipnas
-from data import COCO, DataError, SyntheticClips, flip_heatmaps, invert, normalise, open_clips, save_image, transform, window
-from vipnas import Arch, Stage, Branch, CheckpointError, PoseNet, cost, decode, write_json
+import data
+import vipnas
+from data import CELL, COCO, CocoPeople, PoseTrackClips, UserError, window
+from vipnas import cost
 
-def refuse(wrong, sentence):
-    """Stop if something is `wrong` that the user can mend."""
-    if wrong:
-        raise ValueError(sentence)
+# ------------------------------------------------------------------ average precision
+# COCO and PoseTrack judge poses in two steps. First each image by itself: a result takes at most
+# one person, and is then right, wrong, or left out. Then all images together: what is right or
+# wrong is ranked by its score, and at each rank
+#
+#     precision = right so far / ranked so far,      recall = right so far / all that is labelled.
+#
+# Average precision (AP) is the mean of the precision over the recall. The two differ in what is
+# ranked (COCO: poses, PoseTrack: single joints) and in who takes whom.
 
-# ---------------------------------------------------------------------------------------------- average precision
-OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)                                      # (T,)
-AREAS = np.array([[0, 1e5], [32, 96], [96, 1e5]]) ** 2                            # (A, 2) all, medium, large; pixels^2
+OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)
+RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision
+
+# ranges of a person's area in square pixels
+ANY_SIZE = (0, 1e5**2)
+MEDIUM = (32**2, 96**2)
+LARGE = (96**2, 1e5**2)
+
+# PoseTrack's columns and the 15 joints that count; the two ears of its files are never annotated
+POSETRACK_PARTS = {
+    "Head": ("nose", "head_bottom", "head_top"),
+    "Sho": ("left_shoulder", "right_shoulder"),
+    "Elb": ("left_elbow", "right_elbow"),
+    "Wri": ("left_wrist", "right_wrist"),
+    "Hip": ("left_hip", "right_hip"),
+    "Knee": ("left_knee", "right_knee"),
+    "Ank": ("left_ankle", "right_ankle"),
+}
+POSETRACK_JOINTS = sum(POSETRACK_PARTS.values(), ())
+
 
 def oks(predictions, joints, areas, sigmas=COCO.sigmas):
-    """Object keypoint similarity, 0 to 1: the mean over labelled joints of exp(-d^2 / (2 s^2 k^2)) (Sec. 4.1).
-    predictions (..., K, 2 or more), joints (..., K, 3) with visibility last, in pixels; areas (...) is s^2, in pixels^2;
-    k = 2 sigmas. Leading dimensions broadcast: (D, 1, ...) with (G, ...) compares everyone with everyone. A person without
-    labelled joints gets 0."""
-    distance2 = ((predictions[..., :2] - joints[..., :2]) ** 2).sum(-1)           # (..., K)
-    exponent = distance2 / (2 * np.asarray(sigmas)) ** 2 / (areas[..., None] + np.spacing(1)) / 2
-    labelled = joints[..., 2] > 0                                                 # (..., K)
-    return (np.exp(-exponent) * labelled).sum(-1) / np.maximum(labelled.sum(-1), 1)
+    """Object keypoint similarity (Sec. 4.1), 0 to 1; 0 for a person without labelled joints.
+
+    The mean over labelled joints of exp(-d^2 / (2 s^2 k^2)): d is the distance between prediction
+    and label, s^2 the person's area, k = 2 sigma a constant of the joint.
+
+    predictions (..., K, 2 or more), joints (..., K, 3) with the visibility last, in pixels; areas
+    (...) in square pixels; sigmas (K). Leading dimensions broadcast; the result has them.
+    """
+    offsets = predictions[..., :2] - joints[..., :2]  # (..., K, 2)
+    d2 = (offsets**2).sum(-1)  # (..., K)
+    k2 = (2 * np.asarray(sigmas)) ** 2  # (K)
+    s2 = np.asarray(areas)[..., None]  # (..., 1)
+    s2 = s2 + np.spacing(1)  # so that it is never 0, as in the official tool
+    similarity = np.exp(-d2 / k2 / s2 / 2)  # (..., K)
+
+    labelled = joints[..., 2] > 0  # (..., K)
+    count = np.maximum(labelled.sum(-1), 1)  # (...)
+    return (similarity * labelled).sum(-1) / count
+
 
 def by_image(annotations, results):
-    """[(image, its annotations, its results)] by rising image id, where there are any, after an empty one that gives nothing a
-    shape too. Results for images that are not listed raise ValueError."""
-    images = {image["id"]: (image, [], []) for image in sorted(annotations["images"], key=lambda image: image["id"])}
+    """Triples (image, its people, its results), by rising image id.
+
+    Raises UserError if a result is for an image that the annotations do not list.
+    """
+    images = {image["id"]: image for image in annotations["images"]}
+    people = {image_id: [] for image_id in images}
+    found = {image_id: [] for image_id in images}
     for person in annotations["annotations"]:
-        images.get(person["image_id"], (None, [], []))[1].append(person)
+        if person["image_id"] in images:
+            people[person["image_id"]].append(person)
     for result in results:
-        refuse(result["image_id"] not in images, f"a result is for image {result['image_id']}, which the annotations do not list")
-        images[result["image_id"]][2].append(result)
-    return [({}, [], []), *(group for group in images.values() if any(group[1:]))]
+        if result["image_id"] not in images:
+            raise UserError(
+                f"a result is for image {result['image_id']}, which the annotations do not list: "
+                "give the annotations of the images that the results were made from"
+            )
+        found[result["image_id"]].append(result)
+    return [(images[i], people[i], found[i]) for i in sorted(images)]
 
-def column(entries, key, *shape):
-    """What N annotations or results hold under `key`: (N, *shape)."""
-    return np.array([entry[key] for entry in entries], float).reshape(-1, *shape)
 
-def interpolated_precision(right, judged):
-    """Best precision from each rank on: right, judged (N, ...) bool, highest score first -> (N, ...)."""
-    return np.maximum.accumulate((right.cumsum(0) / np.maximum(judged.cumsum(0), 1))[::-1])[::-1]
+def keypoints_of(entries, count):
+    """The keypoints of N annotations or results -> (N, count, 3)."""
+    keypoints = [entry["keypoints"] for entry in entries]
+    return np.array(keypoints, float).reshape(-1, count, 3)
 
-def coco_image(people, found, sigmas):
-    """Judge one image: its annotations (G of them) and its results, in any order, of which the best 20 (D) count.
-    Each result, best score first, takes the most similar person still free: one who counts in the area range before ignored
-    ones, the later one where two are equal; a crowd can be taken many times. Returns scores (D,), right and judged (D, A, T)
-    bool, and who counts where (G, A) bool. Not judged: results on ignored people, and unmatched ones whose own area, of the
-    box around the joints, is out of range."""
-    found = sorted(found, key=lambda result: -result["score"])[:20]
-    poses = column(found, "keypoints", 1, len(sigmas), 3)[..., :2]                # (D, 1, K, 2)
-    joints, boxes = column(people, "keypoints", len(sigmas), 3), column(people, "bbox", 1, 4)  # (G, K, 3), (G, 1, 4)
-    areas, crowd = column(people, "area"), column(people, "iscrowd").astype(bool)  # (G,)
-    bare = ~(joints[..., 2] > 0).any(1)                                           # (G,)
-    if bare.any():  # they are compared with the points nearest to the pose of a box three times as wide and high
-        nearest = np.clip(poses, (boxes[..., :2] - boxes[..., 2:])[bare], (boxes[..., :2] + 2 * boxes[..., 2:])[bare])
-        joints = np.repeat(joints[None], len(poses), 0)                           # (D, G, K, 3)
-        joints[:, bare, :, :2], joints[:, bare, :, 2:] = nearest, 1
-    similarity = oks(poses, joints, areas, sigmas)                                # (D, G)
-    in_range = lambda size: (size >= AREAS[:, :1]) & (size <= AREAS[:, 1:])       # (N,) pixels^2 -> (A, N)
-    counted = ~crowd & (column(people, "num_keypoints") != 0) & in_range(areas)   # (A, G)
-    rank = 1 + similarity.argsort(1, kind="stable").argsort(1)                    # (D, G) 1 = least similar person
-    preference = rank[:, None] + len(people) * counted                            # (D, A, G) distinct over G
-    near = similarity[:, None] >= OKS_THRESHOLDS[:, None]                         # (D, T, G)
-    chosen = np.zeros((*preference.shape[:2], *near.shape[1:]), bool)             # (D, A, T, G) at most one over G
-    taken = np.zeros(chosen.shape[1:], bool)                                      # (A, T, G)
-    for d in np.flatnonzero(near[:, 0].any(1)):                                   # the others match nobody
-        worth = (near[d] & ~taken) * preference[d, :, None]                       # (A, T, G) 0 = not to be had
-        chosen[d] = worth == worth.max(-1, keepdims=True, initial=1)
-        taken |= chosen[d] & ~crowd
-    right = (chosen & counted[:, None]).any(-1)                                   # (D, A, T)
-    judged = right | ~chosen.any(-1) & in_range(np.ptp(poses[:, 0], axis=1).prod(-1)).T[..., None]
-    return column(found, "score"), right, judged, counted.T
+
+def rank_results(judged):
+    """Rank pairs (score, right) of all images -> right (N) bool, and the precision (N) so far.
+
+    The best score comes first, of equals the first. Precision rises and falls with every result,
+    but who wants a certain recall may as well go on to the best rank that has at least as much. So
+    in both evaluations the precision of a rank is the best one there or later.
+    """
+    scores = np.array([score for score, _ in judged])
+    right = np.array([right for _, right in judged], bool)
+    right = right[np.argsort(-scores, kind="stable")]
+
+    ranks = np.arange(1, len(right) + 1)
+    precision = right.cumsum() / ranks  # (N)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    return right, best
+
+
+# ------------------------------------------------------------------ COCO's evaluation
+class CocoImage:
+    """One image as COCO judges it: its people, and its 20 results of the highest scores.
+
+    Of the results, best first: scores; areas, of the boxes round their joints; and similarity, for
+    each a list of its OKS with the people.
+    """
+
+    def __init__(self, people, results, sigmas):
+        scores = np.array([result["score"] for result in results])
+        best = np.argsort(-scores, kind="stable")[:20]  # of equals the first
+        poses = keypoints_of(results, len(sigmas))[best]  # (D, K, 3)
+        sizes = np.ptp(poses[..., :2], axis=1)  # (D, 2) width, height
+
+        self.people = people
+        self.scores = scores[best].tolist()
+        self.areas = sizes.prod(1).tolist()
+        self.similarity = similarity_table(poses, people, sigmas).tolist()
+
+    def who_counts(self, area_range):
+        """Who is to be found: people of that size, but no crowds and nobody without joints."""
+        counts = []
+        for person in self.people:
+            ignored = person["iscrowd"] or person["num_keypoints"] == 0
+            counts.append(not ignored and within(person["area"], area_range))
+        return counts
+
+    def match(self, counts, threshold):
+        """Let the results take people, best score first -> for each its person, or None.
+
+        Of those who are still free and similar enough, a result takes somebody who counts before
+        somebody who is ignored, then the most similar one, and of equals the last.
+        """
+        taken = set()
+        matches = []
+        for similarity in self.similarity:
+            candidates = []
+            for person, value in enumerate(similarity):
+                if value >= threshold and person not in taken:
+                    candidates.append((counts[person], value, person))
+            match = None
+            if candidates:
+                match = max(candidates)[-1]
+                if not self.people[match]["iscrowd"]:  # a crowd is always free
+                    taken.add(match)
+            matches.append(match)
+        return matches
+
+    def judge(self, area_range, threshold):
+        """Pairs (score, right) of the results, less those that are left out."""
+        counts = self.who_counts(area_range)
+        matches = self.match(counts, threshold)
+        judged = []
+        for score, area, person in zip(self.scores, self.areas, matches, strict=True):
+            if person is None:
+                # nobody is there: wrong, or left out if it is of another size
+                if within(area, area_range):
+                    judged.append((score, False))
+            elif counts[person]:
+                # somebody is there: right, or left out if that person is to be ignored
+                judged.append((score, True))
+        return judged
+
+
+def within(area, area_range):
+    """Whether an area lies in a range; both ends belong to it."""
+    smallest, largest = area_range
+    return smallest <= area <= largest
+
+
+def similarity_table(poses, people, sigmas):
+    """OKS of each of D poses (D, K, 3) with each of G people -> (D, G)."""
+    table = np.zeros((len(poses), len(people)))
+    keypoints = keypoints_of(people, len(sigmas))  # (G, K, 3)
+    for i, person in enumerate(people):
+        joints = keypoints[i]  # (K, 3)
+        if not (joints[:, 2] > 0).any():
+            # Somebody is here whose joints were not labelled: they may be all over a box of three
+            # times the size, so each predicted joint is compared with the nearest point of it.
+            box = np.array(person["bbox"], float)  # x, y, width, height
+            low = box[:2] - box[2:]
+            high = box[:2] + 2 * box[2:]
+            joints = np.ones_like(poses)  # (D, K, 3) all labelled
+            joints[..., :2] = poses[..., :2].clip(low, high)
+        table[:, i] = oks(poses, joints, person["area"], sigmas)
+    return table
+
+
+def ap_and_recall(images, area_range):
+    """AP and recall of the `CocoImage`s at each of the T thresholds -> (2, T), 0 to 1.
+
+    AP is the mean precision at 101 recalls, 0 at those that are never reached; the recall is what
+    all results reach together. Both are -1 where nobody is to be found.
+    """
+    table = np.full((2, len(OKS_THRESHOLDS)), -1.0)
+    people = sum(sum(image.who_counts(area_range)) for image in images)
+    if people == 0:
+        return table
+
+    for t, threshold in enumerate(OKS_THRESHOLDS.tolist()):
+        judged = []
+        for image in images:
+            judged += image.judge(area_range, threshold)
+        right, precision = rank_results(judged)  # (N) each
+        recall = right.cumsum() / people  # (N)
+        first_ranks = recall.searchsorted(RECALLS)  # (101) N: never reached
+        precision = np.append(precision, 0)  # (N + 1)
+        table[0, t] = precision[first_ranks].mean()
+        table[1, t] = right.sum() / people
+    return table
+
 
 def coco_ap(annotations, results, sigmas=COCO.sigmas):
-    """COCO's keypoint evaluation, the ten numbers of the official tool, 0 to 1, or -1 where no person counts.
-    annotations: a COCO keypoint dict with one category; results: a list of dicts with image_id, keypoints (3K numbers) and
-    score; sigmas (K,). AP and AR are means over the OKS thresholds; AP is the mean interpolated precision at 101 recalls, AR
-    the recall; M and L count people of 32^2 to 96^2 pixels and above. Raises ValueError as `by_image` does."""
-    images = [coco_image(people, found, sigmas) for _, people, found in by_image(annotations, results)]
-    scores, right, judged, people = map(np.concatenate, zip(*images))             # (N,), 2 of (N, A, T), (G, A)
-    order = (-scores).argsort(kind="stable")
-    right, judged, total = right[order], judged[order], people.sum(0)             # total (A,)
-    ap, ar = np.full((2, *right.shape[1:]), -1.0)                                 # (A, T)
-    for a, t in np.ndindex(ap.shape):
-        if total[a]:
-            recall = right[:, a, t].cumsum() / total[a]                           # (N,)
-            curve = np.append(interpolated_precision(right[:, a, t], judged[:, a, t]), 0)  # (N + 1,) 0: never that far
-            ap[a, t] = curve[recall.searchsorted(np.linspace(0, 1, 101))].mean()
-            ar[a, t] = right[:, a, t].sum() / total[a]
-    return {name + part: float(value) for name, table in (("AP", ap), ("AR", ar)) for part, value in
-            (("", table[0].mean()), ("50", table[0, 0]), ("75", table[0, 5]), ("M", table[1].mean()), ("L", table[2].mean()))}
+    """COCO's keypoint evaluation: the ten numbers of the official tool (pycocotools), 0 to 1.
 
-def inside(points, polygon):
-    """Which points (..., 2) lie inside a polygon (V, 2), its border excluded, by the even-odd rule -> (...) bool."""
-    start, stop = (corners - points[..., None, :] for corners in (polygon, np.roll(polygon, -1, 0)))  # (..., V, 2)
-    side = start[..., 0] * stop[..., 1] - start[..., 1] * stop[..., 0]            # (..., V) 0: in line with the edge
-    border = (side == 0) & ((start * stop).sum(-1) <= 0)
-    upward, downward = start[..., 1] <= 0, stop[..., 1] <= 0
-    crossed = (upward != downward) & ((side > 0) == upward)                       # edges that a ray to the right meets
-    return (crossed.sum(-1) % 2 == 1) & ~border.any(-1)
+    AP and AR (average recall) are means over the OKS thresholds, 50 and 75 are one threshold alone,
+    M and L are for medium and for large people. A number is -1 where nobody is to be found.
 
-def posetrack_frame(image, people, found, names):
-    """Judge one frame: its annotations (G of them) and its results (P), of whose joints `names` all but the ears (J) count.
-    Returns scores (P, J), right and judged (P, J) bool, and labelled (G, J) bool. A joint is there, labelled or judged, unless
-    its three numbers are 0 or it lies in an ignore region; it is right within half a head size, which is 0.6 times the diagonal
-    of bbox_head. A pose belongs to the person of whose labelled joints it has most right (PCKh), a person keeps the best of
-    its poses; the earlier one where two are equal. All joints of the other poses are wrong."""
-    columns = [names.index(joint) for joint in data.POSETRACK.joints if not joint.endswith("_ear")]  # (J,)
-    joints, poses = (column(group, "keypoints", len(names), 3)[:, columns] for group in (people, found))  # (G or P, J, 3)
-    regions = [np.array(polygon, float).T for polygon in zip(*(image.get(f"ignore_regions_{axis}", ()) for axis in "xy"))]
-    labelled, judged = ((points != 0).any(-1) & ~np.any([inside(points[..., :2], region) for region in regions], 0)
-                        for points in (joints, poses))                            # (G, J), (P, J)
-    heads = 0.6 * np.linalg.norm(column(people, "bbox_head", 4)[:, 2:], axis=1)[:, None]  # (G, 1)
-    distance = np.linalg.norm(poses[:, None, :, :2] - joints[..., :2], axis=-1)   # (P, G, J)
-    close = (distance <= 0.5 * heads) & (heads > 0) & labelled & judged[:, None]  # (P, G, J) never of an empty head box
-    pckh = close.sum(-1) / np.maximum(labelled.sum(-1), 1)                        # (P, G)
-    right = np.zeros_like(judged)
-    if len(poses):
-        pckh *= pckh.argmax(1)[:, None] == np.arange(len(joints))                 # only each pose's best person is left
-        owned = np.flatnonzero(pckh.max(0))                                       # the people with a pose
-        owners = pckh.argmax(0)[owned]
-        right[owners] = close[owners, owned]
-    return column(found, "scores", len(names))[:, columns], right, judged, labelled
+    annotations: a COCO keypoint dict with one category; results: a list of dicts with image_id,
+    keypoints (3K numbers) and score; sigmas (K). Raises UserError as `by_image` does.
+    """
+    images = []
+    for _, people, found in by_image(annotations, results):
+        images.append(CocoImage(people, found, sigmas))
+
+    ap, ar = ap_and_recall(images, ANY_SIZE)  # (T) each
+    ap_medium, ar_medium = ap_and_recall(images, MEDIUM)
+    ap_large, ar_large = ap_and_recall(images, LARGE)
+    table = {
+        "AP": ap.mean(),
+        "AP50": ap[0],
+        "AP75": ap[5],
+        "APM": ap_medium.mean(),
+        "APL": ap_large.mean(),
+        "AR": ar.mean(),
+        "AR50": ar[0],
+        "AR75": ar[5],
+        "ARM": ar_medium.mean(),
+        "ARL": ar_large.mean(),
+    }
+    return {name: float(value) for name, value in table.items()}
+
+
+# ------------------------------------------------------------------ PoseTrack's evaluation
+def inside(x, y, polygon_x, polygon_y):
+    """Which points x, y (...) lie inside a polygon of V corners, its border excluded: (...) bool.
+
+    The even-odd rule: from inside, a ray to the right meets an odd number of edges.
+    """
+    odd = np.zeros(x.shape, bool)
+    on_border = np.zeros(x.shape, bool)
+    for corner in range(len(polygon_x)):
+        # the edge that ends in this corner, as each point sees it from itself
+        x0 = polygon_x[corner - 1] - x  # (...)
+        y0 = polygon_y[corner - 1] - y
+        x1 = polygon_x[corner] - x
+        y1 = polygon_y[corner] - y
+
+        # the cross product: its sign says on which side the edge passes, 0 is in line with it
+        side = x0 * y1 - y0 * x1
+        on_border |= (side == 0) & (x0 * x1 + y0 * y1 <= 0)
+
+        # the ray meets an edge with one end above and one below it that passes on the right
+        starts_above = y0 <= 0
+        stops_above = y1 <= 0
+        odd ^= (starts_above != stops_above) & ((side > 0) == starts_above)
+    return odd & ~on_border
+
+
+def posetrack_joints(entries, image, names):
+    """Joints (N, J, 3) of annotations or results, and which of them are there (N, J).
+
+    names: of an entry's joints, of which J count. Not there is a joint whose three numbers are all
+    0, or that lies in a region of the image that is to be ignored.
+    """
+    columns = [names.index(joint) for joint in POSETRACK_JOINTS]
+    joints = keypoints_of(entries, len(names))[:, columns]  # (N, J, 3)
+    there = (joints != 0).any(-1)  # (N, J)
+
+    x = joints[..., 0]  # (N, J)
+    y = joints[..., 1]
+    regions_x = image.get("ignore_regions_x", [])
+    regions_y = image.get("ignore_regions_y", [])
+    for region_x, region_y in zip(regions_x, regions_y, strict=True):
+        there &= ~inside(x, y, region_x, region_y)
+    return joints, there
+
+
+def judge_posetrack_frame(image, people, results, names):
+    """Judge one frame: J joints of G people and P results.
+
+    Returns which joints of the results are right (P, J), which are judged at all (P, J), and how
+    many of the people's are labelled (J).
+    """
+    joints, labelled = posetrack_joints(people, image, names)  # (G, J, 3), (G, J)
+    poses, predicted = posetrack_joints(results, image, names)  # (P, J, 3), (P, J)
+
+    # a joint may be off by half a head size, which is 0.6 of the head box's diagonal
+    boxes = np.array([person["bbox_head"] for person in people], float)  # (G, 4)
+    heads = 0.6 * np.linalg.norm(boxes[:, 2:], axis=1)  # (G)
+    heads = heads[:, None]  # (G, 1)
+    offsets = poses[:, None] - joints  # (P, G, J, 3)
+    distance = np.linalg.norm(offsets[..., :2], axis=-1)  # (P, G, J)
+    close = (distance <= 0.5 * heads) & (heads > 0)
+    close &= labelled & predicted[:, None]
+
+    # A result takes the person of whose labelled joints it has the largest share right (PCKh), if
+    # any, and a person keeps the best result that came. Of equals it is the first.
+    count = np.maximum(labelled.sum(-1), 1)  # (G)
+    shares = close.sum(-1) / count  # (P, G)
+    kept = {}
+    best_share = np.zeros(len(people))
+    for pose, person in enumerate(shares.argmax(1)):
+        if shares[pose, person] > best_share[person]:
+            best_share[person] = shares[pose, person]
+            kept[person] = pose
+
+    # what nobody keeps is wrong in every joint
+    right = np.zeros_like(predicted)
+    for person, pose in kept.items():
+        right[pose] = close[pose, person]
+    return right, predicted, labelled.sum(0)
+
 
 def posetrack_ap(annotations, results):
-    """PoseTrack's multi-person pose evaluation (poseval), in percent: Head, Sho, Elb, Wri, Hip, Knee, Ank and Total.
-    annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results: a list of dicts with
-    image_id, keypoints (3K numbers) and scores (K), K = 17 joints of which 15 count. Frames without people are left out. Means
-    leave out joints that nobody has, Total is that of all; a mean of none is nan. Raises ValueError as `by_image` does."""
+    """PoseTrack's multi-person pose evaluation (poseval), in percent.
+
+    Head, Sho, Elb, Wri, Hip, Knee, Ank are means over a column's joints, Total is that of all 15.
+    Left out are frames without people and joints that nobody has; a mean of none is nan.
+
+    annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results:
+    a list of dicts with image_id, keypoints (51 numbers) and scores (17, one a joint). Raises
+    UserError as `by_image` does.
+    """
     names = annotations["categories"][0]["keypoints"]
-    frames = [posetrack_frame(*group, names) for group in by_image(annotations, results) if group[1] or not group[2]]
-    scores, right, judged, labelled = map(np.concatenate, zip(*frames))           # (N, J), labelled (G, J)
-    order = scores.argsort(0, kind="stable")[::-1]                                # (N, J) of equals, the last first
-    right, judged = (np.take_along_axis(part, order, 0) for part in (right, judged))
-    # Recall steps up by one labelled joint at each right one, so the area under the curve is a sum over those.
-    area = (interpolated_precision(right, judged) * right).sum(0)                 # (J,)
-    ap = 100 * np.divide(area, labelled.sum(0), out=np.full(len(area), np.nan), where=labelled.any(0))
-    groups = {"Head": ap[:3], **dict(zip("Sho Elb Wri Hip Knee Ank".split(), ap[3:].reshape(-1, 2))), "Total": ap}
-    return {name: float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else float("nan")
-            for name, values in groups.items()}
+    judged = {joint: [] for joint in POSETRACK_JOINTS}
+    labelled = np.zeros(len(POSETRACK_JOINTS), int)
+    for image, people, found in by_image(annotations, results):
+        if people:
+            right, predicted, count = judge_posetrack_frame(image, people, found, names)
+            labelled += count
+            for i, j in np.argwhere(predicted):
+                joint = POSETRACK_JOINTS[j]
+                score = found[i]["scores"][names.index(joint)]
+                judged[joint].append((score, right[i, j]))
 
-# ---------------------------------------------------------------------------------------------- running a candidate
-def propagate(nets, images, heatmaps=None, archs=None):
-    """The chain of eq. (2): each frame's own prediction goes on to the next.
-    nets: a network for each of the F frames of images (B, F, 3, H, W), finished, or super-networks with one of `archs`
-    each; heatmaps: (B, K, H/4, W/4) of the frame before the first. Returns (B, F, K, H/4, W/4)."""
-    predicted = [heatmaps]
-    for t, net in enumerate(nets):
-        predicted.append(net(images[:, t], archs and archs[t], predicted[-1]))
-    return torch.stack(predicted[1:], 1)
+    ap = {}
+    for joint, count in zip(POSETRACK_JOINTS, labelled, strict=True):
+        if count > 0:
+            last_first = judged[joint][::-1]  # the official order of equal scores
+            right, precision = rank_results(last_first)  # (N) each
+            # the recall goes up by 1 / count at the right ones: the curve's area is a sum over them
+            area = precision[right].sum() / count
+            ap[joint] = 100 * area
 
-def to_device(images, device):
-    """uint8 images (B, F, 3, H, W) -> normalised ones on the device, in the memory format that convolutions like best."""
-    flat = normalise(images.to(device, non_blocking=True)).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    return flat.unflatten(0, images.shape[:2])
+    table = {}
+    columns = POSETRACK_PARTS | {"Total": POSETRACK_JOINTS}
+    for name, joints in columns.items():
+        values = [ap[joint] for joint in joints if joint in ap]
+        table[name] = float(np.mean(values)) if values else float("nan")
+    return table
 
-def loader(dataset, order, clips, device):
-    """`dataset[i]` for each i of `order`, made ahead by worker processes where the clips are read from files."""
-    cores = os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return DataLoader(dataset, sampler=order, batch_size=None, pin_memory=device.type == "cuda", worker_init_fn=_leave_interrupts,
-                      num_workers=0 if isinstance(clips, SyntheticClips) else max(1, cores))
 
-def _leave_interrupts(worker):
-    """A loader process goes on through Ctrl-C: the step that is to be completed may need its batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+# ------------------------------------------------------------------ results in the official formats
+def pose_score(pose, box_score=1.0):
+    """The usual score of a person (K, 3): that of the box times the mean joint score above 0.2."""
+    scores = pose[:, 2]
+    sure = scores[scores > 0.2]
+    return float(box_score * sure.mean()) if len(sure) else 0.0
 
-class Sight:
-    """Clips that candidates are judged on, or re-calibrated with, from their frame `first` on: 0 for S; 1 for T, whose key-frame
-    network runs over them once, here. keep: hold the crops in memory, for what is looked at many times."""
-    def __init__(self, clips, first, device, key_net=None, batch=64, keep=True):
-        self.clips, self.first, self.device, self.key = clips, first, device, key_net and key_net.arch
-        self.parts = [range(i, min(i + batch, len(clips))) for i in range(0, len(clips), batch)]
-        batches = loader(self, range(len(self.parts)), clips, device)
-        self.batches = list(batches) if keep else batches
-        with torch.inference_mode():
-            self.heatmaps = [key_net.eval()(images) for images in self.look(-1)] if key_net else [None] * len(self.parts)
-    def __getitem__(self, part):
-        return self.clips.batch(self.parts[part])[:2]
-    def __iter__(self):
-        """(images (B, F - first, 3, H, W), the key frame's heatmaps or None, matrices (B, 2, 3)) for each part."""
-        for (images, matrices), heatmaps in zip(self.batches, self.heatmaps):
-            yield to_device(images[:, self.first:], self.device), heatmaps, matrices
-    def look(self, t, parts=slice(None)):
-        """Frame `first` + t alone, (B, 3, H, W), of some of the parts."""
-        for images, _ in self.batches[parts]:
-            yield to_device(images[:, self.first + t, None], self.device)[:, 0]
 
-def sights(train, val, device, first=0, key_net=None):
-    """What a search needs: the clips that it re-calibrates candidates with, and those that it judges them on."""
-    small = min(64, -(-len(val) // 16))  # a race looks at a sixteenth first
-    return Sight(train.head(64 if key_net else 256), first, device, key_net), Sight(val, first, device, key_net, small)
+def oks_nms(poses, scores, areas, threshold=0.9):
+    """Which poses (N, K, 3) of one image to keep: their indices, best score first.
 
-def recalibrate(net, sight, t=0, heatmaps=None):
-    """Measure the batch-norm statistics of a finished network anew, in place, over frame t of all clips of a `Sight`: in the
-    super-network one set of statistics served networks of all sizes and fits none of them.
-    heatmaps: of the frame before, for each part (default: the key frame's). Returns its own ones, for the frame after."""
-    norms, found = [m for m in net.train().modules() if hasattr(m, "running_mean")], []
-    with torch.no_grad():
-        for i, (images, last) in enumerate(zip(sight.look(t), heatmaps or sight.heatmaps)):
-            for norm in norms:
-                norm.momentum = 1 / (i + 1)  # a plain mean over the parts
-            found.append(net(images, heatmaps=last))
-    for norm in norms:
-        norm.momentum = 0.1
-    net.eval()
-    return found
-
-def predict(nets, sight, flip=False, quarter=False):
-    """Keypoints (N, F, K, 3) in image pixels, with scores, from finished networks in eval mode. flip: average the heatmaps with
-    those of the mirrored images, for key frames; quarter: see `decode`."""
-    found, clips = [], sight.clips
-    with torch.inference_mode():
-        for images, heatmaps, matrices in sight:
-            maps = propagate(nets, images, heatmaps)
-            if flip:
-                maps = (maps + flip_heatmaps(propagate(nets, images.flip(-1)), clips.skeleton, clips.cell)) / 2
-            found.append(keypoints_of(maps, matrices, clips, quarter))
-    return np.concatenate(found)
-
-def keypoints_of(heatmaps, matrices, clips, quarter=False):
-    """Heatmaps (B, F, K, H/4, W/4) of the crops that `matrices` (B, 2, 3) gave -> (B, F, K, 3) image pixels and score."""
-    return transform(decode(heatmaps.float(), quarter, clips.cell).cpu().numpy(), invert(matrices)[:, None])
-
-def score(keypoints, clips, first, rows=slice(None)):
-    """How well each person was found in each frame, (N, F): the share of COCO's thresholds that the OKS passes, 0 to 1; nan where
-    nothing is labelled. Its mean, `percent`, is what we call AP where every person has one given window: without detections to
-    rank, average precision is the share found."""
-    frames = slice(first, first + keypoints.shape[1])
-    joints, areas = clips.joints[rows, frames], clips.areas[rows, frames]
-    passed = (oks(keypoints, joints, areas, clips.skeleton.sigmas)[..., None] >= OKS_THRESHOLDS).mean(-1)  # (N, F)
-    return np.where((joints[..., 2] > 0).any(-1), passed, np.nan)
-
-def percent(points):
-    """The AP of `score`'s results."""
-    return 100 * float(np.nanmean(points))
-
-def finish(net, archs, calibration):
-    """Cut a candidate out of the super-network and re-calibrate it, frame by frame: a list of finished networks."""
-    nets, heatmaps = [net.extract(arch).to(memory_format=torch.channels_last) for arch in archs], None
-    for t, finished in enumerate(nets):
-        heatmaps = recalibrate(finished, calibration, t, heatmaps)
-    return nets
-
-def judge(net, archs, calibration, sight):
-    """`score` of a candidate on a `Sight`."""
-    return score(predict(finish(net, archs, calibration), sight), sight.clips, sight.first)
-
-# ---------------------------------------------------------------------------------------------- the official protocols
-def pose_score(pose, box_score=1.):
-    """The usual score of a person (K, 3): that of the box times the mean of the joints' above 0.2."""
-    sure = pose[pose[:, 2] > .2, 2]
-    return float(box_score * sure.mean()) if len(sure) else 0.
-
-def oks_nms(poses, scores, areas, threshold=.9):
-    """Indices of the poses (N, K, 3) of one image to keep: each takes out those of lower score that are nearly the same."""
+    A pose goes if one that is kept is nearly the same: OKS of the two, at their mean area, above
+    the threshold. scores (N); areas (N) in square pixels.
+    """
+    order = np.argsort(-np.asarray(scores), kind="stable")
     kept = []
-    for i in (-np.asarray(scores)).argsort(kind="stable"):
-        labelled = poses[i] * (1, 1, 0) + (0, 0, 1)  # two predictions are compared: all joints of one are the truth
-        if (oks(poses[kept], labelled, (areas[kept] + areas[i]) / 2) <= threshold).all():
+    for i in order.tolist():
+        labelled = poses[i].copy()
+        labelled[:, 2] = 1  # both are predictions, with all joints
+        mean_areas = (areas[kept] + areas[i]) / 2
+        similarity = oks(poses[kept], labelled, mean_areas)
+        if (similarity <= threshold).all():
             kept.append(i)
     return kept
 
+
 def coco_results(keypoints, clips):
-    """Predictions (N, 1, K, 3) for a CocoPeople as the official list of results, after OKS-NMS in each image."""
-    images, results = clips.ids[:, 0, 0], []
-    areas = np.array([window(box, clips.size)[2:].prod() for box in clips.boxes])  # of windows, at which SBL's NMS compares
-    for image in dict.fromkeys(images.tolist()):
-        people = np.flatnonzero(images == image)
-        poses, scores = keypoints[people, 0], [pose_score(keypoints[i, 0], clips.scores[i]) for i in people]
-        results += [{"image_id": image, "category_id": 1, "keypoints": poses[k].ravel().round(3).tolist(), "score": scores[k]}
-                    for k in oks_nms(poses, scores, areas[people])]
+    """Predictions (N, 1, K, 3) for a CocoPeople -> the official list of results, after OKS-NMS."""
+    poses = keypoints[:, 0]  # (N, K, 3)
+    scores = np.zeros(len(poses))
+    areas = np.zeros(len(poses))
+    people = {}  # image id: who is in it
+    image_ids = clips.ids[:, 0, 0].tolist()
+    for i, image_id in enumerate(image_ids):
+        scores[i] = pose_score(poses[i], clips.scores[i])
+        width, height = window(clips.boxes[i, 0], clips.size)[2:]
+        areas[i] = width * height  # of the padded window, as in SBL's NMS
+        people.setdefault(image_id, []).append(i)
+
+    results = []
+    for image_id, own in people.items():
+        for k in oks_nms(poses[own], scores[own], areas[own]):
+            i = own[k]
+            result = {
+                "image_id": image_id,
+                "category_id": COCO.category["id"],
+                "keypoints": poses[i].ravel().round(3).tolist(),
+                "score": float(scores[i]),
+            }
+            results.append(result)
     return results
 
+
 def posetrack_results(keypoints, clips):
-    """Predictions (N, F, K, 3) for PoseTrackClips as the official list of results, one for each labelled frame of a track."""
-    return [{"image_id": image, "track_id": track, "keypoints": pose.ravel().round(3).tolist(),
-             "scores": pose[:, 2].round(4).tolist()}
-            for (image, track), pose in zip(clips.ids.reshape(-1, 2).tolist(), keypoints.reshape(-1, 17, 3)) if image >= 0]
+    """Predictions (N, F, K, 3) for PoseTrackClips -> the official list of results.
 
-def official(nets, clips, device, out):
-    """Run finished networks over COCO val (with flip test) or PoseTrack18 val (one pass a frame, as the video estimator works),
-    quarter-cell offset; print the official numbers in the paper's columns, and return them, in percent. Writes the official
-    list, `out`/results.json; for PoseTrack18 also `out`/posetrack/SEQUENCE.json, which poseval reads."""
-    coco = clips.skeleton is COCO
-    keypoints = predict(nets, Sight(clips, 0, device, keep=False), flip=coco, quarter=True)
-    results = (coco_results if coco else posetrack_results)(keypoints, clips)
-    write_json(results, pathlib.Path(out, "results.json"))
-    if coco:
-        table = {name: 100 * value if value >= 0 else -1 for name, value in coco_ap(clips.annotations, results).items()}
-    else:
-        table = posetrack_ap(clips.annotations, results)
-        pathlib.Path(out, "posetrack").mkdir(exist_ok=True)
-        for name, images in clips.sequences.items():
-            own = {image["id"] for image in images}
-            page = {**clips.annotations, "images": images, "annotations": [r for r in results if r["image_id"] in own]}
-            write_json(page, pathlib.Path(out, "posetrack", name))
-    print(f"{clips.name}, official evaluation of {len(results)} poses (results.json in {out})")
-    print("".join(f"{name:>7}" for name in table) + "\n" + "".join(f"{value:7.1f}" for value in table.values()))
-    return table
+    One for each labelled frame of a track; a frame that only fills up its clip has the ids -1.
+    """
+    results = []
+    for i, t in np.ndindex(keypoints.shape[:2]):
+        pose = keypoints[i, t]  # (K, 3)
+        image_id, track_id = clips.ids[i, t].tolist()
+        if image_id >= 0:
+            result = {
+                "image_id": image_id,
+                "track_id": track_id,
+                "keypoints": pose.ravel().round(3).tolist(),
+                "scores": pose[:, 2].tolist(),
+            }
+            results.append(result)
+    return results
 
-# ---------------------------------------------------------------------------------------------- sampling under a budget
-# Drawn blindly, hardly anything fits a tight budget. So every decision is tilted towards the cheap (ours): an option that adds x
-# to the price is drawn with probability ~ exp(-tilt x), and a draw is kept with one ~ exp(tilt (sum of x)), which takes the tilt
-# out again. What is kept is priced exactly, so all that fit are equally likely.
-@lru_cache(maxsize=16)
-class _Decisions:
-    """The options of every decision, as `Space._build` asks for them, and what each of them alone adds to the least price:
-    adds[j] (rows, options). A branch has a row for each depth of its stage, its parent; the others are their own parents."""
-    def __init__(self, space, price):
-        self.space, self.price, self.least = space, price or gflops(space), math.inf
-        self.options, self.parents = [], []
-        for depths, rows in zip(space.depth, space.rows):
-            self.parents += [len(self.options)] * (1 + len(rows))
-            self.options += [depths, *(row.choices(space.backbone, Branch) for row in rows)]
-        heads = dict.fromkeys(head for branch in self.options[-len(rows)] for head in space._heads(branch))
-        self.parents += range(len(self.options), len(self.options) + 3)
-        self.options += [tuple(heads), space.stem, space.fusions]
-        picks = [0] * len(self.options)
-        while (least := self.price(self.arch(picks))) < self.least:  # from any architecture down to the cheapest
-            self.least, self.adds = least, [self._adds(dict(enumerate(picks)), j) for j in range(len(picks))]
-            scale, self.most = (sum(map(size, self.adds)) or 1 for size in (np.ptp, np.max))
-            self.tilts = np.geomspace(1e-4, 1e6, 100) / scale
-            self.totals = np.array([self.logs(tilt)[1] for tilt in self.tilts])
-            picks = self.draw(self.tilts[-1], 1, np.random.default_rng(0))[0][0].tolist()
-    def arch(self, picks):
-        chosen = map(tuple.__getitem__, self.options, picks)
-        stages = [Stage(next(chosen), tuple([next(chosen) for _ in rows])) for rows in self.space.rows]
-        arch, (head, stem, fusion) = object.__new__(Arch), chosen  # without Arch's checks: all options are valid
-        vars(arch).update(backbone=self.space.backbone, stem=stem, stages=tuple(stages), head=head, fusion=fusion)
-        return arch
-    def _adds(self, base, j):
-        price = lambda row, k: self.price(self.arch({**base, self.parents[j]: row, j: k}.values()))
-        rows = len(self.options[self.parents[j]]) if self.parents[j] < j else 1
-        prices = np.array([[price(row, k) for k in range(len(self.options[j]))] for row in range(rows)])
-        return prices - prices[:, [base[j]]]
-    def logs(self, tilt):
-        """(logarithms of all probabilities, that of the sum over all architectures by which they were divided)."""
-        logs, whole = [-tilt * adds for adds in self.adds], 0
-        for j, parent in reversed(list(enumerate(self.parents))):
-            sums = np.logaddexp.reduce(logs[j], 1)
-            logs[j] = logs[j] - sums[:, None]
-            logs[parent], whole = (logs[parent] + sums, whole) if parent < j else (logs[j], whole + sums.item())
-        return logs, whole
-    def draw(self, tilt, count, rng):
-        """Picks (count, decisions), and for each the sum of x."""
-        picks, sums = np.zeros((count, len(self.options)), int), 0
-        for j, logs in enumerate(self.logs(tilt)[0]):
-            row, ends = picks[:, self.parents[j]], np.exp(logs).cumsum(1) + np.arange(len(logs))[:, None]  # rows end to end
-            found = np.searchsorted(ends.ravel(), row + rng.random(count)) - row * logs.shape[1]
-            found = found.clip(0, logs.shape[1] - 1)  # rounding
-            sums, picks[:, j] = sums + self.adds[j][row, found], found
-        return picks, sums
 
-def _fitting(space, frames, budget, count, rng, price, before=(), different=False):
-    """`count` tuples, `before` and `frames` more architectures, uniform over all whose prices sum to at most `budget`.
-    By how much the sum of x can exceed a price is taken from a pilot of 300, and half more; if that is ever wrong, all starts
-    again. The tilt is the best one by Chernoff's bound on how many fit. `different`: none twice, or fewer if none are left."""
-    plan, rng = _Decisions(space, price), np.random.default_rng(rng.getrandbits(64))
-    spent, found, tries, size, bound = [plan.price(arch) for arch in before], {}, 0, 300, 0
-    least, many = sum([plan.least] * frames), f"{frames} times " * (frames > 1)
-    refuse(not before and least > budget, f"a budget of {budget:g}{' GFLOPs' * (price is None)} is below {many}the smallest "
-           f"architecture of this space, {least:.4g}; give more")
-    room = min(budget - sum(spent) - least, frames * plan.most)
-    look = lru_cache(maxsize=None)(lambda picks: (arch := plan.arch(picks), plan.price(arch)))
-    while len(found) < count and tries <= 20 * len(found) + 100:
-        tilt = plan.tilts[np.argmin(plan.tilts * (room + bound) + frames * plan.totals)]
-        picks, sums = plan.draw(tilt, frames * size, rng)
-        over = sums.reshape(size, frames).sum(1) - room - bound
-        kept = np.flatnonzero((over <= 0) & (np.log(rng.random(size)) < tilt * over) | (size == 300))
-        gc.disable()  # or so many new objects would have all old ones searched for garbage, again and again: half of the time
-        try:
-            rows = [tuple(zip(*map(look, map(tuple, row)))) for row in picks.reshape(size, frames, -1)[kept].tolist()]
-        finally:
-            gc.enable()
-        errors = over[kept] + room + bound + least - [sum(prices) for _, prices in rows]
-        if size == 300 or errors.max(initial=bound) > bound:
-            bound, found, tries = 1.5 * errors.max() - .5 * errors.mean() + 1e-9 * abs(least), {}, 0
+# ----------------------------------------------------------------- running networks over clips
+
+
+def to_device(images, device):
+    """uint8 images (B, F, 3, H, W) -> normalised floats on the device, of the same shape.
+
+    Channels last is the memory format in which convolutions are fastest, on CPUs and GPUs.
+    """
+    # bytes go to the device: a quarter of the traffic
+    images = data.normalise(images.to(device, non_blocking=True))
+    flat = images.flatten(0, 1)  # (BF, 3, H, W)
+    flat = flat.contiguous(memory_format=torch.channels_last)
+    return flat.unflatten(0, images.shape[:2])
+
+
+def propagate(nets, images, matrices, key_heatmaps=None, archs=None, cell=CELL):
+    """The chain of eq. (2): the heatmaps of every frame are an input of the next one's network.
+
+        I^0 -> S -> H^0 -> warp -> T(I^1, .; arch^1) -> H^1 -> warp -> T(I^2, .; arch^2) -> H^2 ...
+
+    images (B, F, 3, H, W) and matrices (B, F, 2, 3), image -> crop pixels, are of the whole clip,
+    its key frame first. key_heatmaps: None, then nets[0] looks at frame 0; or the heatmaps
+    (B, K, h, w) of frame 0, then nets[0] looks at frame 1. archs: one for each net, where the nets
+    are super-networks. Returns (B, len(nets), K, h, w). Gradients flow back along the chain, so
+    the sum over t in eq. (1) also teaches each frame what the frames after it need.
+    """
+    heatmaps = key_heatmaps  # H^0, where it is there already
+    first = 0 if key_heatmaps is None else 1
+    predicted = []
+    for i, net in enumerate(nets):
+        t = first + i
+        # ours: H^{t-1} was seen through the window of frame t-1; move it into that of frame t
+        if heatmaps is not None:
+            heatmaps = data.warp_heatmaps(heatmaps, matrices[:, t - 1], matrices[:, t], cell)
+        # eq. (2): H^0 = S(I^0), then H^t = T(I^t, H^{t-1}; arch^t)
+        arch = None if archs is None else archs[i]
+        heatmaps = net(images[:, t], arch, heatmaps)  # (B, K, h, w)
+        predicted.append(heatmaps)
+    return torch.stack(predicted, dim=1)
+
+
+class EvaluationSet:
+    """Clips that many networks are run over: cropped once, and their key frames predicted once.
+
+    indices: which clips, in the order in which they are looked at. With a key_net (in eval mode)
+    networks are asked about the frames after the key frame, without one about all frames. keep:
+    hold the crops in memory, as uint8; otherwise every pass makes them anew.
+    """
+
+    def __init__(self, clips, device, indices=None, key_net=None, batch_size=64, keep=True):
+        self.clips = clips
+        self.device = device
+        self.indices = list(range(len(clips)) if indices is None else indices)
+        self.key_net = key_net
+        self.key_heatmaps = {}  # batch number -> (B, K, h, w), filled in when they are needed
+        self.first = 0 if key_net is None else 1  # the first frame that networks are asked about
+        self.frames = clips.frames - self.first
+        self.batch_size = batch_size
+        self.number_of_batches = math.ceil(len(self.indices) / batch_size)
+        self.crops = [] if keep else None
+        if keep:
+            # copied, because what loader processes hand over lies in scarce shared memory
+            numbers = range(self.number_of_batches)
+            for images, matrices in data.batch_loader(self, numbers, clips, device):
+                self.crops.append((images.clone(), matrices.clone()))
+
+    def indices_of(self, start, stop):
+        """The clips in the batches start, start + 1, ..., stop - 1."""
+        return self.indices[start * self.batch_size : stop * self.batch_size]
+
+    def __getitem__(self, number):
+        """Crop one batch: images (B, F, 3, H, W) uint8, matrices (B, F, 2, 3)."""
+        batch = self.clips.batch(self.indices_of(number, number + 1))
+        return batch.images, batch.matrices
+
+    def batches(self, start=0, stop=None):
+        """(images on the device, matrices, the key frame's heatmaps or None) of some batches."""
+        numbers = range(self.number_of_batches)[start:stop]
+        if self.crops is None:
+            crops = data.batch_loader(self, numbers, self.clips, self.device)
         else:
-            for archs, prices in rows:
-                if sum([*spent, *prices]) <= budget and all(a.head in space._heads(a.stages[-1].branches[0]) for a in archs):
-                    tries += 1
-                    found.setdefault(archs if different else tries, (*before, *archs))
-        size = min(max(2 * size, 512), 2 ** 14)
-    return list(found.values())[:count]
+            crops = self.crops[start:stop]
+        for number, (images, matrices) in zip(numbers, crops, strict=True):
+            images = to_device(images, self.device)
+            # S is fixed while T is trained and searched: its heatmaps stay the same
+            if self.key_net is not None and number not in self.key_heatmaps:
+                with torch.no_grad():
+                    self.key_heatmaps[number] = self.key_net(images[:, 0])
+            yield images, matrices, self.key_heatmaps.get(number)
+
+
+def calibration_set(clips, device, seed, key_net=None):
+    """Training clips to measure batch norm on: random ones, from the whole training set."""
+    count = 256 if key_net is None else 64  # ours, as T looks at several frames of each
+    rng = random.Random(f"{seed} calibration")
+    indices = rng.sample(range(len(clips)), min(count, len(clips)))
+    return EvaluationSet(clips, device, indices, key_net)
+
+
+def validation_set(clips, device, seed, key_net=None):
+    """All of val, in a random order, so that any part of it is a fair one.
+
+    In at least 16 batches where there are so many clips: a search first looks at a sixteenth.
+    """
+    indices = list(range(len(clips)))
+    random.Random(f"{seed} validation").shuffle(indices)
+    batch_size = max(1, min(64, len(clips) // 16))
+    return EvaluationSet(clips, device, indices, key_net, batch_size)
+
+
+def recalibrate(nets, calibration):
+    """Measure the batch-norm statistics of finished networks anew, in place; then eval mode.
+
+    In the super-network one set of statistics served networks of all sizes and fits none of them
+    (see `elastic.ElasticBatchNorm2d`). So a candidate runs over training clips, frame by frame
+    along the chain, each batch normalised by itself as in training; its statistics become the mean
+    of theirs. No weight changes. Each frame needs a network of its own, for the same reason.
+    """
+    chain = torch.nn.ModuleList(nets).train()
+    norms = [layer for layer in chain.modules() if hasattr(layer, "running_mean")]
+    momentum = norms[0].momentum
+    with torch.no_grad():
+        for i, (images, matrices, key_heatmaps) in enumerate(calibration.batches()):
+            # batch norm does mean <- (1 - m) mean + m (mean of this batch). With m = 1, 1/2, 1/3,
+            # ... that is the plain mean of all batches so far, and nothing of the old one is left
+            for norm in norms:
+                norm.momentum = 1 / (i + 1)
+            propagate(nets, images, matrices, key_heatmaps, cell=calibration.clips.cell)
+    for norm in norms:
+        norm.momentum = momentum
+    chain.eval()
+
+
+def finish(supernet, archs, calibration, measured=None):
+    """Finished networks of a candidate: cut out of the super-network, batch norm measured.
+
+    measured: {archs: statistics} of candidates that were met before; it is added to.
+    """
+    nets = [supernet.extract(arch).to(memory_format=torch.channels_last) for arch in archs]
+    chain = torch.nn.ModuleList(nets).eval()
+    measured = {} if measured is None else measured
+    archs = tuple(archs)
+    # the buffers of a network are the running means and variances of its batch norms
+    if archs not in measured:
+        recalibrate(nets, calibration)
+        measured[archs] = list(chain.buffers())
+    for tensor, found_before in zip(chain.buffers(), measured[archs], strict=True):
+        tensor.copy_(found_before)
+    return nets
+
+
+def predict(nets, evaluation, flip=False, quarter=False, start=0, stop=None):
+    """Keypoints (n, frames, K, 3) of the clips in some batches: x, y in image pixels and score.
+
+    flip: average the heatmaps with those of the mirrored crops (SBL's flip test), for clips of one
+    frame. quarter: how peaks are read, see `data.decode`.
+    """
+    clips = evaluation.clips
+    frames = slice(evaluation.first, evaluation.first + len(nets))  # that are predicted
+    found = []
+    with torch.inference_mode():
+        for images, matrices, key_heatmaps in evaluation.batches(start, stop):
+            heatmaps = propagate(nets, images, matrices, key_heatmaps, cell=clips.cell)
+            if flip:
+                mirrored = propagate(nets, images.flip(-1), matrices, cell=clips.cell)
+                heatmaps += data.flip_heatmaps(mirrored, clips.skeleton.flip, clips.cell)
+                heatmaps /= 2
+            # heatmaps -> crop pixels -> image pixels, each frame through its own window
+            keypoints = data.decode(heatmaps.float(), quarter, clips.cell)  # (B, frames, K, 3)
+            back = data.invert(matrices[:, frames])  # (B, frames, 2, 3)
+            found.append(data.transform(keypoints.cpu().numpy(), back))
+    return np.concatenate(found)
+
+
+def passed(keypoints, clips, indices, first):
+    """How well each person was found in each frame: (n, frames), 0 to 1, nan without labels.
+
+    keypoints (n, frames, K, 3) are of the clips `indices`, from frame `first` on. It is the share
+    of COCO's ten thresholds that the OKS passes. Where each person has one given window, there are
+    no detections to rank, and average precision is the share found: the mean of these numbers.
+    """
+    frames = slice(first, first + keypoints.shape[1])
+    joints = clips.joints[indices, frames]  # (n, frames, K, 3)
+    areas = clips.areas[indices, frames]  # (n, frames)
+    similarity = oks(keypoints, joints, areas, clips.skeleton.sigmas)  # (n, frames)
+    share = (similarity[..., None] >= OKS_THRESHOLDS).mean(-1)
+    labelled = (joints[..., 2] > 0).any(-1)
+    return np.where(labelled, share, np.nan)
+
+
+def percent(points):
+    """The AP of what `passed` returns, 0 to 100."""
+    return 100 * float(np.nanmean(points))
+
+
+# ------------------------------------------------------------------- sampling under a budget
+
+
+def price_in_gflops(space):
+    """What the paper's budgets count: a function Arch -> GFLOPs at the space's image size."""
+
+    def price(arch):
+        return cost(arch, space.image_size).gflops
+
+    return price
+
+
+def ends(space, price):
+    """The smallest architecture with its cheapest fusion, and the largest with its dearest."""
+    smallest = [replace(space.smallest(), fusion=fusion) for fusion in space.fusions]
+    largest = [replace(space.largest(), fusion=fusion) for fusion in space.fusions]
+    return min(smallest, key=price), max(largest, key=price)
+
+
+def random_walk(space, archs, high, rng, price):
+    """Allocations on an endless random walk in the band of total prices from 0.9 high to high.
+
+    archs: where it sets out for the band, a list of architectures that cost at most `high`.
+
+    A decision is drawn as `Space.sample` draws it, whatever it was before. So within the band each
+    place is visited as often as `Space.sample` would give it (a Gibbs sampler that stays inside).
+    """
+    low = 0.9 * high
+    total = sum([price(arch) for arch in archs])
+    patience = 1000 * space.decisions() * len(archs)
+    for steps in itertools.count():
+        # draw a decision of a frame anew; or two or three, as then one can pay for another, and no
+        # corner of the band is cut off by an expensive decision that alone would lead out of it
+        moved = list(archs)
+        for _ in range(rng.randint(1, 3)):
+            t = rng.randrange(len(archs))
+            moved[t] = space.redraw(moved[t], rng)
+        # go there if that is in the band, or no further below it than here
+        moved_total = sum([price(arch) for arch in moved])
+        if min(low, total) <= moved_total <= high:
+            archs = moved
+            total = moved_total
+        # in a space of few architectures the band can be empty: then what is next to it will do,
+        # which is where the walk has arrived when it does not come any closer
+        if total >= low or steps > patience:
+            yield tuple(archs)
+
+
+def sample_near_budget(space, budget, count, rng, price=None, frames=1):
+    """`count` random tuples of `frames` architectures, priced within 10 % below the budget (eq. 3).
+
+    A random walk: some decisions are drawn anew; the step is taken if the total price comes closer
+    to the band below the budget, or stays in it. What it visits there has the distribution of
+    `Space.sample`, given the band. No accuracy is looked at on the way, so this is random search as
+    in Secs 3.4.1 and 3.4.3, not evolution. The band is ours: of what is drawn blindly under a
+    budget hardly anything lies near it, and the best one will.
+
+    price: Arch -> number, default GFLOPs. No two are the same; they are fewer only if there are
+    hardly more. UserError if nothing is so cheap.
+    """
+    unit = "" if price else " GFLOPs"
+    price = lru_cache(maxsize=2**16)(price or price_in_gflops(space))  # many are asked for again
+
+    # is the budget possible? And where it is above everything, the band ends at the largest
+    smallest, largest = ends(space, price)
+    least = sum([price(smallest)] * frames)
+    if budget < least:
+        total = f"{frames} x the smallest architecture, {least:.4g}{unit}"
+        raise UserError(f"a budget of {budget:.4g}{unit} is below {total}; give more")
+    high = min(budget, sum([price(largest)] * frames))
+    walk = random_walk(space, [smallest] * frames, high, rng, price)
+
+    # burn-in: forget where the band was entered. Then places that are far apart are independent
+    apart = 5 * space.decisions() * frames
+    found = {}
+    for places, archs in enumerate(itertools.islice(walk, 20 * apart, None, apart)):
+        found[archs] = True  # a dict, because a set has no order
+        if len(found) == count or places > 20 * len(found) + 100:
+            return list(found)
+
 
 def sample(space, budget, count, rng, price=None):
-    """`count` different architectures of `space`, uniform over those whose price (an Arch -> number; default: the paper's GFLOPs
-    at the space's image size) is at most `budget`. Fewer only if there are hardly more; ValueError if nothing fits."""
-    return [arch for arch, in _fitting(space, 1, budget, count, rng, price, different=True)]
+    """`count` architectures just below a budget: see `sample_near_budget`."""
+    return [archs[0] for archs in sample_near_budget(space, budget, count, rng, price)]
 
-def allocate(space, frames, budget, count, rng, price=None, branching=None, before=()):
-    """`count` allocations: `frames` architectures each, uniform over those whose prices sum to at most `budget` (eq. 3).
-    branching (a, b, ...): the leaves of a tree instead. Of `a` allocations the first architectures are kept; each goes on in
-    `b` ways, of which the second is kept, and so on (`before`: what is). Among all trees, a leaf is as likely as it is alone."""
-    width, *more = branching or (count,)
-    grown = _fitting(space, frames - len(before), budget, width, rng, price, before)
-    deeper = lambda archs: allocate(space, frames, budget, count, rng, price, more, archs[:len(before) + 1])
-    return sum(map(deeper, grown), []) if more else grown
 
-# ---------------------------------------------------------------------------------------------- the search
-def ranks():
-    """(number of this process, how many there are): torchrun starts several, which `train.main` joins to one group."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+def allocate(space, frames, budget, count, rng, price=None):
+    """`count` allocations that together cost just below a budget: see `sample_near_budget`."""
+    return sample_near_budget(space, budget, count, rng, price, frames)
+
+
+def draw_candidates(space, budget, count, seed, frames=1, key_arch=None, shared=False):
+    """What a search looks at: a list of tuples of architectures, one for each of `frames` frames.
+
+    budget, in GFLOPs: of S, which is one architecture for all frames. Or, with the key frame's
+    key_arch, the *average* over key and non-key frames, as Table 1 gives it; then each non-key
+    frame has an architecture of its own, unless they are `shared` (Fig. 6b).
+    """
+    # S, on as many frames as it is to be judged on
+    rng = random.Random(f"{seed} candidates")
+    if key_arch is None:
+        return [(arch,) * frames for arch in sample(space, budget, count, rng)]
+
+    price = price_in_gflops(space)
+    key = price(key_arch)
+    smallest, _ = ends(space, price)
+    least = (key + frames * price(smallest)) / (frames + 1)
+    if budget < least:
+        raise UserError(f"an average of {budget:.4g} GFLOPs is below the smallest, {least:.4g}")
+
+    # eq. (3): C is what the average leaves for the T non-key frames, shared or not
+    total = (frames + 1) * budget - key
+    if shared:
+        return [(arch,) * frames for arch in sample(space, total / frames, count, rng)]
+    return allocate(space, frames, total, count, rng)
+
+
+# -------------------------------------------------------------------------------- the search
+
+
+def rank_and_world():
+    """(number of this process, how many there are): torchrun starts several, `train` joins them."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
 
 def gather(value):
     """The values that all processes give here, in their order."""
-    values = [value] * ranks()[1]
+    values = [value] * rank_and_world()[1]
     if len(values) > 1:
         dist.all_gather_object(values, value)
     return values
 
-def judge_together(net, candidates, calibration, sight, parts, known):
-    """`score` of candidates on some `parts` (a slice) of a `Sight`, and how many images were run: {candidate: (N, F)}, count.
-    Prefix sharing: what several have in common at their first frames is re-calibrated and run once, and their next frames
-    start from it. known: {first architectures: their batch-norm statistics}; what was measured is not measured again."""
-    rows, found, passes = [i for part in sight.parts[parts] for i in part], {}, 0
-    def follow(prefix, calibrated, predicted, keypoints):  # heatmaps of the frame before, of both sights, for each part
-        nonlocal passes
-        t = len(prefix)
-        for arch in dict.fromkeys(archs[t] for archs in candidates if archs[:t] == prefix):
-            longer, (finished,) = prefix + (arch,), [net.extract(arch).to(memory_format=torch.channels_last)]
-            statistics, heatmaps = [b for name, b in finished.named_buffers() if "running" in name], None
-            if longer in known:
-                for mine, measured in zip(statistics, known[longer]):
-                    mine.copy_(measured)
-                finished.eval()
-            else:
-                heatmaps = recalibrate(finished, calibration, t, calibrated)
-                known[longer], passes = [b.clone() for b in statistics], passes + len(calibration.clips)
-            with torch.inference_mode():
-                maps = [finished(images, heatmaps=last) for images, last in zip(sight.look(t, parts), predicted)]
-            matrices = torch.cat([matrices for _, matrices in sight.batches[parts]])
-            joints, passes = keypoints + [keypoints_of(torch.cat(maps)[:, None], matrices, sight.clips)], passes + len(rows)
-            if t + 1 < len(candidates[0]):
-                follow(longer, heatmaps, maps, joints)
-            else:
-                found[longer] = score(np.concatenate(joints, 1), sight.clips, sight.first, rows)
-    if candidates:
-        follow((), None, sight.heatmaps[parts], [])
-    return found, passes
 
-def rounds(count, parts, plain):
-    """[(how many candidates, how many parts of the clips they have seen afterwards)] of a search.
-    In a race (ours) all start with a sixteenth of the clips; then, four times, the better half sees as many again."""
-    found = {}
-    for k in range(4 * plain, 5):  # where there are fewer than 16 parts, some rounds have nothing new to see
-        found.setdefault(-(-parts // 2 ** (4 - k)), count if plain else -(-count // 2 ** k))
-    return [(number, seen) for seen, number in found.items()]
+def schedule(count, batches, plain):
+    """Rounds of a search: [(how many candidates go in, how many batches they have then seen)].
 
-def search(net, candidates, calibration, sight, path, about, plain=False, say=print):
-    """Judge candidates (tuples of architectures) on `sight`, in a race or (plain) each on all of it; return (best, table) and
-    keep the table in `path`. `about` identifies a search: its table is continued, not repeated. Processes share the candidates
-    by their first architecture, all get the table."""
-    (rank, world), start, known, going, seen = ranks(), time.time(), {}, range(len(candidates)), 0
-    about = {**about, "plain": plain, "weights": sum(p.double().sum().item() for p in net.parameters())}
-    table, passes = gather(_read_table(path, about))[0] or ([_row(net, archs) for archs in candidates], 0)
-    for k, (count, parts) in enumerate(rounds(len(candidates), len(sight.parts), plain)):
-        going, groups = sorted(going, key=lambda i: -table[i]["rounds"][k - 1] if k else i)[:count], {}
-        for i in going:
-            if len(table[i]["rounds"]) == k:
-                groups.setdefault(i if plain else candidates[i][0], []).append(i)
-        groups = list(groups.values())
-        for first in range(0, len(groups), world):
-            own = sum(groups[first:first + world][rank:rank + 1], [])  # none for some in the last turn
-            points, run = judge_together(net, [candidates[i] for i in own], calibration, sight, slice(seen, parts),
-                                         {} if plain else known)
-            for results, more in gather(([(i, points[candidates[i]]) for i in own], run)):
-                passes += more
-                for i, scores in results:
-                    _add(table[i], scores)
+    plain: one round, every candidate is judged on everything, as in the paper. Otherwise (ours)
+    successive halving, which costs 3/16 of that: four times the better half goes on.
+
+        candidates   all    1/2   1/4   1/8   1/16
+        clips        1/16   1/8   1/4   1/2   all
+    """
+    if plain:
+        return [(count, batches)]
+    rounds = []
+    seen = 0
+    for k in range(5):
+        going = math.ceil(count / 2**k)
+        stop = math.ceil(batches / 2 ** (4 - k))
+        if stop > seen:  # of fewer than 16 batches some rounds would show nothing new
+            rounds.append((going, stop))
+        seen = stop
+    return rounds
+
+
+class Search:
+    """A search under way.
+
+    table has a row for each candidate, in the order in which they were drawn:
+        archs, gflops, params   what it is, and what all its frames together cost
+        passed, people          for each frame: the sum of `passed`, and over how many people
+        ap_by_frame, ap         in percent, of the clips seen so far
+        rounds                  `ap` after each round
+    """
+
+    def __init__(self, supernet, candidates, validation, calibration, about, path):
+        self.supernet = supernet
+        self.candidates = candidates
+        self.validation = validation
+        self.calibration = calibration
+        self.about = about  # identifies the search
+        self.path = path  # of the table
+        self.measured = {}  # batch-norm statistics, for later rounds
+        # go on from the table that an interrupted search left: all processes from the same one
+        self.table = gather(read_table(path, about))[0]
+        if self.table is None:
+            self.table = [new_row(supernet, archs) for archs in candidates]
+
+    def run(self, plain):
+        """Round by round: who is left looks at the clips that it has not seen yet."""
+        count = len(self.table)
+        going = list(range(count))
+        start = 0
+        rounds = schedule(count, self.validation.number_of_batches, plain)
+        for number, (left, stop) in enumerate(rounds):
+            # the better half of the round before; of equals, who was drawn first
+            if number > 0:
+                scores = [self.table[i]["rounds"][number - 1] for i in going]
+                order = np.argsort(-np.array(scores), kind="stable")
+                going = [going[k] for k in order[:left]]
+            # an interrupted search has judged some of them already
+            todo = [i for i in going if len(self.table[i]["rounds"]) == number]
+            self.judge_all(todo, start, stop)
+            start = stop
+            clips = len(self.validation.indices_of(0, stop))
+            ap = self.table[best(self.table)]["ap"]
+            line = f"{len(going)} of {count} candidates on {clips} clips, best {ap:.1f} AP"
+            print(f"search: {line}", flush=True)
+
+    def judge_all(self, todo, start, stop):
+        """Judge candidates on the batches from start to stop."""
+        rank, world = rank_and_world()
+        for turn in range(0, len(todo), world):
+            # each process takes one; in the last turn there may be none left for some
+            judged = {}
+            if turn + rank < len(todo):
+                i = todo[turn + rank]
+                judged[i] = self.judge(i, start, stop)
+            for rows in gather(judged):
+                for i, row in rows.items():
+                    self.table[i] = row
+            # the table after every candidate, for who interrupts the search, or watches it
             if rank == 0:
-                write_json({**about, "best": best(table), "passes": passes, "candidates": table}, path)
-        seen, leader = parts, table[best(table)]
-        say(f"search: {len(going)} of {len(candidates)} candidates on {sight.parts[parts - 1].stop} clips, best "
-            f"{leader['ap']:.1f} AP, {time.time() - start:.0f} s, {passes} images run")
-    return candidates[best(table)], table
+                page = dict(self.about)
+                page["best"] = best(self.table)
+                page["candidates"] = self.table
+                data.write_json(page, self.path)
 
-def _row(net, archs):
-    costs = [cost(a, net.space.image_size, net.joints) for a in archs]
-    return {"archs": [json.loads(a.to_json()) for a in archs], "gflops": sum(c.gflops for c in costs),
-            "params": sum(c.params for c in costs), "rounds": [], "passed": [0] * len(archs), "people": [0] * len(archs)}
+    def judge(self, i, start, stop):
+        """The row of candidate i, after it has looked at the batches from start to stop too."""
+        val = self.validation
+        archs = self.candidates[i]
+        row = dict(self.table[i])
+        # its weights are slices of the super-network's, its batch-norm statistics its own
+        nets = finish(self.supernet, archs, self.calibration, self.measured)
 
-def _add(row, points):
-    """Add the scores (N, F) of more clips: `passed` are their sums, `people` their numbers, `rounds` the AP after each round."""
-    for key, more in (("passed", np.nansum(points, 0)), ("people", (~np.isnan(points)).sum(0))):
-        row[key] = (row[key] + more).tolist()
-    row["ap_by_frame"] = (100 * np.divide(row["passed"], np.maximum(row["people"], 1))).round(2).tolist()
-    row["ap"] = 100 * sum(row["passed"]) / max(1, sum(row["people"]))
-    row["rounds"].append(row["ap"])
+        # real data have an AP of their own: it has the last word, over all clips, as in `official`
+        real = isinstance(val.clips, (CocoPeople, PoseTrackClips))
+        final = real and stop == val.number_of_batches
+        if final:
+            start = 0
+            row["passed"] = row["people"] = [0] * len(archs)
+        keypoints = predict(nets, val, quarter=final, start=start, stop=stop)
+        points = passed(keypoints, val.clips, val.indices_of(start, stop), val.first)
+        add_points(row, points)
+        if final:
+            row["ap"] = own_ap(keypoints, val)
+        row["rounds"] = [*row["rounds"], row["ap"]]
+        return row
+
+
+def new_row(supernet, archs):
+    """The row of a candidate that has not looked at anything yet."""
+    # of all its frames together, which is what eq. (3) bounds
+    costs = [cost(arch, supernet.space.image_size, supernet.joints) for arch in archs]
+    return {
+        "archs": [json.loads(arch.to_json()) for arch in archs],
+        "gflops": sum(c.gflops for c in costs),
+        "params": sum(c.params for c in costs),
+        "passed": [0] * len(archs),
+        "people": [0] * len(archs),
+        "rounds": [],
+    }
+
+
+def add_points(row, points):
+    """Add to a row what `passed` says of more clips, (n, frames)."""
+    total = row["passed"] + np.nansum(points, axis=0)  # (frames,)
+    people = row["people"] + np.isfinite(points).sum(axis=0)  # (frames,)
+    row["passed"] = total.tolist()
+    row["people"] = people.tolist()
+    by_frame = 100 * total / np.maximum(people, 1)
+    row["ap_by_frame"] = by_frame.round(2).tolist()
+    # the objective of eq. (3), a sum over the frames: here the mean over all people in them
+    row["ap"] = 100 * sum(row["passed"]) / max(sum(row["people"]), 1)
+
+
+def own_ap(keypoints, evaluation):
+    """The AP of the data set itself, in percent: COCO's, or PoseTrack's Total.
+
+    keypoints (N, frames, K, 3) of all its clips. Where only non-key frames were predicted, only
+    who is in a non-key frame of a clip counts, on both sides.
+    """
+    clips = evaluation.clips
+    # back from the random order into that of the clips
+    everything = np.zeros(clips.joints.shape)  # (N, F, K, 3)
+    everything[evaluation.indices, evaluation.first :] = keypoints
+    if isinstance(clips, CocoPeople):
+        return 100 * coco_ap(clips.annotations, coco_results(everything, clips))["AP"]
+
+    # pairs, as an image can be the key frame of one person and a non-key frame of another
+    ids = clips.ids[:, evaluation.first :].reshape(-1, 2)  # image id, track id
+    asked = {tuple(pair) for pair in ids.tolist()}
+    annotations = dict(clips.annotations)
+    people = annotations["annotations"]
+    annotations["annotations"] = [p for p in people if (p["image_id"], p.get("track_id")) in asked]
+    results = posetrack_results(everything, clips)
+    results = [r for r in results if (r["image_id"], r["track_id"]) in asked]
+    return posetrack_ap(annotations, results)["Total"]
+
 
 def best(table):
-    """The index of the best of the rows that have seen most."""
-    return max(range(len(table)), key=lambda i: (len(table[i]["rounds"]), table[i].get("ap", -1)))
+    """The index of the best one of the rows that have seen most."""
+    # an AP on few clips may be higher by chance
+    most = max(len(row["rounds"]) for row in table)
+    scores = [row["ap"] if len(row["rounds"]) == most else -math.inf for row in table]
+    return int(np.argmax(scores))
 
-def _read_table(path, about):
+
+def read_table(path, about):
+    """The table of an earlier search for the same, or None: no file, another search, cut off."""
     try:
-        old = json.loads(pathlib.Path(path).read_text())
-        return (old["candidates"], old["passes"]) if {k: old.get(k) for k in about} == json.loads(json.dumps(about)) else None
-    except (OSError, ValueError, KeyError):
+        page = json.loads(path.read_text())
+        same = all(page[key] == value for key, value in about.items())
+        return page["candidates"] if same else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
-def find(net, budget, options, calibration, sight, out, name="search", clock=None):
-    """The search of a stage, with the candidates and seed of `options`; returns as `search`, leaves NAME.json, .png in `out`.
-    Stage s (Sec. 3.4.1): one architecture within the budget for all frames of `sight`. Stage t (Sec. 3.4.3), where that has a
-    key frame: an architecture for each frame after it, the budget being the average over them and the key frame. It is in
-    GFLOPs, or with a `clock` in its milliseconds. For a race, allocations are drawn as a tree whose branches share frames."""
-    frames, count, key = sight.clips.frames - sight.first, options.candidates, sight.key
-    rng = random.Random(f"{options.seed} {'allocate' if key else name}")
-    drawn = gather(draw_candidates(net.space, budget, key, frames, count, options, rng, clock))[0]  # one's measured times
-    about = {"stage": "t" if key else "s", "budget": budget, "unit": "ms" if clock else "GFLOPs", "frames": frames,
-             "seed": options.seed, "candidates_wanted": count, "shared": options.shared, "no_fusion": options.no_fusion,
-             "key": key and key.to_json()}
-    archs, table = search(net, drawn, calibration, sight, out / f"{name}.json", about, options.plain)
-    if ranks()[0] == 0:
-        if clock:
-            clock.save()
-        price = clock or gflops(net.space)
-        spent = [sum(map(price, archs + (key,) * bool(key))) / (frames + bool(key)) for archs in drawn]
-        title = f"allocations over {frames} non-key frames" if key else f"S candidates under {budget:g} {about['unit']}"
-        plot([(x, row["ap"]) for x, row in zip(spent, table)], best(table), title + ", AP on the clips seen", about["unit"],
-             out / f"{name}.png")
-    return archs, table
 
-def draw_candidates(space, budget, key, frames, count, options, rng, clock=None):
-    """What a search looks at: tuples of an architecture for each frame. `key`: the key frame's, in stage t."""
-    left = rest(budget, (clock or gflops(space))(key), frames) if key else frames * budget
-    space = dataclasses.replace(space, fusions=(None,)) if options.no_fusion else space
-    if options.shared or not key:
-        return [(arch,) * frames for arch in sample(space, left / frames, count, rng, clock)]
-    side = round(count ** (1 / frames))  # of the tree that lets a race share what candidates have in common
-    branching = None if options.plain else (*[side] * (frames - 1), -(-count // side ** (frames - 1)))
-    return allocate(space, frames, left, count, rng, clock, branching)[:count]
+def find(
+    supernet,
+    budget,
+    count,
+    validation,
+    calibration,
+    out,
+    seed,
+    key_arch=None,
+    shared=False,
+    plain=False,
+    name="search",
+):
+    """The search (Secs 3.4.1, 3.4.3): draw `count` candidates, judge them, keep the best one.
 
-def clock_of(options, folder, image_size, fresh=False):
-    """The Clock that a budget in milliseconds needs, kept in a run folder, or None."""
-    return vipnas.Clock(folder / "times.json", image_size, fresh=fresh) if options.budget_ms else None
+    budget, key_arch, shared: see `draw_candidates`; plain: see `schedule`. Returns (architectures
+    of the best candidate, table). The table is also kept in OUT/NAME.json, written after every
+    candidate; a search that was interrupted goes on from there. OUT/NAME.png is a picture of it.
+    """
+    frames = validation.frames
+    candidates = draw_candidates(supernet.space, budget, count, seed, frames, key_arch, shared)
+    weights = sum(p.double().sum().item() for p in supernet.parameters())
+    # what makes it this search: a table of another one is not continued
+    about = {
+        "budget": budget,
+        "frames": frames,
+        "seed": seed,
+        "candidates_wanted": count,
+        "shared": shared,
+        "plain": plain,
+        "key": key_arch and json.loads(key_arch.to_json()),
+        "clips": [validation.clips.name, len(validation.indices)],
+        "weights": round(weights, 6),
+    }
+    path = Path(out, f"{name}.json")
+    search = Search(supernet, candidates, validation, calibration, about, path)
+    search.run(plain)
+    if rank_and_world()[0] == 0:
+        data.save_image(plot(search.table), path.with_suffix(".png"))
+    return candidates[best(search.table)], search.table
 
-def gflops(space):
-    """The price of an architecture that the paper's budgets are in."""
-    return lambda arch: cost(arch, space.image_size).gflops
 
-def rest(average, key, frames):
-    """What eq. (3) leaves for all non-key frames, from the average over them and the key frame (Table 1's figure)."""
-    return (frames + 1) * average - key
+GRID = (225, 225, 225)
+DROPPED = (185, 200, 230)
+FINALIST = (60, 90, 170)
+FOUND = (220, 60, 50)
 
-def plot(points, best, title, unit, path):
-    """Picture of candidates: points (N, 2) of price and AP, the index of the best one marked."""
-    points = np.asarray(points, float)
-    margin = np.maximum(np.ptp(points, 0) * .08, (points[:, 0].min() * .01 + 1e-4, .5))
-    low, high = points.min(0) - margin, points.max(0) + margin
+
+def axis(values, start, stop, least_margin):
+    """(pixel of each value, pixel of each of six ticks, their values), from start to stop."""
+    margin = max(0.08 * np.ptp(values), least_margin)
+    ticks = np.linspace(values.min() - margin, values.max() + margin, 6)
+    places = np.linspace(start, stop, 6)
+    return np.interp(values, ticks, places), places, ticks
+
+
+def plot(table):
+    """Picture of a search: a dot for each candidate, dark if it saw everything, red if it won.
+
+    As a search keeps to the band below its budget, the dots spread over 10 % of the price; what
+    they show is how much the architecture matters at one price.
+    """
+    prices = np.array([row["gflops"] for row in table])
+    scores = np.array([row["ap"] for row in table])
+    rounds = np.array([len(row["rounds"]) for row in table])
     image = Image.new("RGB", (720, 480), "white")
-    pen, font, small = ImageDraw.Draw(image), ImageFont.load_default(15), ImageFont.load_default(12)
-    where = lambda p: (70, 430) + (p - low) / (high - low) * (620, -380)  # the origin, and the way to the opposite corner
-    pen.rectangle([70, 50, 690, 430], outline="black")
-    for value in low + (high - low) * np.arange(6)[:, None] / 5:
-        x, y = where(value)
-        pen.text((x, 438), f"{value[0]:.4g}", "black", small, anchor="ma")
-        pen.text((62, y), f"{value[1]:.1f}", "black", small, anchor="rm")
-        pen.line([70, y, 690, y], fill=(225, 225, 225))
-    for p, radius, colour in (*((p, 4, (120, 150, 210)) for p in points), (points[best], 7, (220, 60, 50))):
-        pen.ellipse([*(where(p) - radius), *(where(p) + radius)], fill=colour)
-    (x, y), (price, ap) = where(points[best]), points[best]
-    found = f"found: {ap:.1f} AP at {price:.4g}", *((x - 12, y - 14, "rm") if x > 400 else (x + 12, y - 14, "lm"))
-    for text, x, y, anchor in (found, (title, 70, 20, "la"), (unit, 380, 458, "ma"), ("AP", 8, 28, "la")):
-        pen.text((x, y), text, "black", font, anchor=anchor)
-    save_image(image, path)
+    pen = ImageDraw.Draw(image)
+    font = ImageFont.load_default(14)
 
-# ---------------------------------------------------------------------------------------------- the command line
-def main():
-    """Search a trained super-network again, for another budget or number of frames, without training (Table 4); or give the
-    official numbers of finished networks on real data."""
+    # a frame with its lower left corner at (70, 430)
+    x, columns, values = axis(prices, 70, 690, 0.01 * prices.min())
+    for column, value in zip(columns, values, strict=True):
+        pen.text((column, 438), f"{value:.4g}", "black", font, anchor="ma")
+    y, lines, values = axis(scores, 430, 50, 0.5)
+    for line, value in zip(lines, values, strict=True):
+        pen.line([70, line, 690, line], GRID)
+        pen.text((62, line), f"{value:.1f}", "black", font, anchor="rm")
+    pen.rectangle([70, 50, 690, 430], outline="black")
+    pen.text((8, 24), "AP on the clips that a candidate has seen", "black", font)
+    pen.text((380, 458), "GFLOPs of all its frames", "black", font, anchor="ma")
+
+    # finalists last, on top; then the best one
+    finalists = rounds == rounds.max()
+    for i in np.argsort(rounds, kind="stable"):
+        pen.circle((x[i], y[i]), 4, FINALIST if finalists[i] else DROPPED)
+    won = best(table)
+    pen.circle((x[won], y[won]), 7, FOUND)
+    text = f"found: {scores[won]:.1f} AP at {prices[won]:.4g}"
+    pen.text((690, 24), text, FOUND, font, anchor="ra")
+    return image
+
+
+# -------------------------------------------------------------------------- official numbers
+
+
+def official(nets, clips, device, out):
+    """The official numbers of finished networks on COCO or PoseTrack18 val, in percent.
+
+    COCO with the flip test, PoseTrack18 in one pass a frame, as the video estimator works; both
+    with SBL's quarter offset. Prints them and returns {column: number}. Writes the official list
+    OUT/results.json, and for PoseTrack18 OUT/posetrack/SEQUENCE.json, which poseval reads.
+    """
+    # all clips in their order; not kept in memory, as they are looked at once
+    coco = isinstance(clips, CocoPeople)
+    evaluation = EvaluationSet(clips, device, keep=False)
+    keypoints = predict(nets, evaluation, flip=coco, quarter=True)
+    if coco:
+        results = coco_results(keypoints, clips)
+        table = coco_ap(clips.annotations, results)
+        table = {name: max(100 * value, -1.0) for name, value in table.items()}  # -1: nobody
+    else:
+        results = posetrack_results(keypoints, clips)
+        table = posetrack_ap(clips.annotations, results)
+        for name, images in clips.sequences.items():
+            own = {image["id"] for image in images}
+            poses = [result for result in results if result["image_id"] in own]
+            page = {**clips.annotations, "images": images, "annotations": poses}
+            data.write_json(page, Path(out, "posetrack", name))
+
+    data.write_json(results, Path(out, "results.json"))
+    print(f"{clips.name}, official evaluation of {len(results)} poses (results.json in {out})")
+    print("".join(f"{name:>7}" for name in table))
+    print("".join(f"{value:7.1f}" for value in table.values()))
+    return table
+
+
+def check_joints(clips, about, path):
+    """Give `clips` the heatmap cells of the network in `path`; UserError for other joints.
+
+    about: what was saved beside the network, see `data.about`.
+    """
+    if list(clips.skeleton.joints) != list(about["joints"]):
+        how = "fine-tune it there first (train.py --stage s --arch FILE --init CKPT)"
+        raise UserError(f"{path} predicts other joints than {clips.name} has: {how}")
+    clips.cell = about.get("cell", CELL)
+
+
+def show_frames(nets, about):
+    """Print what the finished network of each frame costs, and the average (Table 1's columns).
+
+    Returns the average as {"gflops", "params", "ms"}.
+    """
+    # the paper's average counts key and non-key frames alike
+    size = tuple(about["size"])
+    times = vipnas.frame_times(nets)
+    rows = []
+    print(f"{'frame':9}{'GFLOPs':>9}{'parameters':>12}{'ms':>7}   architecture")
+    for t, net in enumerate(nets):
+        price = cost(net.arch, size, net.joints)
+        frame = f"t = {t}" if t else "key frame"
+        print(f"{frame:9}{price.gflops:9.4f}{price.params:12,}{times[t]:7.2f}   {net.arch}")
+        rows.append((price.gflops, price.params, times[t]))
+    gflops, params, ms = np.mean(rows, axis=0).tolist()
+    print(f"{'average':9}{gflops:9.4f}{params:12,.0f}{ms:7.2f}   (ms: deployed, one CPU thread)")
+    return {"gflops": gflops, "params": params, "ms": ms}
+
+
+# -------------------------------------------------------------------------- the command line
+
+CANDIDATES = {"synthetic": 48, "coco": 500, "posetrack": 500}  # 500: Sec. 4.2
+
+
+def read_options(arguments):
+    """The options of the command line, as they are given."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--checkpoint", required=True,
-                        help="supernet.pt of a stage s or t; or, to judge, a finished or published network")
-    parser.add_argument("--gflops", type=float, help="supernet.pt: budget of S, or the average over key and non-key frames")
-    parser.add_argument("--budget-ms", type=float, help="instead, the budget in milliseconds of this machine (one thread)")
-    parser.add_argument("--plain", action="store_true", help="judge every candidate on all of val, as the paper does")
-    parser.add_argument("--shared", action="store_true", help="stage t: one architecture for all non-key frames")
-    parser.add_argument("--no-fusion", action="store_true", help="stage t: non-key frames without the last frame's heatmaps")
-    parser.add_argument("--benchmark", action="store_true", help="supernet.pt: what a race saves, how well times are predicted")
-    parser.add_argument("--frames", type=int, default=3, help="stage t: T, the number of non-key frames")
-    parser.add_argument("--candidates", type=int, default=48, help="how many to look at")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", choices=("coco", "posetrack"), help="finished networks: what to judge them on")
-    parser.add_argument("--root", help="finished networks: the folder of that data set")
-    parser.add_argument("--boxes", help="coco: JSON file of detected people (default: the annotated boxes)")
-    parser.add_argument("--out", help="folder for the result (default: beside the checkpoint)")
-    options = parser.parse_args()
-    try:
-        again = vipnas.read(options.checkpoint).get("kind") == "supernet"
-        refuse(again and not (options.gflops or options.budget_ms) or options.candidates < 1 or options.frames < 1,
-               "say the budget, --gflops or --budget-ms; and --candidates and --frames must be at least 1")
-        refuse(options.gflops and options.budget_ms, "--gflops and --budget-ms are two units of one budget: give one of them")
-        refuse(not again and (options.gflops or options.budget_ms or not (options.data and options.root)),
-               f"{options.checkpoint} is no super-network to search in; to judge it, give --data and --root alone")
-        refuse(again and options.data or options.boxes and options.data != "coco",
-               "--data and --root are for finished networks, and --boxes is for --data coco")
-        (search_again if again else judge_finished)(options, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    except (CheckpointError, DataError, ValueError, OSError) as error:
-        sys.exit(f"search: {error}")
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="supernet.pt to search in, or a finished network")
+    add("--gflops", type=float, help="search: budget of S, or the average over all frames")
+    add("--frames", type=int, help="search: T, non-key frames after a key frame (default: 3)")
+    add("--shared", action="store_true", help="search: one architecture for all non-key frames")
+    add("--plain", action="store_true", help="search: every candidate on all of val (the paper)")
+    add("--candidates", type=int, help="search: how many (default: 48; 500 on real data)")
+    add("--seed", type=int, help="search: of candidates and clips (default: 0)")
+    add("--data", choices=("coco", "posetrack"), help="finished network: what to judge it on")
+    add("--root", help="folder of the real data (search: default is where the run had them)")
+    add("--boxes", help="finished network, coco: JSON file of detected people")
+    add("--out", help="folder for the result (default: beside the checkpoint)")
+    return parser.parse_args(arguments)
+
+
+def check_options(options, contents):
+    """UserError for options that do not go together, or not with what the checkpoint holds."""
+    path = options.checkpoint
+    # what does nothing here, or belongs to the other use of this command
+    search = contents.get("kind") == "supernet"
+    if search:
+        what = f"a super-network of stage {contents['stage']}"
+        foreign = ["data", "boxes"]
+        foreign += ["frames", "shared"] if contents["stage"] == "s" else []
+        foreign += ["root"] if contents["config"]["data"] == "synthetic" else []
+    else:
+        what = "a finished network"
+        foreign = ["gflops", "frames", "shared", "plain", "candidates", "seed"]
+    wrong = [f"--{name}" for name in foreign if getattr(options, name) not in (None, False)]
+    if wrong:
+        raise UserError(f"{path} is {what}, so leave out {' and '.join(wrong)}")
+
+    # what is needed
+    if search and options.gflops is None:
+        raise UserError(f"{path} is {what} to search in: give the budget, --gflops")
+    if not search and not (options.data and options.root):
+        raise UserError(f"{path} is {what}: give --data and --root to judge it on")
+    if options.boxes and options.data != "coco":
+        raise UserError("--boxes, a file of detected people, belongs to --data coco")
+    for name in ("gflops", "frames", "candidates"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} must be a number above zero")
+
 
 def judge_finished(options, device):
-    """The official numbers of a finished S- or T-ViPNAS, or of a published network."""
-    nets, facts = load_networks(options.checkpoint)
-    refuse(options.data == "coco" and len(nets) > 1, "COCO has no videos: name the key-frame network, vipnas_s.pt")
-    clips = open_clips(options.data, options.root, "test", len(nets), tuple(facts["size"]), boxes=options.boxes)
-    check_joints(clips, facts, options.checkpoint)
-    out = pathlib.Path(options.out or pathlib.Path(options.checkpoint).with_name(f"official_{options.data}"))
-    out.mkdir(parents=True, exist_ok=True)
-    official([net.to(device, memory_format=torch.channels_last) for net in nets], clips, device, out)
+    """Official numbers of a finished S- or T-ViPNAS, or of a published network."""
+    path = Path(options.checkpoint)
+    nets, about = vipnas.load_networks(path)
+    if options.data == "coco" and len(nets) > 1:
+        raise UserError("COCO has no videos: name the key frame's network, vipnas_s.pt")
+    size = tuple(about["size"])
+    clips = data.open_clips(
+        options.data, options.root, "test", len(nets), size, boxes=options.boxes
+    )
+    check_joints(clips, about, path)
+    nets = [net.to(device, memory_format=torch.channels_last) for net in nets]
+    official(nets, clips, device, options.out or path.with_name(f"official_{options.data}"))
+
+
+def open_searched(config, root, frames, size):
+    """(training clips to measure batch norm on, all of val) of a run with these options."""
+    # real data: whatever the run had to train with, and every labelled person of val
+    kind = config["data"]
+    train_count = config["clips"]
+    val_count = None
+    if kind == "synthetic":
+        # val as in the run; of train some will do, as the first are no other than the last
+        val_count = min(400, 4 * train_count)
+        train_count = min(400, train_count)
+    train = data.open_clips(kind, root, "train", frames, size, train_count)
+    val = data.open_clips(kind, root, "val", frames, size, val_count)
+    return train, val
+
 
 def search_again(options, device):
-    """Another search in a trained super-network; or what a race saves there."""
-    net, key_net, saved = load_supernet(options.checkpoint)
-    net.to(device, memory_format=torch.channels_last)
-    folder, size, budget = pathlib.Path(options.checkpoint).parent, net.space.image_size, options.budget_ms or options.gflops
-    run, frames, key = saved["options"], options.frames if key_net else 1, key_net and key_net.to(device).arch
-    name = f"search_{budget:g}{'ms' * bool(options.budget_ms)}_{frames * bool(key)}{'_shared' * options.shared}"
-    out, clock = pathlib.Path(options.out or folder / (name + "_no_fusion" * options.no_fusion)), clock_of(options, folder, size)
-    draw_candidates(net.space, budget, key, frames, 1, options, random.Random(0), clock)  # an impossible budget is said first
-    train, val = (open_clips(run["data"], run["root"], split, frames + bool(key), size, min(400, run["clips"] or 10 ** 9))
-                  for split in ("train", "val"))
-    calibration, sight = sights(train, val, device, int(key_net is not None), key_net)
-    if options.benchmark:
-        return benchmark(net, budget, options, calibration, sight)
-    out.mkdir(parents=True, exist_ok=True)
-    archs, table = find(net, budget, options, calibration, sight, out, clock=clock)
-    nets, name = [key_net] * bool(key_net) + finish(net, archs, calibration), "vipnas_t.pt" if key_net else "vipnas_s.pt"
-    vipnas.save_finished(out / name, nets, saved["about"])
-    costs, times = [gflops(net.space)(n.arch) for n in nets], vipnas.frame_times(nets)
-    for n, c, ms in zip(nets, costs, times):
-        print(f"{n.arch}  ({c:.4f} GFLOPs, {ms:.2f} ms)")
-    print(f"on average {np.mean(costs):.4f} GFLOPs and {np.mean(times):.2f} ms a frame (deployed, one CPU thread); val AP "
-          f"{table[best(table)]['ap']:.1f}; wrote {name}, search.json and search.png to {out}")
+    """Another search in a trained super-network: another budget, T (Table 4), shared (Fig. 6b)."""
+    supernet, key_net, contents = vipnas.load_supernet(options.checkpoint)
+    supernet.to(device, memory_format=torch.channels_last)
+    about = contents["about"]
+    config = contents["config"]
+    choices = {"seed": options.seed or 0, "key_arch": None, "shared": options.shared}
+    frames = 1
+    key_nets = []
+    if key_net is not None:
+        key_nets = [key_net.to(device, memory_format=torch.channels_last)]
+        choices["key_arch"] = key_net.arch
+        frames = options.frames or 3
 
-def benchmark(net, budget, options, calibration, sight, seeds=3, count=20):
-    """What a race saves, and whether it finds the same: plain and raced search of the same candidates, for several seeds. And how
-    well added-up times predict: `count` random networks of the space, predicted and measured."""
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(seeds):
-            drawn = draw_candidates(net.space, budget, sight.key, sight.clips.frames - sight.first, options.candidates, options,
-                                    random.Random(seed))
-            tables = []
-            for plain in (True, False):
-                path = pathlib.Path(folder, f"{seed}{plain}.json")
-                search(net, drawn, calibration, sight, path, {}, plain, say=lambda line: None)
-                tables.append(json.loads(path.read_text()))
-            (plain, raced), rows = tables, tables[0]["candidates"]
-            same = "the same" if drawn[raced["best"]] == drawn[plain["best"]] else "another"
-            print(f"seed {seed}, {len(drawn)} candidates: plain {rows[plain['best']]['ap']:.2f} AP, {plain['passes']} images run"
-                  f"; race {rows[raced['best']]['ap']:.2f} AP ({same} winner), {raced['passes']}, that is "
-                  f"{raced['passes'] / plain['passes']:.3f} of them", flush=True)
-    rng, clock = random.Random(0), vipnas.Clock("", net.space.image_size)
-    archs = [net.space.sample(rng) for _ in range(count)]
-    predicted, measured = [clock(arch) for arch in archs], vipnas.frame_times([PoseNet(arch) for arch in archs])
-    print(f"{count} networks of {min(measured):.2f} to {max(measured):.2f} ms, predicted from {len(clock.times)} parts: rank "
-          f"correlation (Kendall's tau) {kendalltau(predicted, measured).statistic:.2f}; of GFLOPs with measured times "
-          f"{kendalltau([gflops(net.space)(arch) for arch in archs], measured).statistic:.2f}")
+    # an impossible budget is said before any picture is read
+    draw_candidates(supernet.space, options.gflops, 1, frames=frames, **choices)
+    root = options.root or config["root"]
+    length = len(key_nets) + frames
+    train, val = open_searched(config, root, length, tuple(about["size"]))
+    check_joints(train, about, options.checkpoint)
+    check_joints(val, about, options.checkpoint)
+    calibration = calibration_set(train, device, choices["seed"], key_net)
+    validation = validation_set(val, device, choices["seed"], key_net)
 
-def load_networks(path):
-    """(networks, about) from a finished checkpoint of ours, or a published one: COCO's joints at 256x192, in SBL's cells."""
-    if "state_dict" in vipnas.read(path):
-        return [vipnas.load_mmpose(path)], data.about(COCO, (256, 192), data.SBL_CELL)
-    return vipnas.load_finished(path)
+    # the search, and what it found
+    name = f"search_{options.gflops:g}_{frames}" + ("_shared" if options.shared else "")
+    out = Path(options.out or Path(options.checkpoint).with_name(name))
+    count = options.candidates or CANDIDATES[config["data"]]
+    choices["plain"] = options.plain
+    archs, table = find(supernet, options.gflops, count, validation, calibration, out, **choices)
+    nets = key_nets + finish(supernet, archs, calibration)
+    name = f"vipnas_{contents['stage']}.pt"
+    vipnas.save_finished(out / name, nets, about)
+    vipnas.write_archs(list(archs), out / "arch.json")
+    show_frames(nets, about)
+    ap = table[best(table)]["ap"]
+    print(f"val AP {ap:.1f}; wrote {name}, arch.json, search.json and search.png to {out}")
 
-def check_joints(clips, facts, path):
-    """Let `clips` have the cells of the network in `path`, if it predicts their joints. facts: its `about`."""
-    refuse(list(clips.skeleton.joints) != facts["joints"], f"{path} predicts other joints than {clips.name} has: fine-tune it on "
-           "that data first (train.py --stage s --arch FILE --init CKPT)")
-    clips.cell = facts.get("cell", clips.cell)
 
-def load_supernet(path):
-    """(super-network, its key-frame network or None, everything saved) from the supernet.pt of a run."""
-    saved = vipnas.load(path, "supernet")
+def main(arguments=None):
+    """Search a trained super-network again, without training; or judge finished networks."""
+    options = read_options(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        about, key_net = saved["about"], None
-        space, joints = dataclasses.replace(vipnas.SPACES[saved["space"]], image_size=tuple(about["size"])), len(about["joints"])
-        if "key" in saved:
-            key_net = vipnas.restore(PoseNet(Arch.from_json(saved["arch"]), joints), saved["key"], path).eval()
-            space = space.within(key_net.arch)
-        elif saved["arch"]:
-            raise CheckpointError(f"{path} was trained as one architecture alone; there is nothing to search in it")
-        return vipnas.restore(PoseNet(space, joints), saved["nets"][0], path), key_net, saved
-    except (KeyError, TypeError, IndexError) as error:
-        raise CheckpointError(f"{path} lacks a part of a super-network's checkpoint ({error}); make it anew") from None
+        contents = vipnas.read_checkpoint(options.checkpoint)
+        check_options(options, contents)
+        if contents.get("kind") == "supernet":
+            search_again(options, device)
+        else:
+            judge_finished(options, device)
+    except UserError as error:
+        sys.exit(f"search: {error}")
+
 
 if __name__ == "__main__":
     main()

@@ -1,496 +1,964 @@
 """Training, and the whole way from nothing to a searched video pose estimator (Sec. 3.4).
 
-    python train.py --stage s        # super-network, search, S-ViPNAS: the key frame's network          -> runs/s
-    python train.py --stage t        # T super-network inside it, search, T-ViPNAS: the frames between   -> runs/t
+    python train.py --stage s    # super-network, search, S-ViPNAS: the key frame's network
+    python train.py --stage t    # T super-network inside it, search, T-ViPNAS: the frames between
 
-Both stages train the same way. For every batch (sandwich rule and in-place distillation, [60, 61]):
+In stage s a *subnet* is one architecture on one frame. In stage t it is a chain of T of them, one
+for each frame after the key frame: the fixed S network's heatmaps start it, each frame's own
+prediction goes on to the next, every frame has its loss. `train_step` serves both, and networks
+that are trained alone: those have nothing smaller inside.
 
-    1. biggest network     learns from the ground truth
-    2. smallest network    learns from the ground truth and from the biggest one's prediction, equally
-    3. N = 2 random ones   likewise
-    4. one step with the sum of all their gradients
-
-In stage s a "network" is one architecture on one frame. In stage t it is a chain of T architectures (eqs 1-2): the
-fixed S network's heatmaps start it, each frame's own prediction goes to the next, every frame has its loss.
-
-    python train.py --stage s --space resnet50 --data coco --root DIR                      # the paper's recipe
-    python train.py --stage s --arch FILE --data posetrack --root DIR --init CKPT          # one architecture alone
+    python train.py --stage s --space resnet50 --data coco --root DIR       # the paper's recipe
+    python train.py --stage s --arch FILE --data posetrack --root DIR --init CKPT    # fine-tune one
     python train.py --stage t --s CKPT --data posetrack --root DIR --frames 3
-    python train.py --stage s --clips 16 --steps 2 --candidates 4                          # everything can be small
-    python train.py --benchmark resnet50                                                   # what weight sharing costs
-    torchrun --nproc_per_node=8 -- train.py --stage t --s CKPT ...          # several GPUs, or machines that share runs/
+    python train.py --stage t --s CKPT --arch FILE [--no-fusion]     # train one allocation alone
+    python train.py --stage s --clips 16 --steps 2 --candidates 4    # everything can be small
+    torchrun --nproc_per_node=8 -- train.py --stage s ...            # several GPUs, or machines
 """
-import argparse, contextlib, copy, dataclasses, importlib, json, math, os, pathlib, random, signal, sys, time
-from concurrent.futures import ThreadPoolExecutor
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
+from torch import nn
 
-import data, search, vipnas
-from search import refuse
-from vipnas import Arch, PoseNet, Space, cost
+import data
+import search
+import vipnas
+from data import UserError
+from vipnas import Arch, PoseNet, Space
 
-# ---------------------------------------------------------------------------------------------- options and recipes
-# name: type, default (what is None comes from the recipe of the data and stage), help
-OPTIONS = {
-    "stage": (str, None, "s: super-network and key-frame network; t: temporal networks for the frames between"),
-    "space": (str, "tiny", f"search space of stage s: {', '.join(vipnas.SPACES)}"),
-    "data": (str, "synthetic", "synthetic, coco or posetrack"),
-    "root": (str, None, "folder of the real data set, as it is unpacked"),
-    "boxes": (str, None, "coco: JSON file of detected people for the official numbers at the end (default: the annotated boxes)"),
-    "out": (str, None, "run folder (default runs/s or runs/t)"),
-    "s": (str, "runs/s/vipnas_s.pt", "stage t: the finished key-frame network, ours or a published S-ViPNAS checkpoint"),
-    "arch": (str, None, f"stage s: train one architecture alone, without search: a JSON file or {', '.join(vipnas.ARCHS)}"),
-    "init": (str, None, "stage s: start from the weights of this finished network, ours or a published S-ViPNAS checkpoint"),
-    "frames": (int, 3, "T, non-key frames after a key frame"),
-    "clips": (int, None, "use so many training clips"),
-    "steps": (int, None, "training steps (default: the recipe's)"),
-    "finish": (int, None, "stage t: steps that the super-network then trains on with the found allocation alone"),
-    "batch": (int, None, "clips a step"),
-    "lr": (float, None, "highest learning rate"),
-    "rotation": (float, None, "augmentation: largest rotation in degrees"),
-    "candidates": (int, None, "architectures (or allocations) the search looks at"),
-    "gflops": (float, None, "budget, the paper's GFLOPs: of the S network, or the average over key and non-key frames"),
-    "budget_ms": (float, None, "the same budget in milliseconds, measured on this machine (deployed, one CPU thread)"),
-    "plain": (bool, False, "judge every candidate on all of val, as the paper does, instead of in a race"),
-    "shared": (bool, False, "stage t: one architecture for all non-key frames (ablation)"),
-    "no_fusion": (bool, False, "stage t: non-key frames without the last frame's heatmaps (ablation)"),
-    "compare": (int, None, "stage t: 1 trains a single-frame rival of the same GFLOPs too (default: 1 for drawn people, else 0)"),
-    "seed": (int, 0, "all randomness follows from it"),
-    "resume": (bool, False, "go on with the run in the run folder, exactly (with as many processes and threads)"),
-    "benchmark": (str, None, "a space's name: only time a sandwich step beside the same networks alone; ap: time COCO's AP"),
-}
+# ------------------------------------------------------------------------------ one training step
 
-# what left-out options are, by data and stage; `epochs` stand for steps. Sec. 4.2; ours for drawn people, minutes on two cores
-RECIPES = {
-    ("coco", "s"): dict(batch=64, lr=1e-3, rotation=40, candidates=500, finish=0, epochs=250, milestones=(200, 230)),
-    ("posetrack", "s"): dict(batch=64, lr=1e-4, rotation=40, candidates=500, finish=0, epochs=20, milestones=(10, 15)),
-    ("posetrack", "t"): dict(batch=16, lr=1e-3, rotation=40, candidates=500, finish=0, epochs=60),
-    ("synthetic", "s"): dict(batch=32, lr=2e-2, rotation=10, candidates=48, finish=0, steps=1200, clips=16000),
-    ("synthetic", "t"): dict(batch=16, lr=1e-2, rotation=10, candidates=48, finish=500, steps=500, clips=5000),
-}
+RANDOM_SUBNETS = 2  # N of Sec. 3.4.2
 
-def describe(batch, lr, rotation, candidates, finish, steps=None, clips=None, epochs=None, milestones=()):
-    """A recipe in words."""
-    falls = "/10 at epochs {} and {} of {}".format(*milestones, epochs) if milestones else "falling by cosine"
-    return ((f"{steps} steps" if steps else f"{epochs} epochs") + f" + {finish} of the found chain" * bool(finish) +
-            f", Adam {lr:g} {falls}, batch {batch}, rotation {rotation} degrees, flip, {candidates} candidates" +
-            f", {clips} clips" * bool(clips))
 
-# GFLOPs of S and average of T: Table 1; HRNet's S from Table 2, its T ours, the same share as ResNet's
-BUDGETS = {"tiny": (.0180, .0150), "resnet50": (1.44, .82), "mobilenetv3": (.69, .37), "hrnet_w32": (5.64, 3.2)}
-FROM_RECIPE = "batch", "rotation", "clips", "candidates", "steps", "finish"
+class Examples(NamedTuple):
+    """What a step learns from: B clips of F frames, of which the last T are to be predicted.
 
-def read_options(argv):
-    """Options from the command line, checked against each other, what is missing filled in from the recipe."""
-    table = "\n".join(f"  --data {data:9} --stage {stage}: {describe(**recipe)}" for (data, stage), recipe in RECIPES.items())
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog=f"recipes (every number can be given as an option; real data: Sec. 4.2):\n{table}")
-    for name, (kind, default, text) in OPTIONS.items():
-        how = {"action": "store_true"} if kind is bool else {"type": kind, "default": default}
-        text += f" (default {default})" * (default not in (None, False))
-        parser.add_argument(f"--{name.replace('_', '-')}", help=text, **how)
-    options = parser.parse_args(argv)
-    if options.benchmark:
-        options.stage, options.space = "s", options.space if options.benchmark == "ap" else options.benchmark
-    stage, space, source = options.stage, options.space, options.data
-    refuse(stage not in ("s", "t"), "say which stage to run: --stage s first, then --stage t")
-    refuse(space not in vipnas.SPACES, f"there is no space '{space}'; --space is one of {', '.join(vipnas.SPACES)}")
-    refuse((source, stage) == ("coco", "t"), "COCO has no videos: stage t needs --data posetrack or synthetic")
-    refuse((source, stage) not in RECIPES, f"there is no data set '{source}'; --data is one of synthetic, coco, posetrack")
-    refuse(options.boxes and source != "coco", "--boxes, a file of detected people, belongs to --data coco")
-    refuse((source == "synthetic") == (options.root is not None),
-           "--root names the folder of real data: give it with --data coco or posetrack, and only then")
-    refuse(stage == "t" and (options.arch or options.init),
-           "--arch and --init belong to stage s; stage t starts from the network that --s names")
-    refuse(options.arch and (options.gflops or options.budget_ms or options.candidates),
-           "--arch trains one architecture, so there is nothing to search: leave out --gflops, --budget-ms and --candidates")
-    refuse(options.gflops and options.budget_ms, "--gflops and --budget-ms are two units of one budget: give one of them")
-    refuse(stage == "s" and (options.shared or options.no_fusion), "--shared and --no-fusion belong to stage t")
-    for name in ("frames", "lr", "gflops", "budget_ms", *FROM_RECIPE):
-        value = getattr(options, name)
-        refuse(value is not None and (value < 0 or value == 0 and name not in ("rotation", "finish")),
-               f"--{name.replace('_', '-')} must be above zero")
-        if value is None and name in FROM_RECIPE:
-            setattr(options, name, RECIPES[source, stage].get(name))
-    world = search.ranks()[1]
-    refuse(options.batch % world, f"--batch {options.batch} cannot be shared equally by {world} processes: choose a multiple")
-    options.compare = int(source == "synthetic") if options.compare is None else options.compare
-    options.out = options.out or f"runs/{stage}"
-    return options
+    images        (B, F, 3, H, W) normalised
+    matrices      (B, F, 2, 3) image -> crop pixels of each frame, for the hand-over
+    key_heatmaps  (B, K, H/4, W/4) of the key frame, H^0 of eq. (2); None in stage s
+    targets       (B, T, K, H/4, W/4)
+    weights       (B, T, K) 1, or 0 where a joint is not annotated
+    cell          of the heatmaps, see data.py
+    """
 
-def open_clips(options, frames, size):
-    """The clips of train, val (for the search) and test (for the report); of drawn people, the last two have at most 400."""
-    judged = min(400, 4 * options.clips) if options.data == "synthetic" else None
-    return [data.open_clips(options.data, options.root, split, frames, size, count)
-            for split, count in (("train", options.clips), ("val", judged), ("test", judged))]
+    images: torch.Tensor
+    matrices: torch.Tensor
+    key_heatmaps: torch.Tensor | None
+    targets: torch.Tensor
+    weights: torch.Tensor
+    cell: float
 
-# ---------------------------------------------------------------------------------------------- the training loop
-class Feed:
-    """This process's share of batch number `step`. What that holds, and how it is augmented, depends on (seed, step) alone."""
+
+def heatmap_loss(predicted, targets, weights=None):
+    """L of eq. (1): mean squared error of heatmaps (B, T, K, H/4, W/4), over joints that count.
+
+    weights: (B, T, K), 0 or 1; without them all joints count. The sum over t of eq. (1) is a mean
+    here: for a given T that is a constant factor, which Adam takes out again.
+    """
+    error = (predicted - targets) ** 2
+    error = error.mean((-2, -1))  # (B, T, K)
+    if weights is not None:
+        error = error * weights
+    # ours, x 1000: heatmaps are nearly 0 nearly everywhere. Gradients of the plain mean come near
+    # the epsilon (1e-8) that Adam adds to their size, and then training crawls
+    return 1000 * error.mean()
+
+
+def train_step(nets, examples, optimizer, rng):
+    """One step: the sandwich rule and in-place distillation [60, 61] (Secs 3.4.1, 3.4.2).
+
+    nets: one for each frame to predict, which is T times the same super-network; or finished
+    networks, to train alone. Returns the losses of the subnets, biggest first.
+    """
+    # 1. the biggest subnet learns from the ground truth alone. All its frames have the biggest
+    #    CNN; only their fusions are random
+    biggest = [random_fusion(net.space.largest(), net.space, rng) for net in nets]
+    predicted = predict_chain(nets, biggest, examples)  # (B, T, K, H/4, W/4)
+    losses = [heatmap_loss(predicted, examples.targets, examples.weights)]
+    losses[0].backward()
+    soft_targets = predicted.detach()  # what it says at this very step teaches the others
+
+    chains = []
+    if nets[0].arch is None:  # a super-network
+        # 2. the smallest subnet, with random fusions too
+        chains.append([random_fusion(net.space.smallest(), net.space, rng) for net in nets])
+        # 3. N = 2 random subnets: every frame of a chain draws its own CNN and fusion
+        for _ in range(RANDOM_SUBNETS):
+            chains.append([net.space.sample(rng) for net in nets])
+    for archs in chains:
+        # in-place distillation: they learn from the ground truth and from the biggest, equally
+        predicted = predict_chain(nets, archs, examples)
+        hard = heatmap_loss(predicted, examples.targets, examples.weights)
+        soft = heatmap_loss(predicted, soft_targets)  # of unannotated joints too
+        losses.append((hard + soft) / 2)
+        losses[-1].backward()  # gradients add up: the sum over arch^t in eq. (1)
+
+    # 4. one step with the sum of all their gradients
+    losses = torch.stack(losses).detach()
+    average_gradients(optimizer, losses)
+    optimizer.step()
+    optimizer.zero_grad()
+    return losses.tolist()
+
+
+def random_fusion(arch, space, rng):
+    """`arch` with a fusion drawn from the temporal-level space; in stage s that has only None."""
+    return replace(arch, fusion=rng.choice(space.fusions))
+
+
+def predict_chain(nets, archs, examples):
+    """Heatmaps (B, T, K, H/4, W/4) of a subnet: the chain of eq. (2)."""
+    inputs = (examples.images, examples.matrices, examples.key_heatmaps)
+    with mixed_precision(examples.images.device):
+        predicted = search.propagate(nets, *inputs, archs, examples.cell)
+    return predicted.to(examples.targets.dtype)
+
+
+def mixed_precision(device):
+    """ours: GPUs compute in bfloat16 where that is safe; on CPUs it is slower than float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def average_gradients(optimizer, losses):
+    """Means over all processes, in place; UserError if something is not a finite number.
+
+    All processes draw the same subnets, so the same parameters have gradients everywhere, and one
+    reduction of one flat tensor does. Then the check has the same result everywhere, too.
+    """
+    parameters = optimizer.param_groups[0]["params"]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    _, world = search.rank_and_world()
+    if world > 1:
+        tensors = [*gradients, losses]
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        parts = (flat / world).split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+    if not (losses.isfinite().all() and nn.utils.get_total_norm(gradients).isfinite()):
+        # one step more would spoil the weights, and the last good checkpoint with them
+        raise UserError("the loss is not a finite number any more: begin again with a lower --lr")
+
+
+# ---------------------------------------------------------------------------- many training steps
+
+SAVE_EVERY = 30  # seconds
+
+
+class TrainingBatches:
+    """A dataset of batches; number `step` is this process's part of a training step.
+
+    The clips stand in an endless row, one shuffled epoch after the other, and a step takes the next
+    `batch` of them for each process. Which clip stands at a position, and how it is augmented,
+    follows from the seed and the position alone. So a resumed run sees what it would have seen, and
+    two processes see what one of twice the batch would.
+    """
+
     def __init__(self, clips, options):
-        rank, world = search.ranks()
-        self.clips, self.options, self.share = clips, options, slice(rank, None, world)
+        self.clips = clips
+        self.options = options
+        self.rank, self.world = search.rank_and_world()
+
     def __getitem__(self, step):
-        count, size, seed = len(self.clips), self.options.batch, self.options.seed  # places in an endless row of epochs:
-        indices = [_order(seed, p // count, count)[p % count] for p in range(step * size, (step + 1) * size)]
-        return self.clips.batch(indices, random.Random(f"{seed} augment {step}"), self.options.rotation, self.share)
+        options = self.options
+        count = len(self.clips)
+        start = (step * self.world + self.rank) * options.batch
+        indices = []
+        augmentations = []
+        for position in range(start, start + options.batch):
+            epoch, place = divmod(position, count)
+            indices.append(shuffled(options.seed, epoch, count)[place])
+            # one augmentation for all frames of a clip (Sec. 4.2)
+            rng = random.Random(f"{options.seed} augment {position}")
+            augmentations.append(data.draw_augmentation(rng, options.rotation, options.scale))
+        return self.clips.batch(indices, augmentations)
 
-def unpack(batch, clips, device):
-    """(images, targets, weights) of a data.Batch on the device, as `train_step` wants them."""
-    return search.to_device(batch.images, device), *data.targets(batch.joints.to(device), clips.size, cell=clips.cell)
 
-@lru_cache(maxsize=4)
-def _order(seed, epoch, count):
+@lru_cache(maxsize=2)
+def shuffled(seed, epoch, count):
+    """The order of `count` clips in an epoch."""
     return random.Random(f"{seed} epoch {epoch}").sample(range(count), count)
 
-def steps_of(options, clips):
-    """Training steps: as told, or the recipe's epochs over the clips."""
-    return options.steps or math.ceil(RECIPES[options.data, options.stage]["epochs"] * len(clips) / options.batch)
 
-def recipe_of(options, backbone):
-    """The recipe as this run follows it. Only `tiny` bears the high rates of drawn people."""
+def make_examples(batch, clips, frames, key_net, device):
+    """A `data.Batch` on the device, as Examples whose last `frames` frames are to be predicted."""
+    images = search.to_device(batch.images, device)  # (B, F, 3, H, W)
+    matrices = batch.matrices.to(device)
+    targets, weights = data.targets(batch.joints.to(device), clips.size, clips.cell)
+    first = clips.frames - frames  # 1 where the clips have a key frame, else 0
+    targets = targets[:, first:]
+    weights = weights[:, first:]
+    if key_net is None:
+        return Examples(images[:, first:], matrices[:, first:], None, targets, weights, clips.cell)
+    # eq. (2), t = 0: S was trained before and stays as it is (Sec. 3.4.2)
+    with torch.no_grad(), mixed_precision(device):
+        key_heatmaps = key_net(images[:, 0])  # (B, K, H/4, W/4)
+    return Examples(images, matrices, key_heatmaps, targets, weights, clips.cell)
+
+
+def learning_rate(step, steps, options):
+    """The rate of a step: a tenth after each of the recipe's milestones, or cosine (Sec. 4.2)."""
     recipe = RECIPES[options.data, options.stage]
-    rate = options.lr or (recipe["lr"] if options.data != "synthetic" or backbone == "tiny" else 1e-3)
-    return {**recipe, "lr": rate, **{name: getattr(options, name) for name in FROM_RECIPE}}
+    if recipe.milestones:
+        passed = sum(step * recipe.epochs >= steps * epoch for epoch in recipe.milestones)
+        return options.lr * 0.1**passed
+    rate = options.lr * (1 + math.cos(math.pi * step / steps)) / 2
+    if recipe.warm_up:  # ours
+        rise = max(1, min(100, steps // 10))
+        rate *= min(1, (step + 1) / rise)
+    return rate
 
-def learning_rate(step, steps, options, backbone):
-    """Cosine to zero after a short rise, or the recipe's milestones."""
-    recipe = recipe_of(options, backbone)
-    if "milestones" in recipe:
-        return recipe["lr"] * .1 ** sum(step >= steps * m / recipe["epochs"] for m in recipe["milestones"])
-    rise = min(1, (step + 1) / max(1, min(100, steps // 10)))
-    return recipe["lr"] * rise * .5 * (1 + math.cos(math.pi * step / steps))
 
-def heatmap_loss(predicted, wanted, weights):
-    """Mean squared error over joints that count: (B, F, K, h, w) against the same, weights (B, F, K)."""
-    return 1000 * ((predicted - wanted) ** 2).mean((-1, -2)).mul(weights).mean()  # without 1000, too small for Adam's epsilon
+@contextlib.contextmanager
+def stop_requests():
+    """Gives a list. Ctrl-C and SIGTERM only add to it, so that the step can be completed and saved;
+    a second Ctrl-C stops at once."""
+    asked = []
 
-def sandwich(space, frames, rng, count=2):
-    """The chains of one step, tuples of `frames` architectures: biggest and smallest, of which only the fusions are random, and
-    `count` random ones, of which every frame draws all its own."""
-    ends = [tuple(dataclasses.replace(arch, fusion=rng.choice(space.fusions)) for _ in range(frames))
-            for arch in (space.largest(), space.smallest())]
-    return ends + [tuple(space.sample(rng) for _ in range(frames)) for _ in range(count)]
+    def note(number, frame):
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-def train_step(nets, chains, images, targets, weights, heatmaps):
-    """Gradients of one step, and the losses of its chains. images (B, F, 3, H, W), targets (B, F, K, H/4, W/4) and weights
-    (B, F, K) are of the frames to predict; heatmaps (B, K, H/4, W/4) of the key frame before them, for T."""
-    soft, losses = None, []
-    for archs in chains:
-        predicted = search.propagate(nets, images, heatmaps, archs).float()
-        loss = heatmap_loss(predicted, targets, weights)
-        if soft is None:                       # biggest: the ground truth alone
-            soft = predicted.detach()
-        else:                                  # the others: distilled from it, with equal weight
-            loss = (loss + heatmap_loss(predicted, soft, torch.ones_like(weights))) / 2
-        loss.backward()                        # gradients add up over the chains; the caller makes one step of them
-        losses.append(loss.item())
-    return losses
-
-class Team:
-    """The cores of a CPU, each with a part of every batch and a copy of the networks (the same weights, its own gradients), as
-    small convolutions keep few threads busy; a GPU is a team of one. Batch norm sees the part, as it does on several GPUs."""
-    def __init__(self, nets, batch, device):
-        cores = 1 if device.type == "cuda" else torch.get_num_threads()
-        count = max(n for n in range(1, cores + 1) if n == 1 or (batch % n == 0 and batch // n >= 8))
-        nets = torch.nn.ModuleList(nets)
-        own = lambda: {id(p): torch.nn.Parameter(p.data) for p in nets.parameters()}  # what deepcopy takes in their place
-        self.copies = [nets] + [copy.deepcopy(nets, own()) for _ in range(count - 1)]
-        self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(cores // count,))
-    def step(self, chains, *batch):
-        """`train_step` on all parts at once; the gradients end up in the networks themselves."""
-        work = lambda i: train_step(self.copies[i], chains, *(None if x is None else x[i::count] for x in batch))
-        count = len(self.copies)
-        if count == 1:
-            return work(0)
-        losses = list(self.pool.map(work, range(count)))
-        for parameter, *others in zip(*(nets.parameters() for nets in self.copies)):
-            if parameter.grad is not None:  # of the mean loss over all parts
-                parameter.grad = torch.stack([parameter.grad, *(p.grad for p in others)]).sum(0).div_(count)
-            for p in others:
-                p.grad = None
-        return np.mean(losses, 0).tolist()
-
-def average(parameters, losses, asked):
-    """The means over all processes of gradients (in place) and losses, and whether any is asked to stop: one flat reduction."""
-    if search.ranks()[1] == 1:
-        return losses, bool(asked)
-    gradients = [p.grad for p in parameters if p.grad is not None]  # the same ones everywhere, as the chains are
-    everything = torch.cat([g.flatten() for g in gradients] + [gradients[0].new_tensor([*losses, len(asked)])])
-    dist.all_reduce(everything)
-    everything /= search.ranks()[1]
-    *means, rest = everything.split([g.numel() for g in gradients] + [len(losses) + 1])
-    for gradient, mean in zip(gradients, means):
-        gradient.copy_(mean.view_as(gradient))
-    *losses, asked = rest.tolist()
-    return losses, asked > 0
-
-def fit(nets, chains_of, clips, options, steps, path, key_net=None, judge=None, about=None):
-    """Train `nets` and keep them in `path`: one for each frame but the key frame; often the same super-network several times.
-    chains_of(rng) -> the step's chains, biggest first; judge() -> AP for the progress line; about: what else to save. The first
-    process reports, and saves about twice a minute and on Ctrl-C; --resume goes on from there to the same result."""
-    (rank, world), device, first = search.ranks(), next(nets[0].parameters()).device, clips.frames - len(nets)
-    own, parameters = list(dict.fromkeys(nets)), list(torch.nn.ModuleList(nets).train().parameters())  # each network once
-    optimizer, start = torch.optim.Adam(parameters, fused=device.type == "cuda"), 0
-    if options.resume and path.is_file():
-        old = vipnas.load(path, "supernet")
-        for net, state in zip(own, old["nets"]):
-            vipnas.restore(net, state, path)
-        optimizer.load_state_dict(old["optimizer"])
-        start = old["step"]
-    batches = search.loader(Feed(clips, options), range(start, steps), clips, device)
-    team, begun, saved = Team(nets, options.batch // world, device), time.time(), time.time()
-    asked = []  # Ctrl-C waits for the step to be complete; a second one does not
-    before = signal.signal(signal.SIGINT, lambda *_: asked.append(signal.signal(signal.SIGINT, signal.default_int_handler)))
+    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGTERM, note)
     try:
-        for step, batch in enumerate(batches, start):
-            optimizer.param_groups[0]["lr"] = learning_rate(step, steps, options, nets[0].space.backbone)
-            images, targets, weights = unpack(batch, clips, device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                with torch.no_grad():
-                    heatmaps = key_net(images[:, 0]) if key_net else None
-                chains = chains_of(random.Random(f"{options.seed} arch {step}"))
-                losses = team.step(chains, images[:, first:], targets[:, first:], weights[:, first:], heatmaps)
-            losses, stop = average(parameters, losses, asked)
-            optimizer.step()
-            optimizer.zero_grad()
-            if rank == 0 and ((step + 1) % max(1, steps // 10) == 0 or step + 1 == steps):
-                report(path, step + 1, steps, losses, judge, (time.time() - begun) / (step + 1 - start), options)
-            if rank == 0 and (stop or step + 1 == steps or time.time() - saved > 30):
-                vipnas.save({"kind": "supernet", "step": step + 1, "nets": [net.state_dict() for net in own],
-                             "optimizer": optimizer.state_dict(), "options": vars(options), **(about or {})}, path)
-                saved = time.time()
-            if stop:
-                raise KeyboardInterrupt
+        yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
-    if asked:  # during the last step
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def fit(run, nets, steps, name, key_net=None):
+    """Train `nets` for so many steps, and keep them in the run folder as `name`.
+
+    nets: one for each frame to predict, as for `train_step`; key_net: of the frame before them, in
+    stage t. The first process reports ten times. It saves about twice a minute, at the end, and
+    when it is asked to stop: then KeyboardInterrupt. A resumed run ends with the same weights.
+    """
+    options = run.options
+    # a super-network serves all frames, but it is one network
+    distinct = nn.ModuleList(dict.fromkeys(nets)).train()
+    optimizer = torch.optim.Adam(distinct.parameters(), options.lr)
+    start = continue_training(run, name, distinct, optimizer)
+    dataset = TrainingBatches(run.train, options)
+    batches = data.batch_loader(dataset, range(start, steps), run.train, run.device)
+    begun = saved = time.time()
+    with stop_requests() as asked:
+        for step, batch in enumerate(batches, start):
+            optimizer.param_groups[0]["lr"] = learning_rate(step, steps, options)
+            examples = make_examples(batch, run.train, len(nets), key_net, run.device)
+            # the same architectures in all processes, and after --resume
+            rng = random.Random(f"{options.seed} arch {step}")
+            losses = train_step(nets, examples, optimizer, rng)
+
+            # all processes stop at the same step
+            done = step + 1
+            stopping = any(search.gather(bool(asked)))
+            if run.is_first and (done == steps or done % max(1, steps // 10) == 0):
+                minutes = (time.time() - begun) / 60 * (steps - done) / (done - start)
+                phase = Path(name).stem
+                print(f"{phase} step {done}/{steps}, {minutes:.1f} minutes left  ", end="")
+                report_losses(run, nets, phase, done, losses)
+            if run.is_first and (done == steps or stopping or time.time() - saved > SAVE_EVERY):
+                save_training(run, name, distinct, optimizer, done)
+                saved = time.time()
+            if stopping:
+                search.gather(None)  # the first process has saved
+                raise KeyboardInterrupt
+    if asked:  # in the meantime: all is saved
         raise KeyboardInterrupt
+    distinct.eval()
 
-def report(path, step, steps, losses, judge, seconds, options):
-    """The progress line, on screen and in log.jsonl."""
-    ap, left = judge() if judge else None, seconds * (steps - step)
-    print(f"{path.stem} step {step}/{steps}  loss {' '.join(f'{x:.2f}' for x in losses)}{f'  val AP {ap:.1f}' if judge else ''}"
-          f"  {options.batch / seconds:.0f} clips/s  {left // 60:.0f}:{left % 60:02.0f} left", flush=True)
-    log(options, step=step, losses=losses, ap=ap, phase=path.stem)
 
-def log(options, **entry):
-    """Add a line to log.jsonl. A step or event that comes again after --resume takes the place of its first line."""
-    path = pathlib.Path(options.out, "log.jsonl")
-    entries = [*map(json.loads, path.read_text().splitlines() if path.is_file() else []), entry]
-    lines = {tuple(e.get(k) for k in ("phase", "step", "event", "name")): json.dumps(e) + "\n" for e in entries}
-    with vipnas.replacing(path) as file:
-        file.write("".join(lines.values()).encode())
+def save_training(run, name, nets, optimizer, step):
+    """All that `continue_training` and a later search need, whole or not at all."""
+    arch = run.key_net.arch if run.key_net else nets[0].arch
+    contents = {
+        "kind": "supernet",
+        "stage": run.options.stage,
+        "space": run.space.backbone,
+        "arch": arch.to_json() if arch else None,
+        "nets": [net.state_dict() for net in nets],
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "config": run.config,
+        "about": run.about,
+        "log": (run.out / "log.jsonl").read_text(),
+    }
+    if run.key_net:
+        contents["key"] = run.key_net.state_dict()
+    vipnas.save_checkpoint(contents, run.out / name)
 
-# ---------------------------------------------------------------------------------------------- stage s
+
+def continue_training(run, name, nets, optimizer):
+    """Put networks, optimizer and log back to where the file `name` has them -> steps done."""
+    path = run.out / name
+    if not (run.resumed and path.is_file()):
+        return 0
+    saved = vipnas.load_checkpoint(path, "supernet")
+    for net, state in zip(nets, saved["nets"], strict=True):
+        vipnas.restore(net, state, path)
+    optimizer.load_state_dict(saved["optimizer"])
+    # lines written after the checkpoint will be written again
+    if run.is_first:
+        with data.whole_file(run.out / "log.jsonl") as file:
+            file.write(saved["log"].encode())
+    return saved["step"]
+
+
+def report_losses(run, nets, phase, step, losses):
+    """On the screen and in log.jsonl: the losses, of the biggest subnet, the smallest, the random
+    ones; and AP on val."""
+    # of the super-network its biggest subnet is judged
+    if nets[0].arch is None:
+        biggest = [net.space.largest() for net in nets]
+        judged = search.finish(nets[0], biggest, run.calibration)
+    else:
+        judged = [net.eval() for net in nets]
+    # 16 batches are all of the drawn people, and enough of the others
+    keypoints = search.predict(judged, run.validation, stop=16)
+    indices = run.validation.indices[: len(keypoints)]
+    ap = search.percent(search.passed(keypoints, run.val, indices, run.validation.first))
+    for net in nets:
+        net.train()
+    numbers = " ".join([f"{loss:.2f}" for loss in losses])
+    print(f"loss {numbers}  val AP {ap:.1f}", flush=True)
+    log(run, phase=phase, step=step, losses=losses, ap=ap)
+
+
+def log(run, **entry):
+    """Add a line to log.jsonl. What is not a number, as the AP of nobody, becomes null."""
+    path = run.out / "log.jsonl"
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(entry).replace("NaN", "null") + "\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from None
+
+
+# --------------------------------------------------------------------------- recipes and options
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a stage trains on a kind of data, unless options say otherwise.
+
+    batch             clips a step and process
+    lr                Adam's highest rate
+    rotation, scale   augmentation: largest rotation in degrees, largest change of size as a share
+    candidates        architectures, or allocations, that the search looks at
+    epochs or steps   how long it trains
+    milestones        epochs after which the rate is divided by ten; none: it falls by cosine
+    warm_up           whether the rate rises over the first tenth of the steps, at most 100
+    finish            ours: steps that the found chain of stage t then trains on alone
+    clips             drawn people to train with; of real data, all
+    """
+
+    batch: int
+    lr: float
+    rotation: float
+    scale: float
+    candidates: int
+    epochs: int | None = None
+    steps: int | None = None
+    milestones: tuple = ()
+    warm_up: bool = False
+    finish: int = 0
+    clips: int | None = None
+
+
+RECIPES = {
+    # Sec. 4.2; 64 people a process, as the released networks were trained
+    ("coco", "s"): Recipe(64, 1e-3, 40, 0.0, 500, epochs=250, milestones=(200, 230)),
+    ("posetrack", "s"): Recipe(64, 1e-4, 40, 0.0, 500, epochs=20, milestones=(10, 15)),
+    ("posetrack", "t"): Recipe(16, 1e-3, 40, 0.0, 500, epochs=60),
+    # ours: minutes on two cores
+    ("synthetic", "s"): Recipe(32, 2e-2, 10, 0.1, 48, steps=1200, warm_up=True, clips=16000),
+    ("synthetic", "t"): Recipe(16, 1e-2, 10, 0.1, 48, None, 500, (), True, 500, 5000),
+}
+FROM_RECIPE = ("batch", "rotation", "scale", "candidates", "steps", "finish", "clips")
+
+# GFLOPs of S, and of T the average over key and non-key frames: Table 1; HRNet's S is Table 2's,
+# its T ours, the same share as ResNet's; tiny is ours
+BUDGETS = {
+    "tiny": {"s": 0.0180, "t": 0.0150},
+    "resnet50": {"s": 1.44, "t": 0.82},
+    "mobilenetv3": {"s": 0.69, "t": 0.37},
+    "hrnet_w32": {"s": 5.64, "t": 3.2},
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose complaints are one sentence, like all others."""
+
+    def error(self, message):
+        raise UserError(f"{message}; --help lists the options")
+
+
+def option_parser():
+    """The command line. What is not given and has no default here comes from the recipe."""
+    recipes = [f"  {kind}, stage {stage}: {recipe}" for (kind, stage), recipe in RECIPES.items()]
+    recipes.insert(0, "what is left out comes from the recipe (real data: Sec. 4.2):")
+    form = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, epilog="\n".join(recipes), formatter_class=form)
+    add = parser.add_argument
+    kinds = ("synthetic", "coco", "posetrack")
+    add("--stage", choices=("s", "t"), required=True, help="s first, then t")
+    add("--space", choices=vipnas.SPACES, help="stage s: the search space (default tiny)")
+    add("--data", choices=kinds, default="synthetic", help="default: drawn people")
+    add("--root", help="folder of the real data set, as it is unpacked")
+    add("--boxes", help="coco: JSON file of detections, for the official numbers at the end")
+    add("--out", help="run folder (default runs/s or runs/t)")
+    add("--s", help="stage t: the key frame's network, or a published one (runs/s/vipnas_s.pt)")
+    add("--arch", help="train this alone: JSON file, finished network, or a name in vipnas.ARCHS")
+    add("--no-fusion", action="store_true", help="stage t, --arch: without its fusions (Fig. 6a)")
+    add("--init", help="stage s: start from this finished network, or a published one")
+    add("--frames", type=int, help="stage t: T, non-key frames after a key frame (default 3)")
+    add("--clips", type=int, help="train with so many clips")
+    add("--steps", type=int, help="training steps")
+    add("--finish", type=int, help="stage t: steps that the found chain then trains on alone")
+    add("--batch", type=int, help="clips a step and process")
+    add("--lr", type=float, help="highest learning rate")
+    add("--rotation", type=float, help="augmentation: largest rotation in degrees")
+    add("--scale", type=float, help="augmentation: largest change of size, .1 is a tenth")
+    add("--candidates", type=int, help="architectures, or allocations, that the search looks at")
+    add("--gflops", type=float, help="budget: of S, or the average over key and non-key frames")
+    add("--plain", action="store_true", help="judge each candidate on all of val, as in the paper")
+    add("--shared", action="store_true", help="stage t: one architecture for all frames (Fig. 6b)")
+    add("--compare", type=int, choices=(0, 1), help="stage t: 1 also trains a single-frame rival")
+    add("--seed", type=int, default=0, help="all randomness follows from it")
+    add("--resume", action="store_true", help="go on with the run in the run folder, exactly")
+    return parser
+
+
+def read_options(argv=None):
+    """Options of the command line, checked, and what they leave out from the recipe."""
+    options = option_parser().parse_args(argv)
+    check_together(options)
+    check_numbers(options)
+
+    # what depends on the network is filled in later, see `fill_in_for`
+    recipe = RECIPES[options.data, options.stage]
+    for name in FROM_RECIPE:
+        if getattr(options, name) is None:
+            setattr(options, name, getattr(recipe, name))
+    options.out = options.out or f"runs/{options.stage}"
+    if options.stage == "s":
+        options.space = options.space or "tiny"
+    else:
+        options.s = options.s or "runs/s/vipnas_s.pt"
+        options.frames = options.frames or 3
+    return options
+
+
+def check_together(options):
+    """UserError where options contradict each other."""
+    # what belongs to the other stage
+    if options.stage == "s":
+        only_t = ("s", "frames", "finish", "shared", "no_fusion", "compare")
+        forbid(options, only_t, "belongs to --stage t")
+    else:
+        forbid(options, ("space", "init"), "belongs to --stage s; T starts from the network of --s")
+
+    # what belongs to a search, or to one architecture
+    if options.arch:
+        of_search = ("space", "candidates", "gflops", "plain", "shared", "finish")
+        forbid(options, of_search, "means nothing with --arch, which leaves nothing to search")
+        options.finish = 0
+    else:
+        forbid(options, ("no_fusion",), "changes the architectures that --arch names: give it too")
+
+    # what belongs to other data
+    if options.data == "synthetic":
+        forbid(options, ("root",), "is a folder of real data: give --data coco or posetrack too")
+    else:
+        reason = (
+            "is for drawn people; on real data it is a sequence of commands: search S at T's cost"
+        )
+        forbid(options, ("compare",), f"{reason} with search.py, then train that with --arch")
+        if not options.root:
+            raise UserError(f"--data {options.data} needs --root, the folder of that data set")
+    if options.data != "coco":
+        forbid(options, ("boxes",), "is a file of detected people for --data coco")
+    elif options.stage == "t":
+        raise UserError("COCO has no videos: --stage t needs --data posetrack or synthetic")
+
+
+def forbid(options, names, reason):
+    """UserError if one of these options is given."""
+    for name in names:
+        if getattr(options, name) not in (None, False):
+            raise UserError(f"--{name.replace('_', '-')} {reason}")
+
+
+def check_numbers(options):
+    """UserError for numbers that are not finite, or not above zero where they have to be."""
+    for name in ("frames", "lr", "gflops", *FROM_RECIPE):
+        value = getattr(options, name)
+        if value is None or (value == 0 and name in ("rotation", "scale", "finish")):
+            continue
+        if not 0 < value < math.inf:
+            raise UserError(f"--{name} {value:g} is no number above zero")
+        if name == "scale" and value >= 1:
+            raise UserError(f"--scale {value:g} is no share of the size: give less than 1")
+
+
+def fill_in_for(options, backbone):
+    """The options whose defaults depend on the network: its budget, and the rate it bears."""
+    if options.gflops is None and not options.arch:
+        options.gflops = BUDGETS[backbone][options.stage]
+    if options.lr is None:
+        options.lr = RECIPES[options.data, options.stage].lr
+        # ours: the recipes for drawn people are made for tiny, which bears much higher rates
+        if options.data == "synthetic" and backbone != "tiny":
+            options.lr = 1e-3
+
+
+# --------------------------------------------------------------------------------- a run's folder
+
+
+class Run:
+    """What the steps of a stage share: options, clips, the key frame's network, the run folder.
+
+        supernet.pt                   weights, optimizer, step, options, log: what --resume needs
+        vipnas_s.pt, vipnas_t.pt      the finished networks, which VideoPose.load takes
+        arch.json                     their architectures, which --arch takes
+        search.json, search.png       every candidate with its cost and AP
+        log.jsonl                     a line for each report
+        poses.png, poses.gif          predictions on clips of the test split
+        finish.pt, rival.*            stage t: the found chain as it trains on, and its rival
+
+    Making one checks all that is left to check before anything is trained, and opens the folder.
+    """
+
+    def __init__(self, options, device, space, key_net=None, about=None):
+        rank, processes = search.rank_and_world()
+        self.is_first = rank == 0  # of the processes: the one that prints and writes
+        self.options = options
+        self.device = device
+        self.space = space
+        self.key_net = key_net
+        # what --resume compares; search.py finds the data with it
+        self.config = {**vars(options), "processes": processes}
+        if key_net:
+            weights = sum(p.double().sum().item() for p in key_net.parameters())
+            self.config["sum of the weights of --s"] = round(weights, 6)
+        self.out = Path(options.out)
+        self.resumed = check_resume(self.out, self.config)
+
+        # val is for the search, test only for the report
+        size = space.image_size
+        self.train = open_split(options, "train", size)
+        self.val = open_split(options, "val", size)
+        self.test = open_split(options, "test", size)
+        self.official = self.test  # what official numbers are of
+        if options.boxes:
+            self.official = open_split(options, "test", size, options.boxes)
+        self.about = about or data.about(self.train.skeleton, size)
+        for clips in (self.train, self.val, self.test):
+            search.check_joints(clips, self.about, options.s)
+
+        # as told, or the recipe's epochs over the clips
+        self.steps = options.steps
+        if self.steps is None:
+            epochs = RECIPES[options.data, options.stage].epochs
+            self.steps = math.ceil(epochs * len(self.train) / (options.batch * processes))
+
+        open_folder(self.out, self.resumed)
+        given = [f"{name} {value}" for name, value in self.config.items() if value]
+        print("run: " + "  ".join(given) + f"  ({self.steps} steps)", flush=True)
+        self.calibration = search.calibration_set(self.train, device, options.seed, key_net)
+        self.validation = search.validation_set(self.val, device, options.seed, key_net)
+
+
+def check_resume(out, config):
+    """Whether the run in the folder `out` is to be continued. UserError if it was another one."""
+    path = out / "supernet.pt"
+    if not (config["resume"] and path.is_file()):
+        return False
+    saved = vipnas.load_checkpoint(path, "supernet").get("config", {})
+    # where the folder lies does not matter, all else does
+    changed = []
+    for name, value in config.items():
+        if saved.get(name) != value and name not in ("resume", "out"):
+            changed.append(f"{name} was {saved.get(name)}")
+    if changed:
+        changed = ", ".join(changed)
+        raise UserError(f"--resume goes on with the same options, but in {out} {changed}")
+    return True
+
+
+def open_split(options, split, size, boxes=None):
+    """Clips of a split, cropped to `size`; of drawn people at most 400 each for val and test."""
+    frames = 1 if options.stage == "s" else options.frames + 1
+    count = options.clips if split == "train" else None
+    if options.data == "synthetic" and split != "train":
+        count = min(400, 4 * options.clips)
+    return data.open_clips(options.data, options.root, split, frames, size, count, boxes)
+
+
+def open_folder(out, resumed):
+    """Make the run folder; an older run in it that is not continued is moved aside."""
+    rank, _ = search.rank_and_world()
+    if rank == 0:
+        if not resumed and out.is_dir() and any(out.iterdir()):
+            number = 1
+            while Path(f"{out}.{number}").exists():
+                number += 1
+            out.rename(f"{out}.{number}")
+            print(f"moved the run that was in {out} to {out}.{number}")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "log.jsonl").touch()
+        for unfinished in out.glob("*.tmp"):  # what a killed run was about to write
+            unfinished.unlink()
+    search.gather(None)  # the other processes wait for it
+
+
+# ----------------------------------------------------------------------------------------- stage s
+
+
 def stage_s(options, device):
-    """Super-network, search under a budget, S-ViPNAS (Sec. 3.4.1); or one given architecture alone."""
-    arch = vipnas.read_arch(options.arch) if options.arch else None
-    space = Space.of(arch) if arch else vipnas.SPACES[options.space]
-    clock = search.clock_of(options, pathlib.Path(options.out), space.image_size, fresh=not options.resume)
-    if not arch:
-        budget = options.budget_ms or options.gflops or BUDGETS[options.space][0]
-        search.sample(space, budget, 1, random.Random(0), clock)  # an impossible budget is said before anything is trained
+    """Super-network, search under a budget, S-ViPNAS (Sec. 3.4.1); or one architecture alone."""
+    run, net = prepare_s(options, device)
+    fit(run, [net], run.steps, "supernet.pt")
+    if options.arch:
+        # what trained alone keeps the batch-norm statistics that it was trained with
+        nets = [net]
+        table = []
+    else:
+        # what is cut out of the super-network gets its own
+        archs, table = find(run, net, options.gflops, run.validation, run.calibration)
+        nets = search.finish(net, archs, run.calibration)
+    if run.is_first:
+        save_result(run, nets)
+        report_s(run, net, nets, table)
+
+
+def prepare_s(options, device):
+    """The run and the network to train. What cannot succeed is refused here."""
+    if options.arch:
+        archs = vipnas.read_archs(options.arch)
+        if len(archs) > 1 or archs[0].fusion:
+            raise UserError(f"--arch {options.arch} holds non-key frames: that is for --stage t")
+        space = Space.of(archs[0])
+        fill_in_for(options, space.backbone)
+    else:
+        space = vipnas.SPACES[options.space]
+        fill_in_for(options, space.backbone)
+        # an impossible budget raises here, not after the training
+        search.draw_candidates(space, options.gflops, 1, options.seed)
+
     torch.manual_seed(options.seed)
-    net = PoseNet(space).to(device, memory_format=torch.channels_last)
+    net = PoseNet(space)
     if options.init:
-        (larger, *_), _ = search.load_networks(options.init)
+        # the whole of a network of the same architecture, or slices of a larger one
+        (larger, *_), _ = vipnas.load_networks(options.init)
         try:
-            net.inherit(larger.to(device))
+            net.inherit(larger)
         except ValueError as error:
-            raise ValueError(f"--init {options.init}: its network is smaller than the one to train ({error})") from None
-    train, val, test = open_clips(options, 1, space.image_size)
-    people = data.open_clips("coco", options.root, "test", 1, space.image_size, boxes=options.boxes) if options.boxes else test
-    about = data.about(train.skeleton, space.image_size)
-    out = start_folder(options, space.backbone)
-    biggest = (space.largest(),)
-    calibration, sight = search.sights(train, val, device)
-    fit([net], lambda rng: [biggest] if arch else sandwich(space, 1, rng), train, options, steps_of(options, train),
-        out / "supernet.pt", judge=lambda: search.percent(search.judge(net, biggest, calibration, sight)),
-        about={"stage": "s", "space": space.backbone, "arch": arch and arch.to_json(), "about": about})
-    archs, table = (biggest, []) if arch else search.find(net, budget, options, calibration, sight, out, clock=clock)
-    nets = search.finish(net, archs, calibration)
-    if search.ranks()[0]:
-        return  # the rest is the first process's
-    vipnas.save_finished(out / "vipnas_s.pt", nets, about)
-    unseen = search.Sight(test, 0, device)
-    keypoints = search.predict(nets, unseen)
-    points, c = search.score(keypoints, test, 0), cost(archs[0], space.image_size)
-    print(f"\nS-ViPNAS: {archs[0]}\n{c.params:,} parameters, {c.gflops:.4f} GFLOPs ({c.macs / 1e6:.1f} M multiply-adds), "
-          f"{vipnas.frame_times(nets)[0]:.2f} ms deployed on one CPU thread")
-    print(f"test AP {search.percent(points):.1f} +- {standard_error(points):.1f} ({len(points)} people)")
-    log(options, event="found", arch=archs[0].to_json(), gflops=c.gflops, test_ap=search.percent(points))
-    if len(table) > 1:  # did the search choose well, among those that cost about as much?
-        found = table[search.best(table)]
-        near = sorted((row for row in table if row is not found), key=lambda row: abs(row["gflops"] - found["gflops"]))[:9]
-        costs, others = [row["gflops"] for row in near], [[Arch.from_json(json.dumps(a)) for a in row["archs"]] for row in near]
-        ap = np.median([search.percent(search.judge(net, archs, calibration, unseen)) for archs in others])
-        print(f"the {len(near)} candidates of nearest cost ({min(costs):.4f} to {max(costs):.4f} GFLOPs): "
-              f"median test AP {ap:.1f}")
-        log(options, event="rivals", median_test_ap=ap)
-    conclude(options, nets, people, test, keypoints, device, out / "poses.png")
+            raise UserError(f"--init {options.init} is smaller than needed: {error}") from None
+    net.to(device, memory_format=torch.channels_last)
+    return Run(options, device, space), net
 
-# ---------------------------------------------------------------------------------------------- stage t
+
+def find(run, supernet, budget, validation, calibration, key_arch=None, name="search"):
+    """`search.find` (Secs 3.4.1, 3.4.3) with the options of a run."""
+    options = run.options
+    where = (validation, calibration, run.out, options.seed)
+    how = (key_arch, options.shared, options.plain, name)
+    return search.find(supernet, budget, options.candidates, *where, *how)
+
+
+def save_result(run, nets):
+    """The finished networks, and what was found for --arch: of T, only the non-key frames."""
+    vipnas.save_finished(run.out / f"vipnas_{run.options.stage}.pt", nets, run.about)
+    archs = [net.arch for net in nets]
+    vipnas.write_archs(archs[1:] if run.key_net else archs, run.out / "arch.json")
+
+
+def report_s(run, supernet, nets, table):
+    """What was found: its cost, its test AP, and that of other candidates of about its cost."""
+    print("\nS-ViPNAS")
+    average = search.show_frames(nets, run.about)
+    test = search.EvaluationSet(run.test, run.device)
+    keypoints = search.predict(nets, test)  # (N, 1, K, 3)
+    points = search.passed(keypoints, run.test, test.indices, test.first)  # (N, 1)
+    ap = search.percent(points)
+    print(f"test AP {ap:.1f} +- {standard_error(points):.1f} ({len(points)} people)")
+    arch = nets[0].arch.to_json()
+    log(run, event="found", arch=arch, gflops=average["gflops"], test_ap=ap)
+    if len(table) > 1:
+        report_neighbours(run, supernet, table, test)
+    conclude(run, nets, keypoints, "poses.png")
+
+
+def report_neighbours(run, supernet, table, test):
+    """Did the search choose well among those that cost about as much? Their median test AP."""
+    # the nine nearest to what was found
+    best = search.best(table)
+    distances = [abs(row["gflops"] - table[best]["gflops"]) for row in table]
+    rows = [table[i] for i in np.argsort(distances, kind="stable") if i != best][:9]
+
+    results = []
+    for row in rows:
+        archs = [Arch.from_json(json.dumps(arch)) for arch in row["archs"]]
+        nets = search.finish(supernet, archs, run.calibration)
+        points = search.passed(search.predict(nets, test), run.test, test.indices, test.first)
+        results.append(search.percent(points))
+    costs = [row["gflops"] for row in rows]
+    span = f"{min(costs):.4f} to {max(costs):.4f} GFLOPs"
+    median = float(np.median(results))
+    print(f"the {len(rows)} candidates of nearest cost ({span}): median test AP {median:.1f}")
+    log(run, event="neighbours", median_test_ap=median)
+
+
+# ----------------------------------------------------------------------------------------- stage t
+
+
 def stage_t(options, device):
-    """T super-network inside the S network, multi-frame propagation, allocation search, T-ViPNAS (Secs 3.4.2, 3.4.3)."""
-    (key_net, *_), about = search.load_networks(options.s)
-    key_net = key_net.to(device, memory_format=torch.channels_last)
-    mother, frames, size = key_net.arch, options.frames, tuple(about["size"])
-    refuse(mother.backbone not in vipnas.SPACES,
-           f"{options.s} is a {mother.backbone}, which no search space has; stage t needs one of {', '.join(vipnas.SPACES)}")
-    space = dataclasses.replace(vipnas.SPACES[mother.backbone], image_size=size).within(mother)
-    clock = search.clock_of(options, pathlib.Path(options.out), size, fresh=not options.resume)
-    budget, key_cost = options.budget_ms or options.gflops or BUDGETS[mother.backbone][1], cost(mother, size).gflops
-    search.draw_candidates(space, budget, mother, frames, 1, options, random.Random(0), clock)  # impossible? say it now
-    torch.manual_seed(options.seed)
-    net = PoseNet(space).inherit(key_net).to(device, memory_format=torch.channels_last)
-    train, val, test = open_clips(options, frames + 1, size)
-    for clips in (train, val, test):
-        search.check_joints(clips, about, options.s)
-    out = start_folder(options, mother.backbone, key_net)
-    biggest = (space.largest(),) * frames
-    calibration, sight = search.sights(train, val, device, 1, key_net)
-    fit([net] * frames, lambda rng: sandwich(space, frames, rng), train, options, steps_of(options, train),
-        out / "supernet.pt", key_net, lambda: search.percent(search.judge(net, biggest, calibration, sight)),
-        {"stage": "t", "space": mother.backbone, "arch": mother.to_json(), "key": key_net.state_dict(), "about": about})
-    archs, _ = search.find(net, budget, options, calibration, sight, out, clock=clock)
-    if options.finish:  # ours: a short training of the found chain alone, still with shared weights
-        fit([net] * frames, lambda rng: [archs], train, options, options.finish, out / "finish.pt", key_net)
-    nets = search.finish(net, archs, calibration)
-    average = (key_cost + sum(cost(a, size).gflops for a in archs)) / (frames + 1)
-    if search.ranks()[0] == 0:
-        times = vipnas.frame_times([key_net, *nets])
-        print(f"\nT-ViPNAS, on average {average:.4f} GFLOPs and {np.mean(times):.2f} ms a frame (deployed, one CPU thread)")
-        for t, (a, ms) in enumerate(zip((mother, *archs), times)):
-            print(f"  {f't = {t}' if t else 'key frame':9}  {a}  ({cost(a, size).gflops:.4f} GFLOPs, {ms:.2f} ms)")
-        vipnas.save_finished(out / "vipnas_t.pt", [key_net, *nets], about)
-        log(options, event="found", archs=[a.to_json() for a in archs], average_gflops=average)
-    rival = single_frame_rival(options, average, train, val, test, out, device) if options.compare else {}
-    if search.ranks()[0]:
-        return  # the rest is the first process's
-    unseen = search.Sight(test, 1, device, key_net)
-    keypoints = search.predict(nets, unseen)
-    key = np.concatenate([search.keypoints_of(maps[:, None], matrices, test) for _, maps, matrices in unseen])  # (N, 1, K, 3)
-    ours, copied = search.score(keypoints, test, 1), search.score(np.repeat(key, frames, 1), test, 1)  # (N, T)
-    print(f"\nnon-key frames of {len(test)} test clips{'':17}AP   " + "  ".join(f"t = {t + 1}" for t in range(frames)))
-    for name, points in {"T-ViPNAS": ours, **rival, "the key frame's pose, copied": copied}.items():
-        ap, row = search.percent(points), 100 * np.nanmean(points, 0)
-        better, error = search.percent(ours - points), standard_error(np.nanmean(ours - points, 1))
-        print(f"{name:45} {ap:5.1f}   " + "  ".join(f"{x:5.1f}" for x in row) +
-              f"   T is {better:+.1f} +- {error:.1f} better" * (points is not ours))
-        log(options, event="test", name=name, ap=ap, ap_by_frame=row.tolist(), t_better=better, standard_error=error)
-    conclude(options, [key_net, *nets], test, test, np.concatenate([key, keypoints], 1), device, out / "poses.gif")
+    """T super-network inside the S network, multi-frame propagation, search of an allocation,
+    T-ViPNAS (Secs 3.4.2, 3.4.3); or one allocation alone."""
+    run, nets, s_supernet = prepare_t(options, device)
+    key_net = run.key_net
+    fit(run, nets, run.steps, "supernet.pt", key_net)
+    if not options.arch:
+        sets = (run.validation, run.calibration)
+        archs, _ = find(run, nets[0], options.gflops, *sets, key_net.arch)
+        nets = search.finish(nets[0], archs, run.calibration)
+        # ours: the found chain trains on, each network now with weights of its own
+        if options.finish:
+            fit(run, nets, options.finish, "finish.pt", key_net)
+    chain = [key_net, *nets]
+    if run.is_first:
+        save_result(run, chain)
+    # the same budget spent on single frames (Table 3)
+    rival = train_rival(run, s_supernet, chain) if s_supernet else None
+    if run.is_first:
+        report_t(run, chain, rival)
 
-def single_frame_rival(options, average, train, val, test, out, device):
-    """The best single-frame network of the same average GFLOPs, for every frame (Table 3): {name: scores (N, T)}. Found by the
-    same search in the S super-network, then trained as T was: from its weights, with the same clips, rate and number of steps."""
-    path = pathlib.Path(options.s).with_name("supernet.pt")
-    if not path.is_file():
-        print(f"no comparison with a single-frame network: there is no {path} to find it in")
-        return {}
-    net = search.load_supernet(path)[0].to(device, memory_format=torch.channels_last)
-    archs, _ = search.find(net, average, options, *search.sights(train, val, device, 1), out, "rival")
-    rival = net.extract(archs[0]).to(memory_format=torch.channels_last)
-    steps = steps_of(options, train) + options.finish
-    fit([rival] * options.frames, lambda rng: [archs], train, options, steps, out / "rival.pt")
-    points = search.judge(rival, archs, search.Sight(train.head(128), 1, device), search.Sight(test, 1, device))
-    return {f"single frame, {cost(archs[0], test.size).gflops:.4f} GFLOPs": points}
+
+def prepare_t(options, device):
+    """The run; the networks to train, one for each non-key frame; and the S super-network to find
+    a rival in, or None. What cannot succeed is refused here."""
+    # the key frame's network, pre-trained and fixed (Sec. 3.4.2)
+    (key_net, *_), about = vipnas.load_networks(options.s)
+    backbone = key_net.arch.backbone
+    if backbone not in vipnas.SPACES:
+        raise UserError(f"--s {options.s} is a {backbone}, which lies in no search space")
+    fill_in_for(options, backbone)
+
+    # the super-network is everything not larger, with a fusion after any stage, and starts from
+    # its weights
+    space = replace(vipnas.SPACES[backbone], image_size=tuple(about["size"])).within(key_net.arch)
+    torch.manual_seed(options.seed)
+    supernet = PoseNet(space, len(about["joints"])).inherit(key_net)
+    if options.arch:
+        # each frame trains weights of its own
+        archs = read_allocation(options, key_net.arch, space)
+        nets = [supernet.extract(arch) for arch in archs]
+    else:
+        # all frames share the weights. An impossible budget raises here, not after the training
+        how = (options.frames, key_net.arch, options.shared)
+        archs = search.draw_candidates(space, options.gflops, 1, options.seed, *how)[0]
+        nets = [supernet] * options.frames
+    s_supernet = open_rivals(options, space, [key_net.arch, *archs])
+    for net in (key_net, *nets):
+        net.to(device, memory_format=torch.channels_last)
+    return Run(options, device, space, key_net, about), nets, s_supernet
+
+
+def read_allocation(options, key_arch, space):
+    """The architectures that --arch names for the non-key frames."""
+    archs = vipnas.read_archs(options.arch)
+    if len(archs) == options.frames + 1 and archs[0] == key_arch:
+        archs = archs[1:]  # a finished T-ViPNAS begins with its key frame
+    if len(archs) != options.frames:
+        raise UserError(f"--arch {options.arch} is for {len(archs)} non-key frames, give --frames")
+    # a network without a fusion, as --no-fusion leaves it, lies in no T space: lend it one
+    for arch in archs:
+        fused = arch if arch.fusion else replace(arch, fusion=space.fusions[0])
+        if fused not in space:
+            raise UserError(f"--arch {options.arch} is not inside the network of --s {options.s}")
+    if options.no_fusion:
+        return [replace(arch, fusion=None) for arch in archs]
+    return archs
+
+
+def open_rivals(options, space, archs):
+    """The S super-network beside --s, for the comparison of Table 3; or None.
+
+    archs: of all frames of some T-ViPNAS that fits the budget. Drawn people are compared wherever
+    that is possible; with --compare 1 it has to be.
+    """
+    asked = options.compare
+    if asked is None:
+        options.compare = int(options.data == "synthetic" and not options.arch)
+    if not options.compare:
+        return None
+    path = Path(options.s).with_name("supernet.pt")
+    try:
+        supernet, key_net, _ = vipnas.load_supernet(path)
+        if key_net or supernet.space.image_size != space.image_size:
+            raise UserError(f"{path} is not the super-network that {options.s} was found in")
+        search.draw_candidates(supernet.space, average_gflops(archs, space), 1, options.seed)
+    except UserError as error:
+        if asked:
+            raise
+        print(f"no comparison with a single-frame network: {error}")
+        options.compare = 0
+        return None
+    return supernet
+
+
+def average_gflops(archs, space):
+    """What a frame costs on average."""
+    return float(np.mean([vipnas.cost(arch, space.image_size).gflops for arch in archs]))
+
+
+def train_rival(run, supernet, chain):
+    """The best single-frame network of T's average cost, for every frame (Table 3).
+
+    It is found in the S super-network by the same search, and trained on as T was: from the
+    super-network's weights, on the same frames of the same clips, as many steps at the same rate.
+    """
+    options = run.options
+    # it is searched on single frames, as S was, and drawn people are alike everywhere
+    size = run.train.size
+    people = data.SyntheticClips("train", min(256, options.clips), 1, size)
+    calibration = search.calibration_set(people, run.device, options.seed)
+    people = data.SyntheticClips("val", len(run.val), 1, size)
+    validation = search.validation_set(people, run.device, options.seed)
+
+    supernet.to(run.device, memory_format=torch.channels_last)
+    # T's frames cost this much on average, the key frame among them
+    budget = average_gflops([net.arch for net in chain], run.space)
+    archs, _ = find(run, supernet, budget, validation, calibration, name="rival")
+    (rival,) = search.finish(supernet, archs, calibration)
+    fit(run, [rival] * options.frames, run.steps + options.finish, "rival.pt")
+    return rival
+
+
+def report_t(run, chain, rival):
+    """What was found: its cost, and its AP beside that of the rival and of a copied pose."""
+    print("\nT-ViPNAS")
+    average = search.show_frames(chain, run.about)
+    archs = [net.arch.to_json() for net in chain[1:]]
+    log(run, event="found", archs=archs, average_gflops=average["gflops"])
+
+    test = search.EvaluationSet(run.test, run.device)
+    keypoints = search.predict(chain, test)  # (N, T + 1, K, 3), the key frame first
+    compared = {"T-ViPNAS": keypoints}
+    if rival:
+        name = f"single frame, {average_gflops([rival.arch], run.space):.4f} GFLOPs"
+        compared[name] = search.predict([rival] * len(chain), test)
+    # where the joints were in the key frame's image, there they are said to be in every frame
+    compared["the key frame's pose, copied"] = np.repeat(keypoints[:, :1], len(chain), axis=1)
+    compare(run, test, compared)
+    conclude(run, chain, keypoints, "poses.gif")
+
+
+def compare(run, test, compared):
+    """Print AP over non-key frames; and by how much T, the first, is better, paired clip by clip.
+
+    compared: {name: keypoints (N, T + 1, K, 3)}.
+    """
+    distances = "  ".join([f"t = {t}" for t in range(1, run.options.frames + 1)])
+    title = f"non-key frames of {len(run.test)} test clips"
+    print(f"\n{title:45}    AP   {distances}")
+    ours = None
+    for name, keypoints in compared.items():
+        # without the key frame, which all of them see with the same network or none of them
+        points = search.passed(keypoints, run.test, test.indices, test.first)[:, 1:]  # (N, T)
+        ap = search.percent(points)
+        by_frame = 100 * labelled_mean(points, axis=0)  # (T,)
+        row = f"{name:45} {ap:5.1f}   " + "  ".join([f"{value:5.1f}" for value in by_frame])
+        entry = {"name": name, "ap": ap, "ap_by_frame": by_frame.tolist()}
+        if ours is None:
+            ours = points
+        else:
+            better = search.percent(ours - points)
+            error = standard_error(labelled_mean(ours - points, axis=1))
+            row += f"   T is {better:+.1f} +- {error:.1f} better"
+            entry.update(t_better=better, standard_error=error)
+        print(row)
+        log(run, event="test", **entry)
+
+
+def labelled_mean(points, axis):
+    """Means of points (N, T) along an axis, nan left out."""
+    return np.ma.masked_invalid(points).mean(axis=axis).filled(np.nan)
+
+
+# ------------------------------------------------------------------------- the end of both stages
+
 
 def standard_error(points):
-    """Of the mean AP, from one score a person or clip."""
-    points = points[~np.isnan(points)]
-    return 100 * points.std() / math.sqrt(max(1, len(points)))
+    """Of an AP, in percent, from one number for each person or clip; nan left out."""
+    points = points[np.isfinite(points)]
+    return float(100 * points.std() / math.sqrt(max(1, len(points))))
 
-def start_folder(options, backbone, key_net=None):
-    """Make the run folder. An older run in it is moved aside, or resumed if options and key-frame network are the same."""
-    out, now = pathlib.Path(options.out), {**vars(options), "resume": False}
-    if options.resume and (out / "supernet.pt").is_file():
-        saved = vipnas.load(out / "supernet.pt", "supernet")
-        was, key = {**saved["options"], "resume": False}, key_net.state_dict() if key_net else {}
-        changed = [f"--{k} was {was.get(k)}" for k in now if now[k] != was.get(k)]
-        refuse(changed, f"--resume goes on with the same options only; in {out}, {', '.join(changed)}")
-        same = saved.get("key", {}).keys() == key.keys() and all(torch.equal(v.cpu(), saved["key"][k]) for k, v in key.items())
-        refuse(not same, f"{options.s} is not the network any more that the run in {out} began with: leave out --resume")
-    if search.ranks()[0] == 0:
-        if not options.resume and out.is_dir() and any(out.iterdir()):
-            aside = next(p for p in (pathlib.Path(f"{out}.{n}") for n in range(1, 10 ** 6)) if not p.exists())
-            out.rename(aside)
-            print(f"moved the run that was in {out} to {aside}")
-        out.mkdir(parents=True, exist_ok=True)
-    search.gather(None)  # the others wait for it
-    print("run: " + "  ".join(f"{k} {v}" for k, v in now.items() if v not in (None, False)))
-    print(f"recipe: {describe(**recipe_of(options, backbone))}")
-    return out
 
-def benchmark(options, device, batch=4, rounds=5):
-    """What weight sharing costs: a sandwich step against steps of the same four finished networks, in turns, in one process."""
-    space = vipnas.SPACES[options.space]
-    (h, w), chains = space.image_size, sandwich(space, 1, random.Random(options.seed))
-    net, times = PoseNet(space).to(device, memory_format=torch.channels_last).train(), np.zeros((rounds + 1, 1 + len(chains)))
-    jobs = [(net, chains)] + [(net.extract(arch).to(memory_format=torch.channels_last), [(arch,)]) for (arch,) in chains]
-    optimizers = [torch.optim.Adam(net.parameters(), 1e-5) for net, _ in jobs]
-    images = search.to_device(torch.randint(256, (batch, 1, 3, h, w)).byte(), device)
-    targets, weights = torch.rand(batch, 1, 17, h // 4, w // 4, device=device), torch.ones(batch, 1, 17, device=device)
-    for i, j in np.ndindex(times.shape):
-        begun = time.perf_counter()
-        train_step([jobs[j][0]], jobs[j][1], images, targets, weights, None)  # it returns numbers, so a GPU has finished too
-        optimizers[j].step(), optimizers[j].zero_grad()
-        times[i, j] = time.perf_counter() - begun
-    one, four = np.median(times[1:, 0]), np.median(times[1:, 1:].sum(1))  # the first round warms up
-    print(f"{options.space}, {batch} images of {h}x{w}: one sandwich step {one:.2f} s, its four networks trained alone "
-          f"{four:.2f} s, ratio {one / four:.3f}")
+def conclude(run, nets, keypoints, name):
+    """The official numbers, on real data; and a picture of predictions (N, F, K, 3) on test clips,
+    a moving one of several frames."""
+    if run.options.data != "synthetic":
+        table = search.official(nets, run.official, run.device, run.out)
+        log(run, event="official", **table)
+    # two rows of six people
+    frames = []
+    for t in range(keypoints.shape[1]):
+        poses = []
+        for index in range(min(12, len(keypoints))):
+            poses.append(draw_prediction(run.test, keypoints[index, t], index, t))
+        frames.append(data.sheet([row for row in (poses[:6], poses[6:]) if row]))
+    data.save_image(frames if len(frames) > 1 else frames[0], run.out / name)
+    print(f"wrote vipnas_{run.options.stage}.pt, arch.json and {name} to {run.out}")
 
-def benchmark_ap(people=6000):
-    """`search.coco_ap` beside the official tool, if that is installed, on the same random people, five detections each."""
-    rng, truths, found = np.random.default_rng(0), [], []
-    for i in range(people):
-        size, corner, entry = rng.uniform(30, 250), rng.uniform(0, 500, 2), {"image_id": 1 + i // 2, "category_id": 1}
-        joints = np.column_stack([corner + rng.uniform(0, size, (17, 2)), rng.integers(0, 3, 17)])
-        truths.append({**entry, "id": 1 + i, "bbox": [*corner, size, size], "area": size ** 2 / 2, "iscrowd": 0,
-                       "num_keypoints": 17, "keypoints": joints.ravel().tolist()})
-        found += [{**entry, "keypoints": (joints + rng.normal(0, size * spread, (17, 3))).ravel().tolist(), "score": rng.random()}
-                  for spread in (.01, .03, .06, .1, .3)]
-    annotations = {"images": [{"id": 1 + i} for i in range(people)], "annotations": truths, "categories": [{"id": 1}]}
-    begun = time.perf_counter()
-    ours, seconds = search.coco_ap(annotations, found), time.perf_counter() - begun
-    print(f"coco_ap of {people} people and {len(found)} detections: {seconds:.2f} s")
+
+def draw_prediction(clips, keypoints, index, t):
+    """The pose (K, 3) in frame t of a clip, in its window at twice the size of the crop."""
+    height, width = clips.size
+    size = (2 * height, 2 * width)
+    matrix = data.crop_matrix(clips.boxes[index, t], size)
     try:
-        coco, cocoeval = (importlib.import_module(f"pycocotools.{name}") for name in ("coco", "cocoeval"))
-    except ImportError:
-        return print("pip install pycocotools, and this shows the official tool's time beside it (nothing else here uses it)")
-    with contextlib.redirect_stdout(None):
-        begun, truth = time.perf_counter(), coco.COCO()
-        truth.dataset = annotations
-        truth.createIndex()
-        judge = cocoeval.COCOeval(truth, truth.loadRes(found), "keypoints")
-        judge.evaluate(), judge.accumulate(), judge.summarize()
-    official, error = time.perf_counter() - begun, np.abs([*ours.values()] - judge.stats).max()
-    print(f"pycocotools: {official:.2f} s, ratio {official / seconds:.1f}; largest difference of the ten numbers {error:.0e}")
+        with clips.open_image(index, t) as image:
+            pixels = data.crop(image, matrix, size)  # (3, 2H, 2W)
+    except UserError:
+        pixels = torch.zeros(3, *size, dtype=torch.uint8)  # as `Clips.batch` does it
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return data.draw_pose(image, data.transform(keypoints, matrix), clips.skeleton)
 
-def conclude(options, nets, people, clips, keypoints, device, picture, count=12):
-    """The end of a stage: on real data, the official numbers of `nets` on `people`; and a picture of the predictions
-    (N, F, K, 3) on unseen clips, in their windows at twice the size, a moving one if they have several frames."""
-    def pose(i, t):
-        size = tuple(2 * n for n in clips.size)
-        matrix = data.affine(clips.boxes[i], size)
-        image = Image.fromarray(data.crop(clips.frame(i, t), matrix, size).permute(1, 2, 0).numpy())
-        return data.draw_pose(image, data.transform(keypoints[i, t], matrix), clips.skeleton)
-    if options.data != "synthetic":
-        log(options, event="official", **search.official(nets, people, device, picture.parent))
-    rows = [range(i, min(i + 6, count, len(clips))) for i in range(0, min(count, len(clips)), 6)]
-    data.save_image([data.sheet([[pose(i, t) for i in row] for row in rows]) for t in range(keypoints.shape[1])], picture)
-    print(f"wrote vipnas_{options.stage}.pt{'' if options.arch else ', search.png'} and {picture.name} to {picture.parent}")
+
+# ------------------------------------------------------------------------------- the command line
+
 
 @contextlib.contextmanager
 def processes():
-    """The device of this process. Those that torchrun starts become one group, of which the first one prints; the others wait
-    while it reports, which can take hours. If one fails, so do the others: the first to fail speaks, and torchrun ends all."""
-    gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
+    """Make one group of the processes that torchrun started; gives the device of this one.
+
+    Only the first prints; the others wait while it reports, which can take hours. If one fails, so
+    do all: the first to fail says why.
+    """
+    gpus = torch.cuda.device_count()
+    local = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device(f"cuda:{local}" if gpus else "cpu")
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield device
@@ -498,32 +966,38 @@ def processes():
     store, rank, world = next(dist.rendezvous("env://"))
     try:
         if gpus:
-            refuse(local >= gpus, f"torchrun started more processes than the {gpus} GPUs that are here")
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if gpus else "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(hours=12))
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if rank else sys.stdout):
+        backend = "nccl" if gpus else "gloo"
+        dist.init_process_group(backend, None, timedelta(hours=12), world, rank, store)
+        with contextlib.redirect_stdout(None if rank else sys.stdout):
             yield device
         dist.destroy_process_group()
     except (Exception, KeyboardInterrupt):
+        # torchrun ends all processes as soon as one has ended: let that be the one that spoke
         if store.add("failed", 1) > 1:
-            time.sleep(2)  # torchrun ends all as soon as one has ended: let that be the one that speaks
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(2)
             sys.exit(1)
         raise
 
+
 def main(argv=None):
-    """Run a stage; whatever the user can mend is one sentence and exit code 1."""
+    """Run a stage. Whatever the user can mend is one sentence and exit code 1."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it stops a run as Ctrl-C does
+    begun = time.time()
     try:
         with processes() as device:
-            options, begun = read_options(argv), time.time()
-            if options.benchmark:
-                return benchmark_ap() if options.benchmark == "ap" else benchmark(options, device)
-            {"s": stage_s, "t": stage_t}[options.stage](options, device)
+            options = read_options(argv)
+            stage = stage_s if options.stage == "s" else stage_t
+            stage(options, device)
             print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
-    except (vipnas.CheckpointError, data.DataError, ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         # what a loader process raised carries its traceback before the sentence
-        sys.exit("train: " + (str(error).splitlines() or [repr(error)])[-1].removeprefix("data.DataError: "))
+        sentence = str(error).strip().splitlines()[-1]
+        sys.exit("train: " + sentence.removeprefix("data.UserError: "))
     except KeyboardInterrupt:
-        sys.exit("train: stopped; what was saved is kept, and the same command with --resume goes on from there")
+        sys.exit("train: stopped; what was saved is kept, and --resume goes on from there")
+
 
 if __name__ == "__main__":
     main()

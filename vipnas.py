@@ -13,16 +13,33 @@ python vipnas.py --benchmark                    # how fast deployed networks are
 python vipnas.py --video DIR --checkpoint runs/t/vipnas_t.pt --box x,y,w,h --out DIR
 """
 
+import argparse
+import contextlib
+import copy
+import importlib
 import json
 import math
+import pickle
+import re
+import sys
+import tempfile
+import time
+import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import nn
 
+import data
+from data import UserError
 from elastic import (
     Cost,
     ElasticBatchNorm2d,
@@ -59,47 +76,35 @@ class Backbone:
         return stem * math.prod(self.strides[:stages])
 
 
+# fmt: off
 BACKBONES = {
     # stage 1 of ResNet works at 1/4 (stride 1), though Table A2 prints 1/8: the released weights do
     "resnet50": Backbone(
-        block=("bottleneck",) * 4,
-        strides=(1, 2, 2, 2),
-        activations=(F.relu,) * 4,
-        attention=GlobalContext,
-        stem_kernel=7,
-        stem_activation=F.relu,
-        stem_second="pool",
+        block=("bottleneck",) * 4, strides=(1, 2, 2, 2), activations=(F.relu,) * 4,
+        attention=GlobalContext, stem_kernel=7, stem_activation=F.relu, stem_second="pool",
+    ),
+    "resnet18": Backbone(
+        block=("basic",) * 4, strides=(1, 2, 2, 2), activations=(F.relu,) * 4,
+        attention=GlobalContext, stem_kernel=7, stem_activation=F.relu, stem_second="pool",
     ),
     "mobilenetv3": Backbone(
-        block=("mobile",) * 6,
-        strides=(1, 2, 2, 2, 1, 2),
+        block=("mobile",) * 6, strides=(1, 2, 2, 2, 1, 2),
         activations=(F.relu,) * 3 + (F.hardswish,) * 3,
-        attention=SqueezeExcite,
-        stem_kernel=3,
-        stem_activation=F.hardswish,
+        attention=SqueezeExcite, stem_kernel=3, stem_activation=F.hardswish,
     ),
     "hrnet_w32": Backbone(
-        block=("bottleneck",) + ("basic",) * 3,
-        strides=(1, 1, 1, 1),
-        activations=(F.relu,) * 4,
-        attention=SqueezeExcite,
-        stem_kernel=3,
-        stem_activation=F.relu,
-        stem_second="conv",
+        block=("bottleneck",) + ("basic",) * 3, strides=(1, 1, 1, 1), activations=(F.relu,) * 4,
+        attention=SqueezeExcite, stem_kernel=3, stem_activation=F.relu, stem_second="conv",
         modules=(None, 4, 4, 4),
     ),
     # ours, for two CPU cores: blocks of MobileNet-V3, h-swish only where the features are small
     "tiny": Backbone(
-        block=("mobile",) * 4,
-        strides=(2, 2, 2, 1),
+        block=("mobile",) * 4, strides=(2, 2, 2, 1),
         activations=(F.relu,) * 2 + (F.hardswish,) * 2,
-        attention=SqueezeExcite,
-        stem_kernel=3,
-        stem_activation=F.relu,
-        image_size=(128, 96),
+        attention=SqueezeExcite, stem_kernel=3, stem_activation=F.relu, image_size=(128, 96),
     ),
 }
-BACKBONES["resnet18"] = replace(BACKBONES["resnet50"], block=("basic",) * 4)
+# fmt: on
 
 # --------------------------------------------------------------------------------- an architecture
 
@@ -142,6 +147,15 @@ class Fusion(NamedTuple):
     operation: str
 
 
+def check_numbers(numbers):
+    """ValueError unless all are sizes that a layer can have."""
+    for number in numbers:
+        if type(number) is not int or not 1 <= number <= 10_000:
+            raise ValueError(
+                f"sizes in an architecture are whole numbers from 1 to 10000: {number}"
+            )
+
+
 @dataclass(frozen=True)
 class Arch:
     """One architecture: hashable, can be written by hand. ValueError for what is no network."""
@@ -154,65 +168,43 @@ class Arch:
 
     def __post_init__(self):
         if self.backbone not in BACKBONES:
-            known = ", ".join(BACKBONES)
-            raise ValueError(f"there is no backbone '{self.backbone}'; choose one of {known}")
-        self._check_numbers()
-        self._check_shape()
-        for stage, block in zip(self.stages, BACKBONES[self.backbone].block, strict=True):
-            for branch in stage.branches:
-                if block == "basic" and branch.expansion != 1:
-                    raise ValueError("the expansion of a basic block is 1")
-                if block == "bottleneck" and branch.width % branch.expansion:
-                    raise ValueError("the expansion of a bottleneck divides its width")
-
-    def _check_numbers(self):
-        """Depths, widths, kernels, ... are whole numbers that a network can have."""
-        numbers = [self.stem]
-        for stage in self.stages:
-            numbers.append(stage.depth)
-            for branch in stage.branches:
-                numbers += [branch.width, branch.kernel, branch.groups, branch.expansion]
-        if self.head:
-            numbers += self.head
-        for number in numbers:
-            if type(number) is not int or not 1 <= number <= 10_000:
-                raise ValueError(
-                    "depth, width, kernel, groups and expansion of an architecture are whole "
-                    f"numbers from 1 to 10000, not {number!r:.20}"
-                )
-        if self.head and self.head.kernel not in (2, 4):
-            raise ValueError("the kernels of the head are 2 or 4")
-        for stage in self.stages:
-            for branch in stage.branches:
-                if branch.kernel % 2 == 0:
-                    raise ValueError("the kernels of the stages are odd")
-
-    def _check_shape(self):
-        """As many stages and branches as the backbone has, and a fusion that exists."""
+            names = ", ".join(BACKBONES)
+            raise ValueError(f"there is no backbone '{self.backbone}'; choose one of {names}")
         plan = BACKBONES[self.backbone]
         count = len(plan.block)
         if len(self.stages) != count:
             raise ValueError(f"{self.backbone} has {count} stages, not {len(self.stages)}")
-        for number, stage in enumerate(self.stages, start=1):
-            module = plan.modules[number - 1]
-            branches = number if module else 1
-            if len(stage.branches) != branches:
-                raise ValueError(f"stage {number} of {self.backbone} has {branches} branches")
-            if module and stage.depth % module:
-                raise ValueError(
-                    f"stage {number} of {self.backbone} consists of modules of {module} blocks, "
-                    f"so {stage.depth} is no depth of it"
-                )
         if (self.head is None) != (plan.reduction() == 4):
             wanted = "no deconvolutions" if self.head else "deconvolutions"
             raise ValueError(f"{self.backbone} has {wanted} in its head")
-        if self.fusion and (
-            self.fusion.stage not in range(1, count + 1) or self.fusion.operation not in OPERATIONS
-        ):
-            raise ValueError(
-                f"a fusion names a stage from 1 to {count} and one of {', '.join(OPERATIONS)}, "
-                f"not {self.fusion.stage!r:.20} and {self.fusion.operation!r:.20}"
-            )
+        check_numbers([self.stem, *(self.head or ())])
+        if self.head and self.head.kernel not in (2, 4):
+            raise ValueError("the kernels of the head are 2 or 4")
+        for index, stage in enumerate(self.stages):
+            self._check_stage(plan, index, stage)
+        stages = range(1, count + 1)
+        fusion = self.fusion
+        if fusion and (fusion.stage not in stages or fusion.operation not in OPERATIONS):
+            raise ValueError(f"a fusion names a stage from 1 to {count} and one of {OPERATIONS}")
+
+    def _check_stage(self, plan, index, stage):
+        """ValueError unless this can be stage `index` of the backbone."""
+        name = f"stage {index + 1} of {self.backbone}"
+        module = plan.modules[index]
+        branches = index + 1 if module else 1
+        if len(stage.branches) != branches:
+            raise ValueError(f"{name} has {branches} branches, not {len(stage.branches)}")
+        check_numbers([stage.depth])
+        if module and stage.depth % module:
+            raise ValueError(f"{name} consists of modules of {module} blocks, not {stage.depth}")
+        for branch in stage.branches:
+            check_numbers([branch.width, branch.kernel, branch.groups, branch.expansion])
+            if branch.kernel % 2 == 0:
+                raise ValueError("the kernels of the stages are odd")
+            if plan.block[index] == "basic" and branch.expansion != 1:
+                raise ValueError("the expansion of a basic block is 1")
+            if plan.block[index] == "bottleneck" and branch.width % branch.expansion:
+                raise ValueError("the expansion of a bottleneck divides its width")
 
     def __str__(self):
         """One line, such as: tiny: 16 | 1 x 24 k3 g24 e1 | ... | head 48 k4 g8."""
@@ -373,15 +365,12 @@ class Space:
     @staticmethod
     def of(arch, image_size=None):
         """The space that holds one architecture: over it, a PoseNet is a finished network."""
+        depth = tuple([(stage.depth,) for stage in arch.stages])
         blocks = []
         for stage in arch.stages:
-            line = []
-            for branch in stage.branches:
-                values = [(value,) for value in branch]
-                line.append(BlockChoices(*values))
+            line = [BlockChoices(*[(v,) for v in branch]) for branch in stage.branches]
             blocks.append(tuple(line))
         head = HeadChoices(*[(value,) for value in arch.head]) if arch.head else None
-        depth = tuple((stage.depth,) for stage in arch.stages)
         image_size = image_size or BACKBONES[arch.backbone].image_size
         fusions = (arch.fusion,)
         return Space(arch.backbone, (arch.stem,), depth, tuple(blocks), head, image_size, fusions)
@@ -414,9 +403,7 @@ class Space:
         """A random Arch, from a `random.Random`."""
         stages = []
         for index, line in enumerate(self.blocks):
-            branches = []
-            for branch in range(len(line)):
-                branches.append(self._sample_branch(index, branch, rng))
+            branches = [self._sample_branch(index, branch, rng) for branch in range(len(line))]
             stages.append(Stage(rng.choice(self.depth[index]), tuple(branches)))
         head = self._sample_head(stages, rng)
         stem = rng.choice(self.stem)
@@ -510,19 +497,12 @@ class Space:
         head = None
         if arch.head:
             head = head_choices_within(self.head, arch.head, arch.stages[-1].branches[0].width)
-        fusions = []
+        fusions = []  # the temporal-level space: N_S stages times N_O operations (Sec. 3.3)
         for stage in range(1, len(arch.stages) + 1):
-            for operation in OPERATIONS:
-                fusions.append(Fusion(stage, operation))
-        return Space(
-            self.backbone,
-            stem=widths_within(self.stem, arch.stem),
-            depth=tuple(depth),
-            blocks=tuple(blocks),
-            head=head,
-            image_size=self.image_size,
-            fusions=tuple(fusions),
-        )
+            fusions += [Fusion(stage, operation) for operation in OPERATIONS]
+        stem = widths_within(self.stem, arch.stem)
+        shape = (stem, tuple(depth), tuple(blocks), head)
+        return Space(self.backbone, *shape, self.image_size, tuple(fusions))
 
 
 @lru_cache(maxsize=64)
@@ -587,84 +567,68 @@ def head_choices_within(choices, head, in_channels):
 BOTH = (False, True)  # attention: skipped or used
 
 
-def resnet_choices(*width):
+def table_space(backbone, stem, stages, head, image_size=(256, 192)):
+    """A Space from the lines of its table: (depths, a BlockChoices for each branch) a stage."""
+    depth = tuple([line[0] for line in stages])
+    blocks = tuple([line[1:] for line in stages])
+    return Space(backbone, stem, depth, blocks, head, image_size)
+
+
+def resnet(*widths):
     """A line of Table A2. Steps (Sec. A.2): width 16, kernel 2, groups 16."""
-    return (BlockChoices(steps(*width), (3, 5), steps(16, 64), BOTH),)
+    return BlockChoices(steps(*widths), (3, 5), steps(16, 64), BOTH)
 
 
-def mobile_choices(width):
+def mobile(width):
     """A line of Table A1. Groups: all numbers of the printed range, 3/8 to 6 times the width."""
     groups = steps(3 * width // 8, 6 * width, 1)
-    return (BlockChoices((width,), (3, 5, 7), groups, BOTH, (3, 4, 5, 6)),)
+    return BlockChoices((width,), (3, 5, 7), groups, BOTH, (3, 4, 5, 6))
 
 
-def hrnet_choices(*widths):
-    """A stage of Table A3, one line a branch. ours: width steps of a quarter of the maximum."""
-    line = []
-    for width in widths:
-        line.append(
-            BlockChoices(steps(width // 4, width, width // 4), (3,), steps(1, width, 1), BOTH)
-        )
-    return tuple(line)
+def hrnet(width):
+    """A line of Table A3. ours: widths in steps of a quarter of the maximum."""
+    return BlockChoices(steps(width // 4, width, width // 4), (3,), steps(1, width, 1), BOTH)
 
 
+# fmt: off
 SPACES = {
     # Table A2
-    "resnet50": Space(
-        "resnet50",
-        stem=steps(32, 64),
-        depth=((3, 4), (4, 5, 6), (6, 7, 8), (3, 4)),
-        blocks=(
-            resnet_choices(64, 80),
-            resnet_choices(128, 160),
-            resnet_choices(256, 320),
-            resnet_choices(512, 640),
-        ),
-        head=HeadChoices(steps(64, 256), (4,), steps(16, 64)),
-    ),
+    "resnet50": table_space("resnet50", steps(32, 64), [
+        ((3, 4),    resnet(64, 80)),
+        ((4, 5, 6), resnet(128, 160)),
+        ((6, 7, 8), resnet(256, 320)),
+        ((3, 4),    resnet(512, 640)),
+    ], HeadChoices(steps(64, 256), (4,), steps(16, 64))),
+
     # Table A1
-    "mobilenetv3": Space(
-        "mobilenetv3",
-        stem=(16,),
-        depth=((1,), (2, 3, 4), (2, 3, 4), (2, 3, 4), (2, 3, 4), (2, 3, 4)),
-        blocks=(
-            (BlockChoices((16,), (3,), steps(2, 16, 1), BOTH),),
-            mobile_choices(24),
-            mobile_choices(40),
-            mobile_choices(80),
-            mobile_choices(112),
-            mobile_choices(160),
-        ),
-        head=HeadChoices((256,), (4,), steps(32, 256, 1)),
-    ),
-    # Table A3. It prints the middle width of the bottlenecks, 16 to 64; four times that comes out
-    "hrnet_w32": Space(
-        "hrnet_w32",
-        stem=steps(16, 64),
-        depth=((2, 3, 4), (4,), (8, 12, 16), (8, 12)),
-        blocks=(
-            (BlockChoices(steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),),
-            hrnet_choices(32, 64),
-            hrnet_choices(32, 64, 128),
-            hrnet_choices(32, 64, 128, 256),
-        ),
-        head=None,
-    ),
-    # ours: shaped like MobileNet-V3, small enough to be trained on two CPU cores in minutes
-    "tiny": Space(
-        "tiny",
-        stem=(16,),
-        depth=((1, 2), (1, 2), (1, 2, 3), (1, 2)),
-        blocks=(
-            (BlockChoices((24,), (3,), (24, 48), (False,), (1, 2), 1),),
-            (BlockChoices((32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1),),
-            (BlockChoices((48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2),),
-            (BlockChoices((64,), (3, 5), (128, 192), BOTH, (2, 3), 1),),
-        ),
-        head=HeadChoices((48,), (4,), (8,)),
-        image_size=(128, 96),
-    ),
+    "mobilenetv3": table_space("mobilenetv3", (16,), [
+        ((1,),      BlockChoices((16,), (3,), steps(2, 16, 1), BOTH)),
+        ((2, 3, 4), mobile(24)),
+        ((2, 3, 4), mobile(40)),
+        ((2, 3, 4), mobile(80)),
+        ((2, 3, 4), mobile(112)),
+        ((2, 3, 4), mobile(160)),
+    ], HeadChoices((256,), (4,), steps(32, 256, 1))),
+
+    # Table A3. Of the bottlenecks it prints the middle width, 16 to 64; four times that comes out
+    "hrnet_w32": table_space("hrnet_w32", steps(16, 64), [
+        ((2, 3, 4),   BlockChoices(steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,))),
+        ((4,),        hrnet(32), hrnet(64)),
+        ((8, 12, 16), hrnet(32), hrnet(64), hrnet(128)),
+        ((8, 12),     hrnet(32), hrnet(64), hrnet(128), hrnet(256)),
+    ], None),
+
+    # ours: shaped like MobileNet-V3, small enough to be trained on two CPU cores in minutes.
+    # After the expansions: how many channels a group may have at most
+    "tiny": table_space("tiny", (16,), [
+        ((1, 2),    BlockChoices((24,), (3,), (24, 48), (False,), (1, 2), 1)),
+        ((1, 2),    BlockChoices((32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1)),
+        ((1, 2, 3), BlockChoices(
+            (48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2)),
+        ((1, 2),    BlockChoices((64,), (3, 5), (128, 192), BOTH, (2, 3), 1)),
+    ], HeadChoices((48,), (4,), (8,)), image_size=(128, 96)),
 }
+# fmt: on
 
 
 def serial_arch(backbone, stem, stages, head):
@@ -1251,3 +1215,956 @@ def cost(arch, image_size=(256, 192), joints=17):
     for part in stage_costs(arch, image_size, joints).values():
         total += part
     return total
+
+
+# ------------------------------------------------------------------------------------- checkpoints
+
+
+class Inert:
+    """Stands in for whatever a file names besides tensors: it takes everything, does nothing."""
+
+    def __init__(self, *arguments, **named):
+        pass
+
+    def __call__(self, *arguments, **named):
+        return self
+
+    # what a pickle does with an object after making it
+    __setstate__ = __setitem__ = append = extend = add = __call__
+
+
+class TensorsOnly:
+    """What reads the pickles in a file, in the shape of a module, as `torch.load` wants it.
+
+    The names below, and no others, lead to code.
+    """
+
+    names = {
+        "collections.OrderedDict": OrderedDict,
+        "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+        "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
+    }
+
+    class Unpickler(pickle.Unpickler):
+        """Asks `find_class` for every class and function that a file names."""
+
+        def find_class(self, module, name):
+            return TensorsOnly.names.get(f"{module}.{name}", Inert)
+
+    @staticmethod
+    def load(file, **options):
+        """As `pickle.load`."""
+        return TensorsOnly.Unpickler(file, **options).load()
+
+
+def save_checkpoint(contents, path):
+    """`torch.save`, whole or not at all. UserError if it cannot be written."""
+    with data.whole_file(path) as file:
+        torch.save(contents, file)
+
+
+def read_checkpoint(path):
+    """The dict in a checkpoint, ours or another program's: its tensors and plain values.
+
+    Nothing in the file is executed. Published files hold more (logs, settings, numpy's numbers),
+    which `weights_only` does not accept: it becomes `Inert`. What is no dict comes out empty.
+    UserError: no such file, or it is cut short or something else.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"there is no file {path}; train first, or name another checkpoint")
+    try:
+        try:
+            contents = torch.load(path, "cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            contents = torch.load(path, "cpu", TensorsOnly, weights_only=False)
+    except Exception as error:  # torch raises many kinds for a file that it cannot read
+        reason = type(error).__name__
+        message = f"{path} is truncated or not a checkpoint ({reason}); make it anew"
+        raise UserError(message) from None
+    return contents if isinstance(contents, dict) else {}
+
+
+def load_checkpoint(path, kind):
+    """The dict saved under `path`, of `kind` "supernet" or "finished"; else UserError."""
+    contents = read_checkpoint(path)
+    found = contents.get("kind")
+    if found != kind:
+        what = f"a {found} checkpoint" if found in ("supernet", "finished") else "something else"
+        raise UserError(f"{path} holds {what}, but a {kind} checkpoint is needed here")
+    return contents
+
+
+@contextlib.contextmanager
+def complete(path):
+    """Inside, whatever is missing in the checkpoint `path` is a UserError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        message = f"{path} lacks a part of what it should hold ({error}); make it anew"
+        raise UserError(message) from None
+
+
+def restore(net, state, path):
+    """Load `state` into `net` and return it; UserError that names the tensors that do not fit."""
+    own = net.state_dict()
+    wrong = [name for name in state if name not in own]
+    for name, tensor in own.items():
+        if name not in state or state[name].shape != tensor.shape:
+            wrong.append(name)
+    if wrong:
+        raise UserError(f"{path} is of another network: {', '.join(wrong[:3])} do not fit")
+    net.load_state_dict(state)
+    return net
+
+
+def save_finished(path, nets, about):
+    """Write finished networks, the key frame's first. about: from `data.about`, how to use them."""
+    networks = []
+    for net in nets:
+        networks.append({"arch": net.arch.to_json(), "state": net.state_dict()})
+    save_checkpoint({"kind": "finished", "networks": networks, "about": about}, path)
+
+
+def load_finished(path):
+    """(list of PoseNets in eval mode, about) as `save_finished` wrote them."""
+    contents = load_checkpoint(path, "finished")
+    nets = []
+    with complete(path):
+        about = contents["about"]
+        for network in contents["networks"]:
+            space = Space.of(Arch.from_json(network["arch"]), tuple(about["size"]))
+            net = PoseNet(space, len(about["joints"])).eval()
+            nets.append(restore(net, network["state"], path))
+    return nets, about
+
+
+def load_networks(path):
+    """(networks, about) of a finished checkpoint, or of a published one.
+
+    The published networks see COCO's joints at 256x192, in the heatmap cells of SBL.
+    """
+    if "kind" in read_checkpoint(path):
+        return load_finished(path)
+    return [load_mmpose(path)], data.about(data.COCO, (256, 192), data.SBL_CELL)
+
+
+def load_supernet(path):
+    """(super-network, its key-frame network or None, everything saved) of a run's supernet.pt."""
+    contents = load_checkpoint(path, "supernet")
+    with complete(path):
+        about = contents["about"]
+        joints = len(about["joints"])
+        space = replace(SPACES[contents["space"]], image_size=tuple(about["size"]))
+        key_net = None
+        if contents["stage"] == "t":  # it lies within the network of the key frame (Sec. 3.4.2)
+            key_net = PoseNet(Arch.from_json(contents["arch"]), joints).eval()
+            restore(key_net, contents["key"], path)
+            space = space.within(key_net.arch)
+        elif contents["arch"]:
+            raise UserError(f"{path} was trained as one architecture alone: nothing to search")
+        supernet = restore(PoseNet(space, joints), contents["nets"][0], path)
+    return supernet, key_net, contents
+
+
+def read_archs(text):
+    """A list of Archs: of a name in ARCHS, a JSON file (an Arch or a list), or a checkpoint."""
+    if text in ARCHS:
+        return [ARCHS[text]]
+    try:
+        contents = json.loads(Path(text).read_text(encoding="utf-8"))
+        entries = contents if isinstance(contents, list) else [contents]
+        if not entries:
+            raise ValueError("it is an empty list")
+        return [Arch.from_json(json.dumps(entry)) for entry in entries]
+    except UnicodeDecodeError:  # no text, so it is a checkpoint
+        nets, _ = load_networks(text)
+        return [net.arch for net in nets]
+    except (OSError, ValueError, RecursionError) as error:
+        choices = f"an architecture's JSON file, a finished checkpoint, or {', '.join(ARCHS)}"
+        message = f"no architecture can be read from {text} ({error}); choose {choices}"
+        raise UserError(message) from None
+
+
+def write_archs(archs, path):
+    """Write one Arch, or a list of them (an allocation), as `read_archs` reads it."""
+    if isinstance(archs, Arch):
+        contents = json.loads(archs.to_json())
+    else:
+        contents = [json.loads(arch.to_json()) for arch in archs]
+    data.write_json(contents, path)
+
+
+# ------------------------------------------------------------------------------- published weights
+
+# our name of a layer -> mmpose's; those of a block are named from the block on
+# fmt: off
+MMPOSE_LAYERS = {
+    "s_vipnas_resnet50": {
+        "stem.conv1.conv": "backbone.conv1",         "stem.conv1.norm": "backbone.bn1",
+        "conv1.conv": "conv1",                       "conv1.norm": "bn1",
+        "conv2.conv": "conv2",                       "conv2.norm": "bn2",
+        "conv3.conv": "conv3",                       "conv3.norm": "bn3",
+        "project.conv": "downsample.0",              "project.norm": "downsample.1",
+        "attention.mask": "attention.conv_mask",
+        "attention.reduce": "attention.channel_add_conv.0",
+        "attention.norm": "attention.channel_add_conv.1",
+        "attention.expand": "attention.channel_add_conv.3",
+        "head.final": "head.final_layer",
+    },
+    "s_vipnas_mobilenetv3": {
+        "stem.conv1.conv": "backbone.conv1.conv",    "stem.conv1.norm": "backbone.conv1.bn",
+        "conv1.conv": "expand_conv.conv",            "conv1.norm": "expand_conv.bn",
+        "conv2.conv": "depthwise_conv.conv",         "conv2.norm": "depthwise_conv.bn",
+        "conv3.conv": "linear_conv.conv",            "conv3.norm": "linear_conv.bn",
+        "attention.reduce": "se.conv1.conv",         "attention.expand": "se.conv2.conv",
+        "head.final": "head.final_layer",
+    },
+}
+# fmt: on
+
+
+def _mmpose_name(name, ours):
+    """mmpose's name of our tensor `ours` in network `name` of ARCHS (in its newer generation)."""
+    *path, tensor = ours.split(".")
+    prefix = ""
+    if path[:2] == ["head", "deconvs"]:
+        # theirs count the ReLUs too: deconvolution 0, norm 1, ReLU 2, deconvolution 3, ...
+        index = 3 * int(path[2]) + ["conv", "norm"].index(path[3])
+        return f"head.deconv_layers.{index}.{tensor}"
+    if path[0] == "stages":
+        # theirs number the blocks of ResNet stage by stage, those of MobileNet-V3 throughout
+        stage, block = int(path[1]), int(path[3])
+        if name == "s_vipnas_resnet50":
+            prefix = f"backbone.layer{stage + 1}.{block}."
+        else:
+            before = sum(earlier.depth for earlier in ARCHS[name].stages[:stage])
+            prefix = f"backbone.layer{before + block + 1}."
+        path = path[4:]
+    return f"{prefix}{MMPOSE_LAYERS[name]['.'.join(path)]}.{tensor}"
+
+
+def load_mmpose(path):
+    """A published S-ViPNAS checkpoint, of either network, as a finished PoseNet in eval mode.
+
+    The tensors lie under `state_dict`; newer files call the head `head`, older `keypoint_head`.
+    UserError, which names tensors, if it is another network.
+    """
+    contents = read_checkpoint(path)
+    found = {}
+    with complete(path):
+        for key, tensor in contents.get("state_dict", contents).items():
+            if isinstance(tensor, torch.Tensor):
+                found[re.sub("^keypoint_head[.]", "head.", key)] = tensor
+
+    # only ResNet's blocks have two numbers
+    is_resnet = any(key.startswith("backbone.layer1.0.") for key in found)
+    name = "s_vipnas_resnet50" if is_resnet else "s_vipnas_mobilenetv3"
+    net = PoseNet(ARCHS[name]).eval()
+    state = {}
+    wrong = []
+    for ours, tensor in net.state_dict().items():
+        key = _mmpose_name(name, ours)
+        # theirs of a layer norm has two more dimensions, of size 1
+        if key in found and found[key].squeeze().shape == tensor.squeeze().shape:
+            state[ours] = found[key].view_as(tensor)
+        else:
+            wrong.append(key)
+    if wrong:
+        raise UserError(
+            f"{path} is neither a finished network of ours nor one of the two published "
+            f"S-ViPNAS networks: {', '.join(wrong[:3])} are missing in it or do not fit"
+        )
+    net.load_state_dict(state)
+    return net
+
+
+# --------------------------------------------------------------------------------------- made fast
+
+
+class Folded(nn.Module):
+    """A convolution of a finished network that has taken over the batch norm behind it.
+
+        gain (conv(x) + bias - mean) / sigma + shift  =  conv'(x) + bias'
+        conv' = conv gain / sigma,   bias' = shift + (bias - mean) gain / sigma
+
+    Called like the layers it stands for; the choice in the call it ignores.
+    """
+
+    def __init__(self, conv, norm=None):
+        super().__init__()
+        in_channels, out_channels, kernel, groups = conv.largest
+        transposed = isinstance(conv, ElasticConvTranspose2d)
+        weight = conv.weight
+        bias = getattr(conv, "bias", None)
+        if bias is None:
+            bias = weight.new_zeros(out_channels)
+
+        if norm is not None:
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # (O)
+            bias = norm.bias + (bias - norm.running_mean) * scale
+            if transposed:  # its filters (I, O / groups, K, K) are stored from the input's side
+                scale = scale.view(groups, -1).repeat_interleave(in_channels // groups, dim=0)
+                weight = weight * scale[:, :, None, None]
+            else:
+                weight = weight * scale[:, None, None, None]
+
+        if not transposed and weight.shape[1] in (2, 3) and groups % 2 == 0:
+            weight = join_pairs(weight, groups)
+            groups = groups // 2
+        sizes = (in_channels, out_channels, kernel)
+        if transposed:
+            self.conv = nn.ConvTranspose2d(*sizes, 2, (kernel - 2) // 2, groups=groups)
+        else:
+            self.conv = nn.Conv2d(*sizes, conv.stride, kernel // 2, groups=groups)
+        self.conv.weight = nn.Parameter(weight.detach())
+        self.conv.bias = nn.Parameter(bias.detach())
+
+    def forward(self, x, *choice):
+        """(B, I, H, W) -> (B, O, H', W')."""
+        return self.conv(x)
+
+
+def join_pairs(weight, groups):
+    """Filters (O, I / groups, K, K) -> the same convolution in half as many groups.
+
+    Groups of 2 or 3 channels fill little of a vector register, so two of them are run as one: each
+    filter then reads the channels of both, with zeros at those of the other.
+    """
+    per_group = weight.shape[1]
+    weight = weight.unflatten(0, (groups // 2, 2, -1))  # (pairs, 2, O / groups, I / groups, K, K)
+    joined = weight.new_zeros(*weight.shape[:3], 2 * per_group, *weight.shape[4:])
+    joined[:, 0, :, :per_group] = weight[:, 0]
+    joined[:, 1, :, per_group:] = weight[:, 1]
+    return joined.flatten(0, 2)  # (O, 2 I / groups, K, K)
+
+
+def fold(module):
+    """Put a `Folded` in the place of every convolution inside `module`, with its batch norm."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, ConvNorm):
+            setattr(module, name, Folded(child.conv, child.norm))
+        elif isinstance(child, ElasticConv2d | ElasticConvTranspose2d):
+            setattr(module, name, Folded(child))
+        else:
+            fold(child)
+
+
+def example_inputs(net):
+    """Black inputs of a finished network: one image of its own size, channels last."""
+    height, width = net.space.image_size
+    inputs = {"images": torch.zeros(1, 3, height, width)}
+    if net.arch.fusion:
+        inputs["heatmaps"] = torch.zeros(1, net.joints, height // 4, width // 4)
+    return {name: x.to(memory_format=torch.channels_last) for name, x in inputs.items()}
+
+
+def trace(folded, inputs):
+    """Frozen TorchScript of a folded network, for images of just this size."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated
+        script = torch.jit.trace(folded, example_kwarg_inputs=inputs, check_trace=False)
+        script = torch.jit.freeze(script)
+        for _ in range(3):  # it optimises itself during its first calls
+            script(**inputs)
+    return script
+
+
+def compile_ahead(folded, inputs):
+    """Machine code of a folded network (TorchInductor), for just this size and number of images."""
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        program = torch.export.export(folded, (), inputs)
+        file = torch._inductor.aoti_compile_and_package(
+            program,
+            package_path=f"{folder}/net.pt2",
+            inductor_configs={"freezing": True},  # so the weights are laid out in advance
+        )
+        return torch._inductor.aoti_load_package(file)
+
+
+class Deployed(nn.Module):
+    """A finished network for inference, called like the PoseNet it was.
+
+    `script` and `compiled` run images of the network's own size on a CPU, `compiled` single ones
+    only; all others go through the folded network. `runtime` says in words what is used.
+    """
+
+    def __init__(self, folded):
+        super().__init__()
+        self.space = folded.space
+        self.joints = folded.joints
+        self.arch = folded.arch
+        self.folded = folded
+        self.script = None
+        self.compiled = None
+        self.runtime = "batch norm folded"
+
+    def forward(self, images, arch=None, heatmaps=None):
+        """images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4), without gradients."""
+        inputs = {"images": images.contiguous(memory_format=torch.channels_last)}
+        if self.arch.fusion:
+            inputs["heatmaps"] = heatmaps.contiguous(memory_format=torch.channels_last)
+        run = self.folded
+        if self.script and images.shape[2:] == self.space.image_size and not images.is_cuda:
+            run = self.compiled if self.compiled and len(images) == 1 else self.script
+        with torch.no_grad():
+            return run(**inputs)
+
+
+def deploy(net, compiled=True):
+    """A finished network made fast: the same outputs to 1e-4, twice as fast on a CPU.
+
+    Batch norm is folded into the convolutions, and features are kept channels last. On a CPU the
+    rest is done by frozen TorchScript, which starts at once, or, where that proves faster, by code
+    compiled ahead of time. That takes half a minute and a C++ compiler: compiled=False does not
+    try, and a warning says if it fails. On a GPU the folded network itself runs.
+    """
+    if net.arch is None:
+        raise ValueError("only a finished network can be deployed: extract one first")
+    folded = copy.deepcopy(net).eval()
+    fold(folded)
+    folded = folded.requires_grad_(False).to(memory_format=torch.channels_last)
+    deployed = Deployed(folded)
+    if next(folded.parameters()).is_cuda:
+        return deployed
+    inputs = example_inputs(net)
+    deployed.script = trace(folded, inputs)
+    deployed.runtime = "batch norm folded, TorchScript"
+    if compiled:
+        try:
+            code = compile_ahead(folded, inputs)
+        except Exception as error:  # many kinds, from a missing compiler to a full disk
+            reason = str(error).splitlines()[0]
+            warnings.warn(f"deployed without a compiler: {reason}", stacklevel=2)
+            return deployed
+        script_time, code_time = milliseconds([deployed.script, code], inputs)
+        if code_time < script_time:  # not so for small networks
+            deployed.compiled = code
+            deployed.runtime = "batch norm folded, compiled ahead of time"
+    return deployed
+
+
+@contextlib.contextmanager
+def one_thread():
+    """What is compiled and measured in here runs on one CPU thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def milliseconds(runs, inputs, rounds=40):
+    """The shortest time of each of `runs`, called in turns with the same inputs.
+
+    It is this process's own time, so what else the machine does hardly counts.
+    """
+    times = np.zeros((rounds, len(runs)))
+    with torch.no_grad():
+        for turn in range(rounds):
+            for i, run in enumerate(runs):
+                start = time.process_time()
+                run(**inputs)
+                times[turn, i] = 1000 * (time.process_time() - start)
+    return times.min(axis=0).tolist()
+
+
+def frame_times(nets, compiled=False):
+    """Milliseconds of each of several finished networks: deployed, one image, one CPU thread."""
+    times = []
+    with one_thread():
+        for net in nets:
+            deployed = deploy(copy.deepcopy(net).cpu(), compiled)
+            times += milliseconds([deployed], example_inputs(net))
+    return times
+
+
+def onnxruntime_of(file):
+    """The network in an ONNX file as a function of images; ImportError if not installed."""
+    onnxruntime = importlib.import_module("onnxruntime")
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file, settings, ["CPUExecutionProvider"])
+
+    def run(images):
+        return session.run(None, {"images": images.numpy()})
+
+    return run
+
+
+def openvino_of(file):
+    """The same, run by OpenVINO."""
+    openvino = importlib.import_module("openvino")
+    settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(file, "CPU", settings).create_infer_request()
+
+    def run(images):
+        return request.infer([images.numpy()])
+
+    return run
+
+
+def other_engines(net, images):
+    """{name: function of images} of the engines that are installed."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this exporter is deprecated
+        file = f"{folder}/net.onnx"
+        with contextlib.suppress(ImportError, torch.onnx.errors.OnnxExporterError):
+            torch.onnx.export(net, (images,), file, input_names=["images"], dynamo=False)
+            found["onnxruntime"] = onnxruntime_of(file)
+        with contextlib.suppress(ImportError):
+            found["OpenVINO"] = openvino_of(file)
+    return found
+
+
+def benchmark(checkpoint=None):
+    """Print how fast deployed networks are: one image, one CPU thread, all side by side.
+
+    The two released networks as they are, deployed, and in the engines that are installed (pip
+    install onnx onnxruntime openvino); then the estimator in `checkpoint`.
+    """
+    with one_thread():
+        for name in ("s_vipnas_resnet50", "s_vipnas_mobilenetv3"):
+            net = PoseNet(ARCHS[name]).eval()
+            images = example_inputs(net)["images"].contiguous()
+            runs = {"eager": net}
+            for deployed in (deploy(net, compiled=False), deploy(net)):
+                runs[deployed.runtime] = deployed
+            runs.update(other_engines(net, images))
+            times = milliseconds(list(runs.values()), {"images": images})
+            print(f"{name}, 256x192, one image, one CPU thread")
+            for runtime, ms in zip(runs, times, strict=True):
+                print(f"{ms:9.2f} ms, {times[0] / ms:.2f} times as fast as eager: {runtime}")
+    if checkpoint:
+        nets, _ = load_networks(checkpoint)
+        times = frame_times(nets, compiled=True)
+        print(f"{checkpoint}: {times[0]:.2f} ms a key frame, {np.mean(times):.2f} ms a mean frame")
+
+
+# ----------------------------------------------------------------------------- the video estimator
+
+SURE = 0.2  # a joint with a higher score counts as seen
+FEWEST_JOINTS = 4  # who shows fewer is lost
+
+
+class VideoPose:
+    """The finished estimator (Fig. 2): the S network on key frames, T networks in between.
+
+        stream = VideoPose.load("runs/t/vipnas_t.pt").stream(box=(x, y, w, h))
+        for frame in frames:
+            keypoints = stream.step(frame)  # (K, 3): x, y in pixels of the frame, and score
+
+    nets: the key frame's network, then one for each of the T frames after it. about: `data.about`.
+    """
+
+    def __init__(self, nets, about):
+        self.nets = list(nets)
+        self.about = about
+        self.device = next(self.nets[0].parameters()).device
+
+    @classmethod
+    def load(cls, path, device=None, compiled=False):
+        """From a T-ViPNAS; or an S-ViPNAS, a published one too: then every frame is a key frame.
+
+        device: a GPU if there is one. compiled: see `deploy`. UserError if the file does not do.
+        """
+        nets, about = load_networks(path)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        deployed = [deploy(net.to(device), compiled) for net in nets]
+        return cls(deployed, about)
+
+    def stream(self, box=None):
+        """A `Stream` that follows the person in `box`, or N people in a list of boxes.
+
+        A box is x, y, w, h in pixels of the first frame; None: the person fills the frame.
+        """
+        return Stream(self, box)
+
+
+def as_boxes(box, count=None):
+    """A box (x, y, w, h) or None, or a list of them -> a list, of length `count`; or UserError."""
+    is_one = box is None or all(np.ndim(number) == 0 and number is not None for number in box)
+    boxes = [box] if is_one else list(box)
+    for one in boxes:
+        if one is not None and len(one) != 4:
+            raise UserError(f"{one} is no box: it has four numbers x, y, w, h")
+        if one is not None:
+            data.window(one, (1, 1))  # raises UserError if it has no area
+    if count is not None and len(boxes) != count:
+        raise UserError(f"{len(boxes)} boxes for {count} people: give a box or None for each")
+    return boxes
+
+
+class Stream:
+    """People followed through a video, all of them as one batch.
+
+    Every T + 1 frames is a key frame: the S network looks at it alone. On the frames between, the
+    T networks are handed the heatmaps of the frame before (eq. 2). ours: every frame is cropped by
+    a window around the person's last pose, so he may walk away from where the key frame saw him,
+    and the heatmaps are warped from his last window into this one before they are handed on.
+
+    The box around a pose (ours) holds the joints that are seen, those with a score above .2 inside
+    the frame, and is on each side larger by a pixel and a tenth of its longer side.
+
+    After a step `lost` (N,) says who shows fewer than 4 joints. He keeps his window; at the next
+    key frame he is left out, and gives nan, until `step` is handed a box for him. `boxes` says
+    where each was last seen, and `t` is 0 on a key frame.
+    """
+
+    def __init__(self, pose, box):
+        self.pose = pose
+        self.boxes = as_boxes(box)
+        self.is_single = len(self.boxes) == 1 and self.boxes[0] is box
+        self.lost = np.zeros(len(self.boxes), dtype=bool)
+        self.t = -1
+        self.running = []  # numbers of the people in the batch
+        self.matrices = None  # (M, 2, 3) of their windows in the last frame
+        self.heatmaps = None  # (M, K, h, w) of the last frame
+
+    def step(self, frame, box=None):
+        """The next frame -> keypoints (K, 3), or (N, K, 3) for N people: x, y in it, and score.
+
+        frame: whatever `data.as_picture` takes. box: as for `VideoPose.stream`; it makes this a
+        key frame for all. In a list, who has None is followed from his last pose.
+        """
+        image = data.as_picture(frame)
+        image.load()  # decoded once, at full size, for all windows
+        handed = [None] * len(self.boxes)
+        if box is not None:
+            handed = as_boxes(box, len(self.boxes))
+        self.t = (self.t + 1) % len(self.pose.nets) if box is None else 0
+        if self.t == 0:
+            self._start_period(handed, image)
+
+        joints = len(self.pose.about["joints"])
+        keypoints = np.full((len(self.boxes), joints, 3), np.nan)
+        if self.running:
+            keypoints[self.running] = self._run(image)
+        for person, pose in enumerate(keypoints):
+            seen = joints_inside(pose, image.size)
+            self.lost[person] = seen.sum() < FEWEST_JOINTS
+            if not self.lost[person]:
+                self.boxes[person] = box_around(pose[seen])
+        return keypoints[0] if self.is_single else keypoints
+
+    def _start_period(self, handed, image):
+        """At a key frame: who is run from now on, and where he is looked for."""
+        self.running = []
+        for person, new in enumerate(handed):
+            if new is not None or not self.lost[person]:
+                self.running.append(person)
+            if new is not None:
+                self.boxes[person] = tuple(new)
+            elif self.boxes[person] is None:
+                self.boxes[person] = (0, 0, *image.size)
+
+    @torch.inference_mode()
+    def _run(self, image):
+        """This frame's network on everybody's window -> keypoints (M, K, 3) in the frame."""
+        size = self.pose.about["size"]
+        cell = self.pose.about["cell"]
+        matrices = np.stack([data.crop_matrix(self.boxes[i], size) for i in self.running])
+        crops = torch.stack([data.crop(image, matrix, size) for matrix in matrices])
+        images = data.normalise(crops.to(self.pose.device))  # (M, 3, H, W)
+
+        # eq. (2): H^t = S(I^t) on a key frame, T(I^t, H^(t-1)) on the others
+        heatmaps = None
+        if self.t > 0:
+            heatmaps = data.warp_heatmaps(self.heatmaps, self.matrices, matrices, cell)
+        self.heatmaps = self.pose.nets[self.t](images, heatmaps=heatmaps)  # (M, K, H/4, W/4)
+        self.matrices = matrices
+
+        keypoints = data.decode(self.heatmaps, cell=cell).cpu()
+        return data.transform(keypoints, data.invert(matrices))
+
+
+def joints_inside(pose, size):
+    """Which joints of a pose (K, 3) are seen inside an image of `size` (width, height): (K,)."""
+    x, y, score = pose.T
+    inside = (x > -0.5) & (y > -0.5) & (x < size[0] - 0.5) & (y < size[1] - 0.5)
+    return inside & (score > SURE)
+
+
+def box_around(joints):
+    """The box (x, y, w, h) around joints (n, 3), as `Stream` describes it."""
+    low = joints[:, :2].min(axis=0)
+    high = joints[:, :2].max(axis=0)
+    margin = 0.1 * (high - low).max() + 1
+    return (*(low - margin), *(high - low + 2 * margin))
+
+
+# --------------------------------------------------------------------------- the command for videos
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+COLOURS = ("lime", "deepskyblue", "gold", "violet")  # of several people
+GIF_SIZE = (480, 480)  # of overlay.gif at most
+
+
+def _by_number(file):
+    """What files are sorted by, so that 9.jpg comes before 10.jpg."""
+    parts = re.split("([0-9]+)", file.name)
+    return [part.zfill(20) for part in parts]
+
+
+def read_video(path):
+    """(name, Pillow image) of every frame: of a folder's images, or of one GIF, WebP or TIFF."""
+    path = Path(path).resolve()
+    files = [path]
+    if not path.is_file():
+        files = [file for file in path.glob("[!.]*") if file.suffix.lower() in PICTURES]
+        files.sort(key=_by_number)
+    if not files:
+        raise UserError(f"there are no frames in {path}: name a folder of images, or a GIF file")
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                for i in range(getattr(image, "n_frames", 1)):
+                    image.seek(i)
+                    frame = data.as_picture(ImageOps.exif_transpose(image))
+                    yield f"{path.name}/{i if file == path else file.name}", frame
+        except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
+            remedy = "replace it or take it out"
+            if file == path:
+                remedy = f"of a film, make images: ffmpeg -i {path.name} frames/%06d.png"
+            message = f"{file} is not an image that can be read ({error}); {remedy}"
+            raise UserError(message) from None
+
+
+class VideoResults:
+    """What a run over a video leaves in the folder `out`."""
+
+    def __init__(self, out, skeleton):
+        self.out = Path(out)
+        self.skeleton = skeleton
+        # PoseTrack18's format of results
+        self.poses = {"images": [], "annotations": [], "categories": [skeleton.category]}
+        self.small = []  # overlays of 256 colours
+
+    def add(self, name, frame, poses):
+        """Write the overlay of a frame with `poses` (N, K, 3); keep what the other files need."""
+        number = len(self.small)
+        image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
+        self.poses["images"].append(image)
+        for person, pose in enumerate(poses):
+            colour = COLOURS[person % len(COLOURS)] if len(poses) > 1 else None
+            frame = data.draw_pose(frame, pose, self.skeleton, SURE, colour)
+            result = {"image_id": number, "track_id": person}
+            result["keypoints"] = pose.ravel().round(3).tolist()
+            result["scores"] = pose[:, 2].round(4).tolist()
+            self.poses["annotations"].append(result)
+        data.save_image(frame, self.out / f"{number:06d}.png")
+        frame.thumbnail(GIF_SIZE)
+        self.small.append(frame.quantize())
+
+    def write(self):
+        """Write poses.json and overlay.gif of the frames so far."""
+        if self.small:
+            data.write_json(self.poses, self.out / "poses.json")
+            data.save_image(self.small, self.out / "overlay.gif")
+            print(f"{self.out}: {len(self.small)} overlays, overlay.gif, poses.json")
+
+
+def look_again(stream):
+    """Boxes for the next step: before a key frame, where who is lost was last seen; else None."""
+    if stream.t < len(stream.pose.nets) - 1 or not stream.lost.any():
+        return None
+    people = zip(stream.boxes, stream.lost, strict=True)
+    return [box if lost else None for box, lost in people]
+
+
+def run_video(video, checkpoint, boxes, out):
+    """Poses through a video; into the folder `out`: 000000.png ..., overlay.gif, poses.json.
+
+    After an error in mid-video what was found so far is written, then the error is raised.
+    """
+    video = Path(video)
+    folder = video if video.is_dir() else video.parent
+    if Path(out).resolve() == folder.resolve():
+        raise UserError(f"--out {out} is the folder of the video; name another to be written to")
+    pose = VideoPose.load(checkpoint)
+    stream = pose.stream(boxes)
+    results = VideoResults(out, data.skeleton_of(pose.about))
+    times = {"key": [], "non-key": []}
+    try:
+        for number, (name, frame) in enumerate(read_video(video)):
+            again = look_again(stream)
+            start = time.perf_counter()
+            poses = stream.step(frame, again)
+            kind = "non-key" if stream.t else "key"
+            times[kind].append(1000 * (time.perf_counter() - start))
+            note = ", looked again for who was lost" if again else ""
+            print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}{note}")
+            results.add(name, frame, poses)
+    finally:
+        results.write()
+    times["mean"] = times["key"] + times["non-key"]
+    parts = [f"{kind} {np.mean(ms):.1f} ms" for kind, ms in times.items() if ms]
+    print(f"a frame of {len(boxes)} on {pose.device}: {', '.join(parts)}")
+
+
+# -------------------------------------------------------------------------------- showing networks
+
+# what Tables 1 and 2 print, and why ours is not quite that
+PRINTED = {
+    "s_vipnas_resnet50": "  7.3M  1.44   the released weights are a network close to the tables'",
+    "s_vipnas_mobilenetv3": "  5.4M  0.69   likewise: the released head is not in Table A1",
+    "sbl_resnet18": " 15.3M  5.79   cut off, not rounded",
+    "sbl_resnet50": " 34.0M  8.99   equal (Table 2 repeats the 8.90 of [56])",
+    "hrnet_w32": " 28.5M  7.10   the table repeats the figure of [49]",
+}
+
+
+def show(arch):
+    """Print what an architecture is made of, and what each part costs."""
+    image_size = BACKBONES[arch.backbone].image_size
+    print(f"\n{arch}\n")
+    print("part         parameters   multiply-adds    GFLOPs (as the paper counts)")
+    parts = stage_costs(arch, image_size)
+    parts["all"] = cost(arch, image_size)
+    for name, part in parts.items():
+        print(f"{name:10} {part.params:12,} {part.macs:15,} {part.gflops:9.4f}")
+
+
+def show_all():
+    """Print every architecture beside the paper's numbers, and the ends of every space."""
+    print("architecture           parameters   multiply-adds    GFLOPs   the paper: them, and why")
+    for name, arch in ARCHS.items():
+        c = cost(arch)
+        print(f"{name:20} {c.params:12,} {c.macs:15,} {c.gflops:9.4f}   {PRINTED[name]}")
+    print("\nspace          architectures    smallest: parameters, GFLOPs      largest: the same")
+    for name, space in SPACES.items():
+        least = cost(space.smallest(), space.image_size)
+        most = cost(space.largest(), space.image_size)
+        ends = f"{least.params:16,} {least.gflops:10.4f}   {most.params:16,} {most.gflops:10.4f}"
+        print(f"{name:12} {space.size():15.1e}    {ends}")
+
+
+ATTENTION_NAMES = {GlobalContext: "+GC", SqueezeExcite: "+SE"}
+FUSION_SIGNS = {"add": "+", "mul": "x", "cat": "C"}
+RED = (200, 30, 30)
+BLUE = (222, 232, 246)
+ORANGE = (255, 214, 160)
+LEFT = 100  # of the first box; before it stands the frame's name
+BOX = 180  # width of a box
+STEP = 216  # from box to box
+
+
+def box_texts(arch):
+    """Text of the boxes in a frame's row, left to right: {depth, width, kernel, groups}."""
+    texts = [f"stem\n{arch.stem}"]
+    for number, stage in enumerate(arch.stages, start=1):
+        text = f"stage {number}"
+        for b in stage.branches:
+            text += f"\n{{{stage.depth}, {b.width}, {b.kernel}, {b.groups}}}"
+            if b.expansion > 1:
+                text += f" e{b.expansion}"
+            if b.attention:
+                text += " " + ATTENTION_NAMES[BACKBONES[arch.backbone].attention]
+        texts.append(text)
+    if arch.head:
+        width, kernel, groups = arch.head
+        texts.append(f"deconvolutions\n{{{width}, {kernel}, {groups}}}")
+    else:
+        texts.append("1x1 convolution")
+    return [*texts, "heatmaps"]
+
+
+def draw_row(pen, font, top, height, name, texts):
+    """The boxes of a frame, joined by a line. Orange ones have attention."""
+    middle = top + height / 2
+    pen.text((10, middle), name, "black", font, anchor="lm")
+    pen.line([(LEFT, middle), (LEFT + (len(texts) - 1) * STEP, middle)], "black", 2)
+    for column, text in enumerate(texts):
+        x = LEFT + column * STEP
+        fill = ORANGE if "+" in text else BLUE
+        pen.rectangle([x, top, x + BOX, top + height], fill, "black")
+        pen.text((x + BOX / 2, middle), text, "black", font, anchor="mm", align="center")
+
+
+def draw_fusion(pen, font, top, height, fusion, columns):
+    """The way of the last frame's heatmaps, in red, from the row above to behind a stage."""
+    middle = top + height / 2
+    x = LEFT + fusion.stage * STEP + (BOX + STEP) / 2  # between two boxes
+    heatmaps = LEFT + (columns - 1) * STEP + BOX / 2
+    pen.line([(heatmaps, top - 50), (heatmaps, top - 25), (x, top - 25), (x, middle)], RED, 2)
+    pen.ellipse([x - 11, middle - 11, x + 11, middle + 11], "white", RED, 2)
+    pen.text((x, middle), FUSION_SIGNS[fusion.operation], RED, font, anchor="mm")
+
+
+def picture(archs, path):
+    """Draw the architectures of successive frames as Fig. 5 does, one row a frame, into a PNG."""
+    rows = [box_texts(arch) for arch in archs]
+    most_lines = max(text.count("\n") + 1 for row in rows for text in row)
+    height = 14 + 17 * most_lines  # of a box
+    size = (LEFT + STEP * len(rows[0]), (height + 50) * len(rows) + 20)
+    image = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(image)
+    font = ImageFont.load_default(13)
+    for number, (arch, row) in enumerate(zip(archs, rows, strict=True)):
+        top = 50 + number * (height + 50)
+        name = "key frame"
+        if arch.fusion:
+            name = f"frame t + {number}" if number else "a later frame"
+            draw_fusion(pen, font, top, height, arch.fusion, len(row))
+        draw_row(pen, font, top, height, name, row)
+    data.save_image(image, path)
+
+
+# ------------------------------------------------------------------------------------------- main
+
+
+def read_box(text):
+    """x, y, w, h from "x,y,w,h"; else UserError."""
+    try:
+        (box,) = as_boxes([float(number) for number in text.split(",")])
+    except (ValueError, UserError):
+        raise UserError(f"--box is x,y,w,h with w and h above zero, not {text}") from None
+    return box
+
+
+def read_options():
+    """The command line; UserError for what does not go together."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    add = parser.add_argument
+    add("--arch", help=f"what to show: {', '.join(ARCHS)}, a JSON file or a finished checkpoint")
+    add("--picture", help="PNG file to draw --arch into, as Fig. 5 does")
+    add("--video", help="folder of frames, or a GIF, WebP or TIFF file of many")
+    add("--checkpoint", help="finished networks, such as vipnas_t.pt")
+    add("--box", action="append", help="x,y,w,h of a person in the first frame; one for each")
+    add("--out", help="folder for what --video writes")
+    add("--benchmark", action="store_true", help="how fast deployed networks are")
+    options = parser.parse_args()
+    if options.video and not (options.checkpoint and options.out):
+        raise UserError("--video needs --checkpoint FILE and --out DIR too")
+    if options.picture and not options.arch:
+        raise UserError("--picture needs --arch: what shall it show?")
+    if options.checkpoint and not (options.video or options.benchmark):
+        raise UserError("--checkpoint goes with --video or --benchmark; --arch FILE shows it")
+    return options
+
+
+def main():
+    """Show architectures and spaces; time deployed networks; or find poses in a video."""
+    options = read_options()
+    if options.benchmark:
+        benchmark(options.checkpoint)
+    elif options.video:
+        boxes = [read_box(text) for text in options.box or []] or [None]
+        run_video(options.video, options.checkpoint, boxes, options.out)
+    elif options.arch:
+        archs = read_archs(options.arch)
+        for arch in archs:
+            show(arch)
+        if options.picture:
+            picture(archs, options.picture)
+            print(f"wrote {options.picture}")
+    else:
+        show_all()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"vipnas: {error}")
