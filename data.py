@@ -22,6 +22,8 @@ The drawn people are ours, not the paper's: with them no stage needs a download.
 """
 
 import argparse
+import collections
+import colorsys
 import contextlib
 import copy
 import functools
@@ -35,7 +37,6 @@ import signal
 import sys
 import time
 import uuid
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,7 +45,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from torch.utils.data import DataLoader, default_collate
 
 
@@ -77,10 +78,8 @@ def whole_file(path):
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if not isinstance(cause, OSError):
             raise
-        raise UserError(
-            f"{path} cannot be written ({cause.strerror or cause}); "
-            "an older file of that name is untouched"
-        ) from None
+        reason = cause.strerror or cause
+        raise UserError(f"{path} cannot be written ({reason}); an older one is untouched") from None
 
 
 def write_json(contents, path):
@@ -97,7 +96,7 @@ def cores():
     return os.cpu_count() or 1
 
 
-# -------------------------------------------------------------------------------------- skeletons
+# ---------------------------------------------------------------------------------------- skeletons
 @dataclass(frozen=True)
 class Skeleton:
     """K joints, in the order of the annotation files. Nothing else in the project names them."""
@@ -112,10 +111,7 @@ class Skeleton:
         """Joint k of a mirrored person is joint flip[k] of the person: left and right change."""
         partners = []
         for joint in self.joints:
-            if "left" in joint:
-                partner = joint.replace("left", "right")
-            else:
-                partner = joint.replace("right", "left")
+            partner = joint.replace("left", "#").replace("right", "left").replace("#", "right")
             partners.append(self.joints.index(partner if partner in self.joints else joint))
         return tuple(partners)
 
@@ -127,39 +123,31 @@ class Skeleton:
 
 
 # Joints 3 to 16 are the same in both data sets: of each part the left one, then the right one.
-BODY_PARTS = ("ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-BODY_SIGMAS = (0.035, 0.079, 0.072, 0.062, 0.107, 0.087, 0.089)
+PARTS = ("ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+BODY_JOINTS = [f"{side}_{part}" for part, side in itertools.product(PARTS, ("left", "right"))]
+BODY_SIGMAS = np.repeat([0.035, 0.079, 0.072, 0.062, 0.107, 0.087, 0.089], 2).tolist()
 ARMS = ((5, 6), (5, 7), (7, 9), (6, 8), (8, 10))
 TRUNK = ((5, 11), (6, 12), (11, 12))
 LEGS = ((11, 13), (13, 15), (12, 14), (14, 16))
 
-
-def _skeleton(name, head, head_limbs):
-    """The skeleton of a data set: its own head ((joint, sigma) pairs, limbs) and the body."""
-    joints = [joint for joint, _ in head]
-    sigmas = [sigma for _, sigma in head]
-    for part, sigma in zip(BODY_PARTS, BODY_SIGMAS, strict=True):
-        joints += [f"left_{part}", f"right_{part}"]
-        sigmas += [sigma, sigma]
-    return Skeleton(name, tuple(joints), head_limbs + ARMS + TRUNK + LEGS, tuple(sigmas))
-
-
 # the sigmas are those of the official COCO evaluation
-COCO = _skeleton(
-    "COCO",
-    (("nose", 0.026), ("left_eye", 0.025), ("right_eye", 0.025)),
-    ((0, 1), (0, 2), (1, 3), (2, 4)),
+COCO = Skeleton(
+    name="COCO",
+    joints=("nose", "left_eye", "right_eye", *BODY_JOINTS),
+    limbs=((0, 1), (0, 2), (1, 3), (2, 4), *ARMS, *TRUNK, *LEGS),
+    sigmas=(0.026, 0.025, 0.025, *BODY_SIGMAS),
 )
 
 # PoseTrack18 has the neck (head_bottom) and the top of the head in place of the eyes, and the ears
 # are never annotated. ours: it comes without sigmas; the neck has a shoulder's, head_top an ear's.
-POSETRACK = _skeleton(
-    "PoseTrack18",
-    (("nose", 0.026), ("head_bottom", 0.079), ("head_top", 0.035)),
-    ((0, 1), (0, 2), (1, 5), (1, 6)),
+POSETRACK = Skeleton(
+    name="PoseTrack18",
+    joints=("nose", "head_bottom", "head_top", *BODY_JOINTS),
+    limbs=((0, 1), (0, 2), (1, 5), (1, 6), *ARMS, *TRUNK, *LEGS),
+    sigmas=(0.026, 0.079, 0.035, *BODY_SIGMAS),
 )
 
-# ---------------------------------------------------------------------------------- windows, crops
+# ----------------------------------------------------------------------------------- windows, crops
 # What is written here in numbers is saved with every finished network (`about`): it must be used
 # with the crops that it was trained with.
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0 .. 1
@@ -175,8 +163,7 @@ SBL_CELL = 0.0
 
 def normalise(images):
     """uint8 images (..., 3, H, W) -> float32 of the same shape, ImageNet's mean 0, deviation 1."""
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1) * 255
-    std = torch.tensor(STD, device=images.device).view(3, 1, 1) * 255
+    mean, std = 255 * torch.tensor([MEAN, STD], device=images.device).view(2, 3, 1, 1)
     return (images.float() - mean) / std
 
 
@@ -188,10 +175,7 @@ def window(box, size, padding=PADDING):
     """
     x, y, w, h = (float(value) for value in box)
     if not (w > 0 and h > 0 and math.isfinite(x + y + w + h)):
-        raise UserError(
-            f"the box x={x:g}, y={y:g}, w={w:g}, h={h:g} has no area: "
-            "give a width and a height above 0"
-        )
+        raise UserError(f"the box {x:g},{y:g},{w:g},{h:g} has no area: give sides above 0")
     aspect = size[1] / size[0]
     width = max(w, h * aspect) * padding
     height = width / aspect
@@ -223,7 +207,6 @@ def crop_matrix(box, size, augmentation=PLAIN):
     into the crop (`transform`) and predicted ones back into the image (`invert`).
     """
     x, y, width, height = window(box, size)
-
     # turn and enlarge, then mirror
     zoom = augmentation.scale * size[1] / width
     angle = math.radians(augmentation.rotation)
@@ -251,12 +234,11 @@ def transform(points, matrix):
 
     points (..., K, 2 or 3) with matrix (..., 2, 3), or with one matrix (2, 3) -> float64 array.
     """
-    moved = np.asarray(points, dtype=np.float64).copy()
+    points = np.asarray(points, dtype=np.float64)
     matrix = np.asarray(matrix, dtype=np.float64)
-    linear = matrix[..., :2]
-    shift = matrix[..., None, :, 2]  # (..., 1, 2)
-    moved[..., :2] = moved[..., :2] @ linear.swapaxes(-1, -2) + shift
-    return moved
+    linear, shift = matrix[..., :2], matrix[..., None, :, 2]  # (..., 2, 2), (..., 1, 2)
+    moved = points[..., :2] @ linear.swapaxes(-1, -2) + shift
+    return np.concatenate([moved, points[..., 2:]], axis=-1)
 
 
 def as_picture(frame):
@@ -265,25 +247,21 @@ def as_picture(frame):
     frame: a PIL image of any mode, or an array (H, W, 3), (H, W, 1) or (H, W), uint8 or uint16.
     Of 16-bit pixels the upper 8 bits are taken. Raises UserError for anything else.
     """
+    kind = type(frame).__name__
     if isinstance(frame, Image.Image):
         if not frame.mode.startswith("I"):
             return frame if frame.mode == "RGB" else frame.convert("RGB")
-        frame = np.asarray(frame).clip(0, 65535).astype(np.uint16)  # Pillow cuts it off at 255
-
-    # now it should be an array of grey or colour pixels
-    if not isinstance(frame, np.ndarray):
-        kind = type(frame).__name__
-        raise UserError(f"a {kind} is no frame: hand over a Pillow image or a uint8 array")
-    pixels = frame[:, :, 0] if frame.ndim == 3 and frame.shape[2] == 1 else frame
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
-    has_shape = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-    if not has_shape or pixels.size == 0 or pixels.dtype != np.uint8:
-        raise UserError(
-            f"an array {frame.shape} of {frame.dtype} is no frame: "
-            "hand over one of shape (H, W, 3) or (H, W), uint8"
-        )
-    return Image.fromarray(pixels).convert("RGB")
+        # grey of 16 bits: Pillow would not divide it by 256 but cut it off at 255
+        frame = np.asarray(frame).clip(0, 65535).astype(np.uint16)
+    if isinstance(frame, np.ndarray):
+        kind = f"{frame.dtype} array {frame.shape}"
+        pixels = frame[:, :, 0] if frame.shape[2:] == (1,) else frame
+        if pixels.dtype == np.uint16:
+            pixels = (pixels >> 8).astype(np.uint8)
+        has_shape = pixels.ndim == 2 or pixels.shape[2:] == (3,)
+        if has_shape and pixels.size > 0 and pixels.dtype == np.uint8:
+            return Image.fromarray(pixels).convert("RGB")
+    raise UserError(f"a {kind} is no frame: hand over a Pillow image or uint8 array (H, W, 3)")
 
 
 def crop(image, matrix, size):
@@ -296,15 +274,12 @@ def crop(image, matrix, size):
     back = invert(matrix)  # crop pixels -> image pixels
 
     # how many image pixels a crop pixel covers along each side: blocks of so many are averaged
+    width, height = image.size
     shrink = int(math.sqrt(abs(np.linalg.det(back[:, :2]))))
-    shrink = max(1, min(shrink, *image.size))
-    decoded = 1
-    if shrink > 1:
-        width = image.width
-        draft = image.draft(None, (width // shrink, image.height // shrink))
-        if draft is not None:  # it is such a file
-            _, (_, _, draft_width, _) = draft
-            decoded = round(width / draft_width)
+    shrink = max(1, min(shrink, width, height))
+    # a JPEG file tells what it will decode to: (mode, (0, 0, width, height)); others tell nothing
+    draft = image.draft(None, (width // shrink, height // shrink))
+    decoded = round(width / draft[1][2]) if draft else 1
     image = as_picture(image)
     block = shrink // decoded
     if block > 1:
@@ -313,10 +288,9 @@ def crop(image, matrix, size):
     # Pillow counts from the corner of a pixel, we from its centre
     back[:, 2] += 0.5 - back[:, :2].sum(axis=1) / 2
     back = back / (decoded * block)
-    back = back.round(9)  # so that nothing changes where nothing is to change
-    wide_and_high = (size[1], size[0])
-    affine = Image.Transform.AFFINE
-    pixels = image.transform(wide_and_high, affine, tuple(back.flat), Image.Resampling.BILINEAR)
+    back = tuple(back.round(9).flat)  # rounded: nothing changes where nothing is to change
+    shape = (size[1], size[0])
+    pixels = image.transform(shape, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
 
 
@@ -348,7 +322,8 @@ def targets(joints, size, cell=CELL):
     inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
     weights = (inside & (joints[..., 2] > 0)).to(joints.dtype)
 
-    # a Gaussian in two dimensions is the product of one along each axis
+    # exp(-((i - x)^2 + (j - y)^2) / 2 sigma^2) in the cell at column i and row j: a Gaussian in two
+    # dimensions is the product of one along each axis
     along_x = _gaussian(x, width, sigma)  # (..., K, W/4)
     along_y = _gaussian(y, height, sigma)  # (..., K, H/4)
     heatmaps = along_y[..., :, None] * along_x[..., None, :]  # (..., K, H/4, W/4)
@@ -358,18 +333,18 @@ def targets(joints, size, cell=CELL):
 def _offset(line, peak, quarter):
     """How far beside the cell `peak` (...) a line (..., n) has its top: -.5 .. .5 cells."""
     last = line.shape[-1] - 1
-    before = line.take_along_dim((peak - 1).clamp_min(0)[..., None], -1)[..., 0]
-    top = line.take_along_dim(peak[..., None], -1)[..., 0]
-    after = line.take_along_dim((peak + 1).clamp_max(last)[..., None], -1)[..., 0]
+    cells = torch.stack([peak - 1, peak, peak + 1], dim=-1).clamp(0, last)  # (..., 3)
+    before, top, after = line.take_along_dim(cells, -1).unbind(-1)
     if quarter:
         offset = (after - before).sign() / 4
     else:
-        # the top of the parabola through the three values; a flat one has none
+        # The parabola through the values at -1, 0 and 1 has its top where the curvature has used up
+        # its slope at 0, (after - before) / 2. A flat one has none, and a top more than half a cell
+        # away is none: it would be nearer to another cell
         curvature = 2 * top - before - after
         offset = (after - before) / (2 * curvature.clamp_min(1e-6))
         offset = torch.where(curvature > 1e-6, offset, 0).clamp(-0.5, 0.5)
-    at_border = (peak == 0) | (peak == last)
-    return offset.masked_fill(at_border, 0)
+    return offset.masked_fill((peak == 0) | (peak == last), 0)
 
 
 def decode(heatmaps, quarter=False, cell=CELL):
@@ -382,8 +357,7 @@ def decode(heatmaps, quarter=False, cell=CELL):
     """
     width = heatmaps.shape[-1]
     score, peak = heatmaps.flatten(-2).max(-1)  # (..., K)
-    row = peak // width
-    column = peak % width
+    row, column = peak // width, peak % width
 
     # the row and the column of cells through the peak
     heights = heatmaps if quarter else heatmaps.clamp_min(1e-6).log()
@@ -413,21 +387,16 @@ def warp_heatmaps(heatmaps, old, new, cell=CELL):
     (eq. 2), they are moved to where the person is in its window. Bilinear, 0 outside; gradients
     flow. Equal windows give back the very heatmaps. ours: the paper has no moving windows.
     """
-    old = torch.as_tensor(old, dtype=torch.float64)
-    new = torch.as_tensor(new, dtype=torch.float64)
+    old, new = torch.as_tensor(old).double(), torch.as_tensor(new).double()
     if torch.equal(old, new):
         return heatmaps
-    height, width = heatmaps.shape[2:]
 
     # grid_sample measures a heatmap from -1 to 1, the outer borders of its first and last cell.
     # There -1 is half a cell before cell 0, and one unit is half of the heatmap: 2h or 2w pixels
-    grid_to_pixels = old.new_tensor(
-        [
-            [2 * width, 0, 2 * width - 2 + cell],
-            [0, 2 * height, 2 * height - 2 + cell],
-            [0, 0, 1],
-        ]
-    )
+    height, width = heatmaps.shape[2:]
+    to_x = [2 * width, 0, 2 * width - 2 + cell]
+    to_y = [0, 2 * height, 2 * height - 2 + cell]
+    grid_to_pixels = old.new_tensor([to_x, to_y, [0, 0, 1]])
 
     # grid of new -> crop pixels of new -> image -> crop pixels of old -> grid of old
     last_row = old.new_tensor([0, 0, 1]).expand(len(old), 1, 3)
@@ -461,13 +430,13 @@ def skeleton_of(about):
     for skeleton in (COCO, POSETRACK):
         if joints == skeleton.joints:
             return skeleton
-    limbs = tuple([tuple(limb) for limb in about["limbs"]])
+    limbs = tuple(map(tuple, about["limbs"]))
     coco_sigmas = dict(zip(COCO.joints, COCO.sigmas, strict=True))
     sigmas = tuple([coco_sigmas.get(joint, 0.05) for joint in joints])  # ours: .05
     return Skeleton("own joints", joints, limbs, sigmas)
 
 
-# --------------------------------------------------------------------------------- clips, batches
+# ----------------------------------------------------------------------------------- clips, batches
 class Batch(NamedTuple):
     """B clips of F frames. `normalise` and `targets` are left to the device they are used on."""
 
@@ -477,28 +446,30 @@ class Batch(NamedTuple):
 
 
 class Clips:
-    """N clips of F frames of one person each. Subclasses add `open_image`.
+    """N clips of F frames of one person each.
 
     Every frame has its own box, and so its own window: the estimator is online, and none of its
     windows may depend on a later frame. (Drawn people are drawn in a window that stands still.)
 
     name      for people to read
-    skeleton  the K joints
+    skeleton  the K joints, which a subclass says
     size      (H, W) of the crops, multiples of 4
     cell      of the heatmaps, as for `targets`: CELL, or what a network was trained with
     frames    F
     boxes     array (N, F, 4): x, y, w, h of the person in each frame, image pixels
     joints    array (N, F, K, 3): x, y in image pixels; 0 not annotated, 1 hidden, 2 visible
     areas     array (N, F): of the person, in square image pixels, for OKS
+
+    Subclasses add `open_image(index, t)`, a context manager: frame t of a clip as a PIL image, not
+    yet decoded if it is a file; UserError if it cannot be opened, or, inside the `with`, decoded.
     """
 
     per_clip = ("boxes", "joints", "areas")  # the fields that have an entry for each clip
 
-    def __init__(self, name, skeleton, size, boxes, joints, areas):
+    def __init__(self, name, size, boxes, joints, areas):
         if min(size) < 4 or size[0] % 4 or size[1] % 4:
             raise UserError(f"crops of {size[0]}x{size[1]} pixels do not work: use multiples of 4")
         self.name = name
-        self.skeleton = skeleton
         self.size = tuple(size)
         self.cell = CELL
         self.frames = joints.shape[1]
@@ -517,55 +488,42 @@ class Clips:
             setattr(clips, field, getattr(self, field)[:count])
         return clips
 
-    def open_image(self, index, t):
-        """A context manager: frame t of a clip as a PIL image, not yet decoded if it is a file.
-
-        UserError if it cannot be opened, or, inside the `with`, decoded.
-        """
-        raise NotImplementedError
-
     def _crop(self, index, t, matrix):
         """Frame t through its matrix, uint8 (3, H, W); None if it cannot be read, which is told."""
         try:
             with self.open_image(index, t) as image:
                 return crop(image, matrix, self.size)
         except UserError as error:
-            message = str(error)
-        if message not in self.damaged:
-            self.damaged.add(message)
-            count = len(self.damaged)
-            if count.bit_count() == 1:  # ever more rarely: 1, 2, 4, 8 ...
-                print(f"{self.name}: {count} unreadable so far; {message}", file=sys.stderr)
-        return None
+            if str(error) not in self.damaged:
+                self.damaged.add(str(error))
+                count = len(self.damaged)
+                if count.bit_count() == 1:  # ever more rarely: 1, 2, 4, 8 ...
+                    print(f"{self.name}: {count} unreadable so far; {error}", file=sys.stderr)
+            return None
 
-    def _clip(self, index, augmentation):
-        """One clip as a Batch without its first dimension."""
-        images, matrices, joints = [], [], []
-        for t in range(self.frames):
-            # each frame's own window, turned, enlarged and mirrored alike
-            matrix = crop_matrix(self.boxes[index, t], self.size, augmentation)
-            image = self._crop(index, t, matrix)
-            moved = transform(self.joints[index, t], matrix)  # (K, 3)
-            if augmentation.flip:
-                moved = moved[list(self.skeleton.flip)]
-            if image is None:  # nothing is learnt from a picture that is not there
-                image = torch.zeros(3, *self.size, dtype=torch.uint8)
-                moved[:, 2] = 0
-            images.append(image)
-            matrices.append(torch.from_numpy(matrix))
-            joints.append(torch.from_numpy(moved).float())
-        return Batch(torch.stack(images), torch.stack(matrices), torch.stack(joints))
+    def _frame(self, index, t, augmentation):
+        """Frame t of a clip, in its own window: a Batch without its first two dimensions."""
+        matrix = crop_matrix(self.boxes[index, t], self.size, augmentation)
+        joints = transform(self.joints[index, t], matrix)  # (K, 3)
+        if augmentation.flip:
+            joints = joints[list(self.skeleton.flip)]
+        image = self._crop(index, t, matrix)
+        if image is None:  # nothing is learnt from a picture that is not there
+            image = torch.zeros(3, *self.size, dtype=torch.uint8)
+            joints[:, 2] = 0
+        return Batch(image, torch.from_numpy(matrix), torch.from_numpy(joints).float())
 
     def batch(self, indices, augmentations=None):
         """The clips `indices` as a Batch. augmentations: one for each clip; None: plain crops.
 
         A picture that cannot be read is black and has no joints.
         """
+        frames = []  # of the first clip, then of the second ...
         augmentations = augmentations or [PLAIN] * len(indices)
-        clips = []
         for index, augmentation in zip(indices, augmentations, strict=True):
-            clips.append(self._clip(int(index), augmentation))
-        return default_collate(clips)  # stacks images, matrices and joints
+            frames += [self._frame(int(index), t, augmentation) for t in range(self.frames)]
+        stacked = default_collate(frames)  # images, matrices and joints: (B * F, ...) each
+        return Batch(*[tensor.unflatten(0, (-1, self.frames)) for tensor in stacked])
 
 
 def _ignore_interrupts(worker):
@@ -578,35 +536,317 @@ def batch_loader(dataset, items, clips, device):
 
     Where the clips are read from files, worker processes make the batches ahead.
     """
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of torchrun on this machine
+    # the processes that torchrun starts on a machine share its processors
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     workers = 0 if isinstance(clips, SyntheticClips) else max(1, cores() // sharing)
     return DataLoader(
         dataset,
         sampler=items,
-        batch_size=None,
+        batch_size=None,  # an item is a batch
         num_workers=workers,
         pin_memory=device.type == "cuda",  # copied to the GPU while it computes
         worker_init_fn=_ignore_interrupts,
     )
 
 
-# ------ drawn people: PASTED HERE
-import importlib.util  # noqa: E402  (temporary, as all of this section)
+# ---------------------------------------------------------------------------- drawn people: figures
+# A body is a tree of points, about 1 unit high: x to the right of the picture, y down, z away from
+# the viewer. One who faces the viewer has the left hand at positive x. The right side is the mirror
+# image of the left one, so only that is written down.
+X, Y, Z = 0, 1, 2
 
-_spec = importlib.util.spec_from_file_location("old_data", "/work/old/data.py")
-_old = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_old)
+# A point lies at `place` from its parent. Something is painted there, in the colour named `paint`:
+# with two radii a limb from the parent to the point, with one a disc about the point. It is painted
+# as if it were farther away by `behind`, so that an arm at rest comes before the trunk.
+Point = collections.namedtuple("Point", "parent place paint radii behind", defaults=[0])
+BODY = {
+    "pelvis": Point("ground", (0, 0, 0), "trousers", (0.04,), behind=0.02),
+    "waist": Point("pelvis", (0, -0.06, 0), "shirt", (0.04, 0.08), behind=0.03),
+    "chest": Point("waist", (0, -0.13, 0), "shirt", (0.08, 0.1), behind=0.03),
+    "neck": Point("chest", (0, -0.1, 0), "shirt", (0.1, 0.045), behind=0.03),
+    "sternum": Point("neck", (0, 0.14, -0.09), "collar", (0.036, 0.006)),
+    "spine": Point("neck", (0, 0.16, 0.09), "black", (0.005, 0.005)),  # a zip
+    "throat": Point("neck", (0, -0.09, 0), "shadow", (0.032, 0.03), behind=0.03),
+    "skull": Point("neck", (0, -0.121, 0), "hair", (0.07,)),
+    "face": Point("skull", (0, 0.014, -0.027), "skin", (0.057,)),
+    "chin": Point("skull", (0, 0.04, -0.032), "skin", (0.05, 0.042)),
+    "nose": Point("skull", (0, 0.015, -0.08), "shadow", (0.01,)),
+    "left_lip": Point("skull", (0.005, 0.043, -0.07), "lips", (0.006,)),
+    "left_eye": Point("skull", (0.025, -0.004, -0.064), "white", (0.015,)),
+    "left_pupil": Point("left_eye", (0, 0, -0.003), "black", (0.009,)),
+    "left_ear": Point("skull", (0.067, 0.01, -0.003), "shadow", (0.016,), behind=-0.01),
+    "left_shoulder": Point("neck", (0.112, 0.02, 0), "shirt", (0.045, 0.036), behind=0.02),
+    "left_elbow": Point("left_shoulder", (0, 0.165, 0), "sleeve", (0.033, 0.026)),
+    "left_wrist": Point("left_elbow", (0, 0.145, 0), "cuff", (0.025, 0.018)),
+    "left_hand": Point("left_wrist", (0, 0.045, 0), "skin", (0.018, 0.021)),
+    "left_hip": Point("pelvis", (0.058, 0, 0), "trousers", (0.035, 0.05), behind=0.01),
+    "left_knee": Point("left_hip", (0, 0.24, 0), "trousers", (0.05, 0.036), behind=0.01),
+    "left_ankle": Point("left_knee", (0, 0.235, 0), "leg", (0.035, 0.022), behind=0.01),
+    "left_toe": Point("left_ankle", (0.022, 0.032, -0.085), "shoes", (0.026, 0.018)),
+}
+BODY |= {
+    name.replace("left_", "right_"): point._replace(parent=point.parent.replace("left_", "right_"))
+    for name, point in BODY.items()
+}
+# as arrays over all limbs, L of them; discs are limbs of length 0
+RADII = np.array([(point.radii[0], point.radii[-1]) for point in BODY.values()])  # (L, 2)
+BEHIND = np.array([[point.behind] for point in BODY.values()])  # (L, 1)
+# for each of COCO's joints: which limb ends there, and which ones start there
+ENDING = np.array(COCO.joints)[:, None] == list(BODY)  # (17, L)
+STARTING = np.array(COCO.joints)[:, None] == [point.parent for point in BODY.values()]
+
+# An angle, in degrees, by which all that hangs on a point is turned about an axis: its mean and its
+# spread among people, and how far a joint goes.
+Turn = collections.namedtuple("Turn", "point axis mean spread lowest highest")
+TURNS = [
+    Turn("pelvis", Z, mean=0, spread=5, lowest=-30, highest=30),  # as if the camera were tilted
+    Turn("pelvis", Y, mean=0, spread=30, lowest=-90, highest=90),  # yaw
+    Turn("waist", X, mean=5, spread=8, lowest=-12, highest=35),  # lean to the front
+    Turn("waist", Y, mean=0, spread=10, lowest=-35, highest=35),
+    Turn("waist", Z, mean=0, spread=7, lowest=-20, highest=20),
+    Turn("skull", Y, mean=0, spread=20, lowest=-65, highest=65),  # look aside
+    Turn("skull", X, mean=5, spread=10, lowest=-25, highest=35),  # nod
+    Turn("left_shoulder", Z, mean=-18, spread=17, lowest=-130, highest=-3),  # arm aside
+    Turn("left_shoulder", X, mean=-15, spread=24, lowest=-140, highest=40),  # arm to the front
+    Turn("left_shoulder", Y, mean=20, spread=18, lowest=-50, highest=80),  # arm about itself
+    Turn("left_elbow", X, mean=-35, spread=25, lowest=-140, highest=-3),
+    Turn("left_hip", Z, mean=-6, spread=5, lowest=-35, highest=4),  # leg aside
+    Turn("left_hip", X, mean=-8, spread=16, lowest=-85, highest=25),  # leg to the front
+    Turn("left_knee", X, mean=16, spread=16, lowest=3, highest=110),
+]
+MOTION = 0.2  # how fast people move; at 1 so little stays the same that memory does not help
+CROSS = np.cross(np.eye(3), np.eye(3)[:, None])  # CROSS[axis] @ v: the axis's cross product with v
+
+
+def draw_turn(rng, turn, times):
+    """How somebody turns at a joint as time goes by: matrices (T, 3, 3)."""
+    # the angle swings about a middle, but not farther than the joint goes
+    middle = rng.gauss(turn.mean, turn.spread)
+    swing = rng.gauss(0, turn.spread)
+    speed = MOTION * rng.uniform(0.4, 1.1)  # radians a frame
+    phase = rng.uniform(0, 2 * math.pi)
+    degrees = middle + swing * np.sin(speed * times + phase)  # (T,)
+    degrees = degrees.clip(turn.lowest, turn.highest)
+    angle = np.radians(degrees)[:, None, None]
+    # Rodrigues' formula
+    cross = CROSS[turn.axis]
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+
+
+def draw_body(rng, times):
+    """Somebody at times (T,), in frames: where all limbs start and end, (L, T, 2, 3)."""
+    walk = (MOTION * rng.gauss(0, 0.02), MOTION * rng.gauss(0, 0.008), 0)  # heights a frame
+    facing = -1 if rng.random() < 0.2 else 1  # every fifth person is seen from behind
+    points = {"ground": times[:, None] * walk}  # (T, 3)
+    axes = {"ground": np.diag([facing, 1, facing])}
+    stretch = {}  # how long this person's bones are, as multiples of the mean
+    # from the ground outwards, each point is put where the axes of its parent point
+    for name, point in BODY.items():
+        left = name.replace("right_", "left_")
+        place = stretch.setdefault(left, rng.gauss(1, 0.06)) * np.array(point.place)
+        axis = axes[point.parent]
+        if name != left and "right_" not in point.parent:
+            axis = axis * (-1, 1, 1)  # mirrored, and so is all that hangs on it
+        points[name] = points[point.parent] + axis @ place
+        for turn in TURNS:
+            if turn.point == left:
+                axis = axis @ draw_turn(rng, turn, times)
+        axes[name] = axis
+    starts = [points[p.parent if len(p.radii) == 2 else name] for name, p in BODY.items()]
+    ends = [points[name] for name in BODY]
+    return np.stack([starts, ends], axis=2)
+
+
+def draw_colour(rng):
+    """Any colour, (3,)."""
+    colour = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, 0.9), rng.uniform(0.25, 1))
+    return 255 * np.array(colour)
+
+
+def draw_outfit(rng):
+    """The colours of somebody's limbs, (L, 3)."""
+    skins = ["#ffdbbc", "#f1c296", "#e0ac78", "#be8250", "#8d5530", "#5c3722", "#3e261a"]
+    hairs = ["#231914", "#503219", "#966432", "#d7b464", "#787878", "#8c3219"]
+    skin = np.array(ImageColor.getrgb(rng.choice(skins))) * rng.uniform(0.8, 1)
+    shirt = draw_colour(rng)
+    sleeve = shirt if rng.random() < 0.85 else skin
+    trousers = draw_colour(rng)
+    colours = {"white": (250, 250, 250), "black": (15, 15, 20), "lips": (150, 40, 40)}
+    colours |= {"skin": skin, "shadow": 0.8 * skin, "hair": ImageColor.getrgb(rng.choice(hairs))}
+    colours |= {"shirt": shirt, "sleeve": sleeve, "trousers": trousers, "shoes": draw_colour(rng)}
+    # sleeves and trousers are long or short
+    colours["cuff"] = sleeve if rng.random() < 0.55 else skin
+    colours["leg"] = trousers if rng.random() < 0.65 else skin
+    colours["collar"] = rng.choice([skin, draw_colour(rng), (235, 235, 235), (30, 30, 35)])
+    return np.array([colours[point.paint] for point in BODY.values()])
+
+
+class Figure:
+    """Somebody, or a thing, on a canvas at T times: L limbs, which are tapered capsules.
+
+    limbs: where they start and end, (L, T, 2, 3); radii: there, (L, 2); both in canvas pixels.
+    colours: (L, 3); behind: (L, 1), see Point.
+    """
+
+    def __init__(self, limbs, radii, colours, behind=0.0):
+        self.limbs = limbs.round(2)  # so that the last bit of some machine's sine decides nothing
+        # what is farther away is painted earlier, and darker: that tells an arm from the chest
+        depth = self.limbs[..., Z].mean(2)  # (L, T)
+        self.order = np.argsort(-depth - behind, axis=0, kind="stable")
+        light = 0.87 - 0.1 * (depth - depth.mean(0)) / radii.max()
+        lit = colours[:, None] * light.clip(0.65, 1)[..., None]
+        self.colours = lit.astype(int)  # (L, T, 3)
+
+        # the outline: half a circle about the start, then half a circle about the end
+        along = self.limbs[:, :, 1] - self.limbs[:, :, 0]
+        heading = np.arctan2(along[..., Y], along[..., X])[..., None]  # (L, T, 1)
+        angles = heading + np.pi * (np.arange(16) + 4.5) / 8  # (L, T, 16)
+        circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1)  # (L, T, 16, 2)
+        circle *= radii.repeat(8, axis=1)[:, None, :, None]
+        self.outlines = circle + self.limbs[..., :2].repeat(8, axis=2)
+
+    def paint(self, image, t, shift):
+        """Paint the limbs at the t-th time, far ones first, moved by `shift` (x, y, 0)."""
+        outlines = self.outlines[:, t] + shift[:2] + 0.5  # Pillow cuts off fractions
+        outlines = outlines.reshape(len(outlines), -1).tolist()  # x, y, x, y ... of each limb
+        colours = self.colours[:, t].tolist()
+        draw = ImageDraw.Draw(image)
+        for limb in self.order[:, t].tolist():
+            draw.polygon(outlines[limb], fill=tuple(colours[limb]))
+
+
+# ------------------------------------------------------------------------------ drawn people: clips
+SUPERSAMPLE = 2  # the canvas is so many times as large as the picture
+EXPOSURES = (0, -0.4, 0.4)  # times, in frames, of which a blurred frame is the mean
+# a clip but for light and noise; figures: from far to near, person: the one to be found
+Scene = collections.namedtuple("Scene", "canvas background figures person blurred")
+
+
+def scatter(rng, spread):
+    """A random vector in the plane of the picture, (3,)."""
+    return np.array([rng.gauss(0, spread), rng.gauss(0, spread), 0])
+
+
+def draw_person(rng, canvas, times, place=0.0, zoom=1.0):
+    """Somebody in the middle of a canvas (W, H, 0), or at a `place` beside it: a Figure."""
+    # the window is put around the first four frames, as a crop from a real video would be
+    body = draw_body(rng, times)
+    first = body[:, times < 3.5]
+    low = first.min((0, 1, 2))
+    high = first.max((0, 1, 2))
+    # the ends of the limbs fill 0.76 of it, with the flesh about them that is 0.8
+    largest = (canvas / (high - low))[:2].min()
+    scale = 0.76 * zoom * largest * math.exp(rng.gauss(0, 0.08))
+    middle = canvas / 2 + place + scatter(rng, 0.03 * canvas[Y])
+    body = middle + scale * (body - (low + high) / 2)
+    stout = scale * max(0.8, rng.gauss(1.05, 0.1))
+    return Figure(body, stout * RADII, draw_outfit(rng), stout * BEHIND)
+
+
+def draw_thing(rng, canvas, times, speed=0.0):
+    """A ball, or a stick with a bend, that moves at about `speed` canvas heights a frame."""
+    is_ball = rng.random() < 0.5
+    radius = canvas[Y] * (rng.uniform(0.04, 0.09) if is_ball else rng.uniform(0.012, 0.035))
+    reach = 0 if is_ball else 0.15 * canvas[Y]
+    # it moves straight on, and in one of the first frames it is in the picture
+    place = canvas * (rng.uniform(0.1, 0.9), rng.uniform(0.1, 0.9), 0)
+    velocity = scatter(rng, speed * canvas[Y])
+    when = times[:, None] - rng.uniform(0, 4)
+    start = place + velocity * when  # (T, 3)
+    bend = start + scatter(rng, reach)
+    end = bend + scatter(rng, reach)
+    limbs = np.stack([[start, bend], [bend, end]], axis=2)
+    return Figure(limbs, radius * np.ones((2, 2)), np.tile(draw_colour(rng), (2, 1)))
+
+
+def draw_background(rng, canvas):
+    """Blobs of colour, dull or gaudy, with some things on them: a PIL image."""
+    blobs = np.frombuffer(rng.randbytes(60), np.uint8).reshape(5, 4, 3)
+    plain = draw_colour(rng)
+    blobs = plain + rng.uniform(0.25, 1) * (blobs - plain)
+    image = Image.fromarray(blobs.astype(np.uint8))
+    image = image.resize(tuple(canvas[:2].tolist()), Image.Resampling.BICUBIC)
+    for _ in range(rng.randint(1, 4)):
+        draw_thing(rng, canvas, np.zeros(1)).paint(image, 0, np.zeros(3))
+    return image
+
+
+def draw_scene(rng, canvas, times):
+    """A background, a person, perhaps another one behind or before, and what passes: a Scene."""
+    person = draw_person(rng, canvas, times)
+    figures = [person]
+    if rng.random() < 0.4:
+        side = rng.choice([-1, 1])
+        place = canvas * (side * rng.uniform(0.35, 0.6), rng.uniform(-0.1, 0.1), 0)
+        other = draw_person(rng, canvas, times, place, zoom=rng.uniform(0.75, 1.25))
+        figures.insert(0 if rng.random() < 0.83 else 1, other)
+    for _ in range(2):
+        if rng.random() < 0.9:
+            figures.append(draw_thing(rng, canvas, times, speed=0.06))
+    background = draw_background(rng, canvas * 6 // 5)  # larger, for a camera that shakes
+    return Scene(canvas, background, figures, person, blurred=rng.random() < 0.5)
+
+
+def label_joints(person, image, t, shift):
+    """The joints (17, 3) of a person who is painted on a canvas, in pixels of the picture."""
+    joints = person.limbs[ENDING.argmax(1), t, 1] + shift  # (17, 3), canvas pixels
+    for joint, limbs in zip(joints, ENDING | STARTING, strict=True):
+        column, row, _ = joint.round().astype(int).tolist()
+        joint[2] = 0
+        if 0 <= column < image.width and 0 <= row < image.height:
+            # visible where the last thing painted is a limb that ends or starts there
+            colour = list(image.getpixel((column, row)))
+            joint[2] = 2 if colour in person.colours[limbs, t].tolist() else 1
+    joints[:, :2] = (joints[:, :2] - 0.5) / SUPERSAMPLE  # a pixel's centre has whole numbers
+    return joints
+
+
+def render_frame(rng, scene, frame):
+    """A frame before light and noise, float32 (H, W, 3), and its joints (17, 3)."""
+    shake = scatter(rng, 0.012 * scene.canvas[Y]) if rng.random() < 0.25 else np.zeros(3)
+    drift = scatter(rng, 0.02 * scene.canvas[Y])  # of the camera, in one frame
+    shots = []
+    for exposure in range(3 if scene.blurred and rng.random() < 0.5 else 1):
+        # people, things and camera: all are where they are at the same time
+        t = len(EXPOSURES) * frame + exposure
+        shift = shake + EXPOSURES[exposure] * drift
+        corner = scene.canvas // 10 - shift.round()
+        image = scene.background.crop((*corner[:2], *(corner + scene.canvas)[:2]))
+        for figure in scene.figures:
+            figure.paint(image, t, shift)
+        shots.append(image)
+    joints = label_joints(scene.person, shots[0], len(EXPOSURES) * frame, shake)
+    pictures = [image.reduce(SUPERSAMPLE) for image in shots]
+    return np.mean(pictures, axis=0, dtype=np.float32), joints
 
 
 def render_clip(split, index, frames=4, size=(128, 96)):
-    """Temporary: the first edition's. images uint8 (F, H, W, 3), joints float32 (F, 17, 3)."""
-    try:
-        return _old.render_clip(split, index, frames, size)
-    except _old.DataError as error:
-        raise UserError(str(error)) from None
+    """Draw clip `index` of a split ("train", "val", "test"): uint8 (F, H, W, 3), joints (F, 17, 3).
 
-
-# ------ end of the pasted section
+    A function of (split, index) alone, on every machine; more frames only append to the same first
+    ones. Joints are COCO's, x and y in pixels of the picture, visibility 2, 1 (behind something,
+    somebody or the own body) or 0 (outside). UserError for an unknown split.
+    """
+    if split not in ("train", "val", "test"):
+        raise UserError(f"no drawn people are called {split!r}: choose train, val or test")
+    # frames draw from it one after another, so that more of them only append
+    rng = random.Random(f"{split}/{index}")
+    canvas = SUPERSAMPLE * np.array([size[1], size[0], 0])
+    times = np.add.outer(np.arange(max(frames, 4)), EXPOSURES).ravel()  # (T,)
+    scene = draw_scene(rng, canvas, times)
+    noise = rng.uniform(10, 42)  # from the darkest grain to the brightest
+    # half of the clips get dark for one to three frames, but one can still see something
+    gain = rng.uniform(0.12, 0.45)
+    dark = rng.randrange(4) + np.arange(rng.randint(1, 3)) if rng.random() < 0.5 else []
+    images = np.empty((frames, *size, 3), np.uint8)
+    joints = np.empty((frames, 17, 3), np.float32)
+    for frame in range(frames):
+        picture, joints[frame] = render_frame(rng, scene, frame)
+        if frame in dark:
+            picture *= gain
+        grain = np.random.default_rng(rng.getrandbits(64)).random(picture.shape, np.float32)
+        images[frame] = (picture + noise * (grain - 0.5)).clip(0, 255)
+    return images, joints
 
 
 class SyntheticClips(Clips):
@@ -616,26 +856,25 @@ class SyntheticClips(Clips):
     few clips are rendered without.
     """
 
+    skeleton = COCO
     per_clip = (*Clips.per_clip, "images")
 
     def __init__(self, split, count, frames=4, size=(128, 96), workers=None):
         if count < 1 or frames < 1:
             raise UserError(f"{count} clips of {frames} frames: both numbers must be at least 1")
-        height, width = size
-        self.images = np.empty((count, frames, height, width, 3), np.uint8)
+        self.images = np.empty((count, frames, *size, 3), np.uint8)
         joints = np.empty((count, frames, 17, 3))
-
         # a process for less than 16 clips would cost more time than it saves
         workers = min(workers or cores(), count // 16)
         for i, clip in enumerate(self._render(split, count, frames, size, workers)):
             self.images[i], joints[i] = clip
-
         # the window of this box is the whole frame: a plain crop changes nothing
+        height, width = size
         box = [0.1 * width, 0.1 * height, 0.8 * width, 0.8 * height]
         boxes = np.tile(box, (count, frames, 1))
         extent = np.ptp(joints[..., :2], axis=2)  # (N, F, 2)
         areas = BOX_TO_AREA * (1.1 * extent).prod(axis=-1)  # a body reaches beyond its joints
-        super().__init__(f"drawn people ({split})", COCO, size, boxes, joints, areas)
+        super().__init__(f"drawn people ({split})", size, boxes, joints, areas)
 
     @staticmethod
     def _render(split, count, frames, size, workers):
@@ -655,42 +894,42 @@ class SyntheticClips(Clips):
         yield Image.fromarray(self.images[index, t])
 
 
-# ------------------------------------------------------------------------------- COCO, PoseTrack18
+# -------------------------------------------------------------------------------- COCO, PoseTrack18
+#     file ---> page {images, annotations} ---> `Person`s ---> clips of F of them ---> arrays
+#       _read_page                    _people             _cut                __init__
+#
+# Files that people hand over are never quite what they should be: an annotation lacks a number, a
+# picture was not copied. Every entry is checked once, where it is read into a `Person`. What fails
+# is left out and counted by reason; only what makes the whole file useless is a UserError.
+SENSELESS = "incomplete or senseless entry"
+NOT_LISTED = "picture not listed"
+
+
 def _read_json(path, hint):
     """What a JSON file says; UserError if it cannot be read. hint: what the user should name."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {hint}") from None
-    except ValueError:
-        message = "is not complete JSON: it was probably cut off on the way, fetch it again"
-        raise UserError(f"{path} {message}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}): {hint}") from None
 
 
-# Files that people hand over are never quite what they should be: an annotation lacks a number, a
-# picture was not copied. Every entry is checked once, where it is read into a `Person`. What fails
-# is left out and counted by reason; only what makes the whole file useless is a UserError.
-class Unusable(Exception):
-    """An entry of an annotation file that nothing can be done with; the message says why."""
+def _has_types(entry, types):
+    """Whether an entry is a dict with these keys: {key: type}."""
+    return isinstance(entry, dict) and all(isinstance(entry.get(k), types[k]) for k in types)
 
 
 def _numbers(entry, key, shape=(), default=None):
     """The finite numbers under `key`: float64 of that shape. If there are none, the default.
 
-    Without a default Unusable is raised: nothing is taken for a number that is none, as a text, a
-    list where one number is wanted, null, NaN, or an integer that no float can hold.
+    Nothing is taken for a number that is none: a text, a list where one number is wanted, null,
+    NaN, or an integer that no float can hold.
     """
-    values = np.array(None)
     with contextlib.suppress(KeyError, ValueError):  # it is missing; lists of several lengths
         values = np.array(entry[key])
-    if values.dtype.kind in "biuf" and values.shape == shape:  # kinds of numbers
-        if np.isfinite(values).all():
+        # kinds of numbers: bool, integers with and without a sign, floats
+        is_numeric = values.dtype.kind in "biuf"
+        if is_numeric and values.shape == shape and np.isfinite(values).all():
             return values.astype(np.float64)
-        reason = "not a number"
-    else:
-        reason = "incomplete or senseless entry"
-    if default is None:
-        raise Unusable(reason)
     return default
 
 
@@ -706,12 +945,6 @@ class Person:
     joints: np.ndarray  # (K, 3), zeros where they were not asked for
     area: float
     score: float  # of a detected box, 1 where people drew it
-    fault: str  # why he is not looked at, "" for most
-
-
-def _has_types(entry, types):
-    """Whether an entry is a dict with these keys: {key: type}."""
-    return isinstance(entry, dict) and all(isinstance(entry.get(k), types[k]) for k in types)
 
 
 class FileClips(Clips):
@@ -733,27 +966,22 @@ class FileClips(Clips):
         """clips: lists of F `Person`s; where: the file or folder they were read from."""
         if not clips:
             reason = self.left_out or "it lists no person"
-            raise UserError(
-                f"{where} has nobody to look at ({reason}): check --root, the split and --frames"
-            )
-
-        # all people in one list, then arrays of (clips, frames, ...)
+            raise UserError(f"{where} has nobody to look at ({reason}): check --root or --frames")
         people = list(itertools.chain.from_iterable(clips))
-        shape = (len(clips), len(clips[0]))
-        ids = np.array([(person.image_id, person.entry_id) for person in people])
-        boxes = np.array([person.box for person in people])
-        joints = np.array([person.joints for person in people])
-        areas = np.array([person.area for person in people])
-        self.ids = ids.reshape(*shape, 2)
-        self.files = np.array([person.path for person in people]).reshape(shape)
-        self.scores = np.array([clip[0].score for clip in clips])
-        boxes = boxes.reshape(*shape, 4)
-        joints = joints.reshape(*shape, -1, 3)
-        super().__init__(name, self.skeleton, size, boxes, joints, areas.reshape(shape))
+
+        def array(field):
+            """(N, F, ...): a field of everyone."""
+            values = np.array([getattr(person, field) for person in people])
+            return values.reshape(len(clips), -1, *values.shape[1:])
+
+        self.files = array("path")
+        self.ids = np.stack([array("image_id"), array("entry_id")], axis=-1)
+        self.scores = array("score")[:, 0]
+        super().__init__(name, size, array("box"), array("joints"), array("area"))
 
         # a whole folder of damaged pictures should be found out now, not after a day of training
         for index in range(min(20, len(self))):
-            matrix = crop_matrix(self.boxes[index, 0], self.size)
+            matrix = crop_matrix(self.boxes[index, 0], size)
             if self._crop(index, 0, matrix) is not None:
                 return
         raise UserError(f"no picture of {name} can be read (20 were tried): fetch them again")
@@ -779,11 +1007,9 @@ class FileClips(Clips):
 
     def _read_page(self, path, hint):
         """An annotation file: a dict with the lists `images` and `annotations`, usable images."""
-        # the lists must be there; of what is in them, some may be unusable
         page = _read_json(path, hint)
-        for key in ("images", "annotations"):
-            if not isinstance(page, dict) or not isinstance(page.get(key), list):
-                raise UserError(f"{path} has no list {key!r}: {hint}")
+        if not _has_types(page, {"images": list, "annotations": list}):
+            raise UserError(f"{path} has no lists of images and annotations: {hint}")
         page["images"] = [image for image in page["images"] if _has_types(image, self.image_keys)]
         return page
 
@@ -795,69 +1021,56 @@ class FileClips(Clips):
         evaluations ask for crowds and people without joints.
         """
         image_of = {image["id"]: image for image in images}
-        usable = []  # for the evaluation
-        people = []  # for us
-        for entry in entries:
-            try:
-                person = self._read_person(entry, image_of, folder)
-            except Unusable as reason:
-                self.skipped[str(reason)] += 1
-                continue
-            usable.append(entry)
-            if person.fault:
-                self.skipped[person.fault] += 1
-            else:
-                people.append(person)
-        entries[:] = usable
-        return people
+        reasons = [self._why_left_out(entry, image_of, folder) for entry in entries]
+        self.skipped.update([reason for reason in reasons if reason])
+        judged = list(zip(entries, reasons, strict=True))
+        entries[:] = [entry for entry, reason in judged if reason not in (SENSELESS, NOT_LISTED)]
+        good = [entry for entry, reason in judged if not reason]
+        return [self._person(entry, image_of[entry["image_id"]], folder) for entry in good]
 
-    def _read_person(self, entry, image_of, folder):
-        """One entry of a file -> Person. Raises Unusable."""
+    def _why_left_out(self, entry, image_of, folder):
+        """Why an entry is not looked at, "" if it is. The last check is the slow one."""
+        # what neither we nor an evaluation can use
         if not _has_types(entry, {"image_id": int}):
-            raise Unusable("incomplete or senseless entry")
+            return SENSELESS
         image = image_of.get(entry["image_id"])
         if image is None:
-            raise Unusable("picture not listed")
-
-        # what must be there, for us or for the official evaluation
+            return NOT_LISTED
         for key, shape in self.person_keys.items():
-            _numbers(entry, key, shape)
-
-        # what is used; some of it is missing in some kinds of files
-        count = len(self.skeleton.joints)
-        box = _numbers(entry, "bbox", (4,), default=np.zeros(4))
-        joints = np.zeros(3 * count)
-        if "keypoints" in self.person_keys:
-            joints = _numbers(entry, "keypoints", (3 * count,))
-        person = Person(
-            path=Path(folder, image["file_name"]),
-            image_id=image["id"],
-            entry_id=int(_numbers(entry, self.id_key, default=-1)),
-            time=image.get("frame_id", 0),
-            box=box,
-            joints=joints.reshape(count, 3),
-            area=float(_numbers(entry, "area", default=BOX_TO_AREA * box[2] * box[3])),
-            score=float(_numbers(entry, "score", default=1.0)),
-            fault="",
-        )
-        person.fault = self._fault(person, entry, image)
-        return person
-
-    def _fault(self, person, entry, image):
-        """Why a person is not looked at, "" if he is. The last check is the slow one."""
+            if _numbers(entry, key, shape) is None:
+                return SENSELESS
+        # what an evaluation must see, although there is nothing in it for us
         if entry.get("iscrowd"):
             return "crowd"
         if entry.get("category_id", 1) != 1:
             return "not a person"
         if not image.get("is_labeled", True):
             return "unlabelled frame"
-        if not (person.box[2:] > 0).all():
+        if (_numbers(entry, "bbox", (4,), default=np.zeros(4))[2:] <= 0).any():
             return "box without area"
-        if "keypoints" in self.person_keys and not (person.joints[:, 2] > 0).any():
+        if "keypoints" in self.person_keys and max(entry["keypoints"][2::3]) <= 0:
             return "no joints"
-        if not os.path.isfile(person.path) or os.path.getsize(person.path) == 0:
+        path = Path(folder, image["file_name"])
+        if not os.path.isfile(path) or os.path.getsize(path) == 0:
             return "picture missing or empty"
         return ""
+
+    def _person(self, entry, image, folder):
+        """A good entry -> Person. Some of it is missing in some kinds of files."""
+        box = _numbers(entry, "bbox", (4,))
+        joints = np.zeros(3 * len(self.skeleton.joints))
+        if "keypoints" in self.person_keys:
+            joints = _numbers(entry, "keypoints", joints.shape)
+        return Person(
+            path=Path(folder, image["file_name"]),
+            image_id=image["id"],
+            entry_id=int(_numbers(entry, self.id_key, default=-1)),
+            time=image.get("frame_id", 0),
+            box=box,
+            joints=joints.reshape(-1, 3),
+            area=float(_numbers(entry, "area", default=BOX_TO_AREA * box[2] * box[3])),
+            score=float(_numbers(entry, "score", default=1)),
+        )
 
 
 class CocoPeople(FileClips):
@@ -879,15 +1092,14 @@ class CocoPeople(FileClips):
     id_key = "id"
 
     def __init__(self, root, split, size=(256, 192), boxes=None):
-        self.skipped = Counter()
+        self.skipped = collections.Counter()
         folder = Path(root, f"{split}2017")
         path = Path(root, "annotations", f"person_keypoints_{split}2017.json")
         hint = "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/"
-        self.annotations = self._read_page(path, hint)
-        images = self.annotations["images"]
+        self.annotations = page = self._read_page(path, hint)
 
         # with detections too: it takes out what an evaluation could not use
-        people = self._people(self.annotations["annotations"], images, folder)
+        people = self._people(page["annotations"], page["images"], folder)
         name = f"COCO {split}2017"
         if boxes:
             hint = "--boxes wants a JSON list of {image_id, category_id, bbox, score}"
@@ -895,24 +1107,9 @@ class CocoPeople(FileClips):
             if not isinstance(detections, list):
                 raise UserError(f"{boxes} is no list: {hint}")
             self.person_keys = {"bbox": (4,), "score": (), "category_id": ()}
-            people = self._people(detections, images, folder)
+            people = self._people(detections, page["images"], folder)
             name += ", detected boxes"
         super().__init__(name, size, [[person] for person in people], boxes or path)
-
-
-def _consecutive(times, most):
-    """How many of the first `most` sorted frame numbers follow one another.
-
-    PoseTrack labels every frame in the middle of a video and every fourth elsewhere: both count as
-    consecutive, a mixture or a gap does not.
-    """
-    count = 1
-    while count < min(most, len(times)):
-        step = times[count] - times[count - 1]
-        if step not in (1, 4) or step != times[1] - times[0]:
-            break
-        count += 1
-    return count
 
 
 class PoseTrackClips(FileClips):
@@ -934,7 +1131,7 @@ class PoseTrackClips(FileClips):
     id_key = "track_id"
 
     def __init__(self, root, split, frames=4, size=(256, 192), whole=True):
-        self.skipped = Counter()
+        self.skipped = collections.Counter()
         self.sequences = {}
         self.annotations = {"images": [], "annotations": [], "categories": [POSETRACK.category]}
         folder = Path(root, "annotations", split)
@@ -943,35 +1140,35 @@ class PoseTrackClips(FileClips):
         if not paths:
             raise UserError(f"there is no annotation file in {folder}: {hint}")
 
-        # track ids are only different within one file
+        # a track is a person, {frame number: Person}; its id tells it apart within one file only
         clips = []
         for path in paths:
             page = self._read_page(path, hint)
-            for track in self._tracks(page, root):
+            tracks = collections.defaultdict(dict)
+            for person in self._people(page["annotations"], page["images"], root):
+                first = tracks[person.entry_id].setdefault(person.time, person)
+                if first is not person:
+                    self.skipped["track that is twice in a frame"] += 1
+            for track in tracks.values():
                 clips += self._cut(track, frames, whole)
             self.sequences[path.name] = page["images"]
             self.annotations["images"] += page["images"]
             self.annotations["annotations"] += page["annotations"]
         super().__init__(f"PoseTrack18 {split}", size, clips, folder)
 
-    def _tracks(self, page, root):
-        """The people of one file, each through all frames: dicts {frame number: Person}."""
-        tracks = {}
-        for person in self._people(page["annotations"], page["images"], root):
-            track = tracks.setdefault(person.entry_id, {})
-            if person.time in track:
-                self.skipped["track that is twice in a frame"] += 1
-            else:
-                track[person.time] = person
-        return tracks.values()
-
     def _cut(self, track, frames, whole):
         """One track -> its clips of `frames` people, from the first frame on."""
         clips = []
         times = sorted(track)
         while times:
+            # How many frames follow one another? PoseTrack labels each frame in the middle of a
+            # video and every fourth elsewhere: both will do, a mixture or a gap does not. Of frames
+            # 0 4 8 9 10 13, clips of three are 0 4 8 and, with fillers, 9 10 10 and 13 13 13
+            steps = np.diff(times[:frames])
+            good = (steps == steps[:1]) & np.isin(steps, (1, 4))
+            count = 1 + int(np.cumprod(good).sum())
+
             # too short for a clip: the next may start one frame later
-            count = _consecutive(times, frames)
             if count < frames and whole:
                 self.skipped[f"frame without {frames - 1} labelled ones after it"] += 1
                 times = times[1:]
@@ -979,8 +1176,8 @@ class PoseTrackClips(FileClips):
 
             # a whole one, or filled up; no other clip has these frames
             clip = [track[number] for number in times[:count]]
-            unlabelled = clip[-1].joints * [1, 1, 0]
-            filler = replace(clip[-1], image_id=-1, entry_id=-1, joints=unlabelled)
+            last = clip[-1]
+            filler = replace(last, image_id=-1, entry_id=-1, joints=last.joints * [1, 1, 0])
             clips.append(clip + [filler] * (frames - count))
             times = times[count:]
         return clips
@@ -1007,7 +1204,7 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
     return clips.head(count) if count else clips
 
 
-# ----------------------------------------------------------------------------------------- export
+# ------------------------------------------------------------------------------------------- export
 # With these files every command for real data can be tried without the data.
 
 
@@ -1017,69 +1214,64 @@ def export(kind, out, count, frames=8, size=(256, 192)):
     `count` people (or sequences of `frames` frames) to train with, a quarter as many to validate.
     """
     for split, number in (("train", count), ("val", max(1, count // 4))):
-        clips = SyntheticClips(split, number, 1 if kind == "coco" else frames, size)
         if kind == "coco":
-            _export_coco(clips, Path(out), split)
+            _export_coco(SyntheticClips(split, number, 1, size), Path(out), split)
         else:
-            for index in range(number):
-                _export_sequence(clips, index, Path(out), split)
+            _export_posetrack(SyntheticClips(split, number, frames, size), Path(out), split)
 
 
 def _export_coco(clips, out, split):
     """Pictures and annotations; to validate also detections: the boxes, moved a little, twice."""
     page = {"images": [], "annotations": [], "categories": [COCO.category]}
-    detections = []
-    rng = random.Random(0)
+    height, width = clips.size
     for index in range(len(clips)):
         number = index + 1
         name = f"{number:012d}.jpg"
         save_image(Image.fromarray(clips.images[index, 0]), out / f"{split}2017" / name)
-        height, width = clips.size
         image = {"id": number, "file_name": name, "height": height, "width": width}
         person = _annotation(number, clips.boxes[index, 0], clips.joints[index, 0])
         person["area"] = float(clips.areas[index, 0])
         page["images"].append(image)
         page["annotations"].append(person)
-        for _ in range(2):
-            box = [value + rng.gauss(0, width / 50) for value in clips.boxes[index, 0]]
-            found = {"image_id": number, "category_id": 1, "bbox": box, "score": rng.random()}
-            detections.append(found)
     write_json(page, out / "annotations" / f"person_keypoints_{split}2017.json")
+
     if split == "val":
+        rng = random.Random(0)
+        detections = []
+        for person in page["annotations"]:
+            for _ in range(2):
+                box = [value + rng.gauss(0, width / 50) for value in person["bbox"]]
+                found = {"image_id": person["id"], "category_id": 1, "bbox": box}
+                detections.append({**found, "score": rng.random()})
         write_json(detections, out / "annotations" / "person_detections_val2017.json")
 
 
-def _export_sequence(clips, index, out, split):
-    """One clip as a sequence of PoseTrack18 with one track."""
-    video = f"{split}/{index:06d}_drawn"
-    page = {"images": [], "annotations": [], "categories": [POSETRACK.category]}
-    for t in range(clips.frames):
-        number = (10**6 + index) * 10**4 + t
-        name = f"images/{video}/{t:06d}.jpg"
-        save_image(Image.fromarray(clips.images[index, t]), out / name)
-        image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
-        image["vid_id"] = f"{index:06d}"
-        joints, head = _as_posetrack(clips.joints[index, t])
-        person = _annotation(number, clips.boxes[index, t], joints)
-        person["track_id"] = 0
-        person["bbox_head"] = head
-        page["images"].append(image)
-        page["annotations"].append(person)
-    write_json(page, out / "annotations" / f"{video}.json")
+def _export_posetrack(clips, out, split):
+    """Each clip as a sequence with one track."""
+    for index in range(len(clips)):
+        video = f"{split}/{index:06d}_drawn"
+        page = {"images": [], "annotations": [], "categories": [POSETRACK.category]}
+        for t in range(clips.frames):
+            number = (10**6 + index) * 10**4 + t
+            name = f"images/{video}/{t:06d}.jpg"
+            save_image(Image.fromarray(clips.images[index, t]), out / name)
+            image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
+            image["vid_id"] = f"{index:06d}"
+            joints, head = _as_posetrack(clips.joints[index, t])
+            person = _annotation(number, clips.boxes[index, t], joints)
+            page["images"].append(image)
+            page["annotations"].append({**person, "track_id": 0, "bbox_head": head})
+        write_json(page, out / "annotations" / f"{video}.json")
 
 
 def _annotation(number, box, joints):
     """What both layouts say of the person in picture `number`; (0, 0, 0) for a missing joint."""
     annotated = joints[:, 2:] > 0  # (K, 1)
-    return {
-        "id": number,
-        "image_id": number,
-        "category_id": 1,
-        "iscrowd": 0,
-        "bbox": box.tolist(),
-        "num_keypoints": int(annotated.sum()),
-        "keypoints": (joints * annotated).ravel().tolist(),
-    }
+    person = {"id": number, "image_id": number, "category_id": 1, "iscrowd": 0}
+    person["bbox"] = box.tolist()
+    person["num_keypoints"] = int(annotated.sum())
+    person["keypoints"] = (joints * annotated).ravel().tolist()
+    return person
 
 
 def _as_posetrack(joints):
@@ -1100,22 +1292,19 @@ def _as_posetrack(joints):
     return joints, [*(ears - radius), 2 * radius, 2 * radius]
 
 
-# ---------------------------------------------------------------------------------- drawing, main
+# ------------------------------------------------------------------------------------ drawing, main
 # colours of joints and limbs; those between left and right are yellow
 LEFT = (60, 230, 90)
 RIGHT = (255, 70, 60)
 MIDDLE = (255, 220, 60)
 
 
-def _side_colour(*joints):
-    """The colour of a joint, or of the limb between two, by their names."""
-    sides = set()
-    for joint in joints:
-        if "left" in joint:
-            sides.add(LEFT)
-        elif "right" in joint:
-            sides.add(RIGHT)
-    return sides.pop() if len(sides) == 1 else MIDDLE
+def _side_colour(names):
+    """The colour of a joint, or of the limb between two, by what their names say."""
+    is_left = "left" in names
+    if is_left == ("right" in names):
+        return MIDDLE
+    return LEFT if is_left else RIGHT
 
 
 def draw_pose(image, keypoints, skeleton, threshold=0.2, colour=None):
@@ -1135,7 +1324,7 @@ def draw_pose(image, keypoints, skeleton, threshold=0.2, colour=None):
     # limbs first, the joints lie over them
     for a, b in skeleton.limbs:
         if shown[a] and shown[b]:
-            fill = colour or _side_colour(skeleton.joints[a], skeleton.joints[b])
+            fill = colour or _side_colour(skeleton.joints[a] + skeleton.joints[b])
             draw.line([*points[a], *points[b]], fill=fill, width=line)
     for k in np.flatnonzero(shown):
         x, y = points[k]
@@ -1146,9 +1335,8 @@ def draw_pose(image, keypoints, skeleton, threshold=0.2, colour=None):
 
 def sheet(rows):
     """Lists of PIL images -> one image with a row for each list, all cells as large as needed."""
-    images = list(itertools.chain.from_iterable(rows))
-    width = max(image.width for image in images)
-    height = max(image.height for image in images)
+    sizes = [image.size for image in itertools.chain.from_iterable(rows)]
+    width, height = np.max(sizes, axis=0).tolist()
     page = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
@@ -1161,13 +1349,12 @@ def save_image(image, path):
 
     Raises UserError: the name does not end like a picture's, or it cannot be written.
     """
-    path = Path(path)
     frames = image if isinstance(image, list) else [image]
+    endings = {".gif": "GIF"} if len(frames) > 1 else Image.registered_extensions()
     # the temporary file of `whole_file` has another ending, so the format is told
-    form = Image.registered_extensions().get(path.suffix.lower())
-    if form is None or (len(frames) > 1 and form != "GIF"):
-        endings = ".gif" if len(frames) > 1 else ".png, .jpg or .gif"
-        raise UserError(f"{path} cannot be written: its name must end in {endings}")
+    form = endings.get(Path(path).suffix.lower())
+    if form is None:
+        raise UserError(f"{path} cannot be written: its name must end in .gif, or .png for one")
     options = {"quality": 95}
     if len(frames) > 1:
         options = {"save_all": True, "append_images": frames[1:], "duration": 200, "loop": 0}
@@ -1194,19 +1381,13 @@ def main():
     start = time.perf_counter()
     clips = SyntheticClips("train", 12, workers=1)
     speed = len(clips) * clips.frames / (time.perf_counter() - start)
-    twice = np.array([[2, 0, 0.5], [0, 2, 0.5]])  # pixel 0 becomes the pixels 0 and 1
     rows = []
-    for index in range(len(clips)):
-        row = []
-        for pixels in clips.images[index]:
-            image = Image.fromarray(pixels)
-            row.append(image.resize((2 * image.width, 2 * image.height)))
-        for t in (0, -1):
-            row.append(draw_pose(row[t], transform(clips.joints[index, t], twice), COCO))
-        rows.append(row)
-    rows = [left + right for left, right in zip(rows[::2], rows[1::2], strict=True)]
+    for images, joints in zip(clips.images, clips.joints, strict=True):
+        row = [Image.fromarray(pixels) for pixels in images]
+        rows.append(row + [draw_pose(row[t], joints[t], COCO) for t in (0, -1)])
+    page = sheet([left + right for left, right in zip(rows[::2], rows[1::2], strict=True)])
     out = options.out or "people.png"
-    save_image(sheet(rows), out)
+    save_image(page.resize((2 * page.width, 2 * page.height)), out)
     print(f"{out}: {len(clips)} clips of {clips.frames} frames; then the first and the last pose")
     print(f"drawn on one core: {speed:.0f} frames/s of {clips.size[0]}x{clips.size[1]} pixels")
 

@@ -76,12 +76,10 @@ def centre(weight, kernel):
     Kernels of a layer are all odd or all even, as the paper's steps of 2 have it, so the centres
     lie on each other and nothing shifts.
     """
-    margin, rest = divmod(weight.shape[-1] - kernel, 2)
-    if margin < 0 or rest:
-        whole = weight.shape[-1]
-        raise ValueError(
-            f"kernel {kernel} cannot be cut from the centre of a {whole}x{whole} filter"
-        )
+    whole = weight.shape[-1]
+    margin = (whole - kernel) // 2
+    if margin < 0 or (whole - kernel) % 2:
+        raise ValueError(f"no kernel {kernel} in the centre of a {whole}x{whole} filter")
     end = margin + kernel
     return weight[..., margin:end, margin:end]
 

@@ -41,7 +41,7 @@ import data
 import search
 import vipnas
 from data import UserError
-from vipnas import Arch, PoseNet, Space
+from vipnas import PoseNet, Space
 
 # ------------------------------------------------------------------------------ one training step
 
@@ -175,6 +175,7 @@ class TrainingBatches:
     def __init__(self, clips, options):
         self.clips = clips
         self.options = options
+        # asked here: what makes batches ahead is a process that belongs to no group
         self.rank, self.world = search.rank_and_world()
 
     def __getitem__(self, step):
@@ -215,11 +216,13 @@ def make_examples(batch, clips, frames, key_net, device):
 
 
 def learning_rate(step, steps, options):
-    """The rate of a step: a tenth after each of the recipe's milestones, or cosine (Sec. 4.2)."""
+    """The rate of a step (Sec. 4.2)."""
     recipe = RECIPES[options.data, options.stage]
+    # S: a tenth after each milestone of the recipe
     if recipe.milestones:
         passed = sum(step * recipe.epochs >= steps * epoch for epoch in recipe.milestones)
         return options.lr * 0.1**passed
+    # T: down to zero by half a cosine
     rate = options.lr * (1 + math.cos(math.pi * step / steps)) / 2
     if recipe.warm_up:  # ours
         rise = max(1, min(100, steps // 10))
@@ -229,13 +232,12 @@ def learning_rate(step, steps, options):
 
 @contextlib.contextmanager
 def stop_requests():
-    """Gives a list. Ctrl-C and SIGTERM only add to it, so that the step can be completed and saved;
-    a second Ctrl-C stops at once."""
+    """Gives a list, to which Ctrl-C and SIGTERM only add: so the step is completed and saved."""
     asked = []
 
     def note(number, frame):
         asked.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one stops at once
 
     signal.signal(signal.SIGINT, note)
     signal.signal(signal.SIGTERM, note)
@@ -250,8 +252,9 @@ def fit(run, nets, steps, name, key_net=None):
     """Train `nets` for so many steps, and keep them in the run folder as `name`.
 
     nets: one for each frame to predict, as for `train_step`; key_net: of the frame before them, in
-    stage t. The first process reports ten times. It saves about twice a minute, at the end, and
-    when it is asked to stop: then KeyboardInterrupt. A resumed run ends with the same weights.
+    stage t. The first process reports ten times, and saves about twice a minute, at the end, and
+    when it is asked to stop: then KeyboardInterrupt. Wherever a run is cut off, even by kill -9, it
+    goes on from what was saved and ends with the same weights.
     """
     options = run.options
     # a super-network serves all frames, but it is one network
@@ -269,14 +272,11 @@ def fit(run, nets, steps, name, key_net=None):
             rng = random.Random(f"{options.seed} arch {step}")
             losses = train_step(nets, examples, optimizer, rng)
 
-            # all processes stop at the same step
             done = step + 1
-            stopping = any(search.gather(bool(asked)))
+            stopping = any(search.gather(bool(asked)))  # all processes stop at the same step
             if run.is_first and (done == steps or done % max(1, steps // 10) == 0):
                 minutes = (time.time() - begun) / 60 * (steps - done) / (done - start)
-                phase = Path(name).stem
-                print(f"{phase} step {done}/{steps}, {minutes:.1f} minutes left  ", end="")
-                report_losses(run, nets, phase, done, losses)
+                report_losses(run, nets, name, done, losses, f"{minutes:.1f} minutes left")
             if run.is_first and (done == steps or stopping or time.time() - saved > SAVE_EVERY):
                 save_training(run, name, distinct, optimizer, done)
                 saved = time.time()
@@ -285,6 +285,7 @@ def fit(run, nets, steps, name, key_net=None):
                 raise KeyboardInterrupt
     if asked:  # in the meantime: all is saved
         raise KeyboardInterrupt
+    # from here on its batch norm uses the statistics that it has collected
     distinct.eval()
 
 
@@ -324,34 +325,30 @@ def continue_training(run, name, nets, optimizer):
     return saved["step"]
 
 
-def report_losses(run, nets, phase, step, losses):
-    """On the screen and in log.jsonl: the losses, of the biggest subnet, the smallest, the random
-    ones; and AP on val."""
-    # of the super-network its biggest subnet is judged
+def report_losses(run, nets, name, step, losses, left):
+    """On the screen and in log.jsonl: the losses of the biggest subnet, the smallest and the random
+    ones, and AP on val."""
+    judged = [net.eval() for net in nets]
     if nets[0].arch is None:
+        # of the super-network its biggest subnet is judged
         biggest = [net.space.largest() for net in nets]
         judged = search.finish(nets[0], biggest, run.calibration)
-    else:
-        judged = [net.eval() for net in nets]
     # 16 batches are all of the drawn people, and enough of the others
     keypoints = search.predict(judged, run.validation, stop=16)
     indices = run.validation.indices[: len(keypoints)]
     ap = search.percent(search.passed(keypoints, run.val, indices, run.validation.first))
     for net in nets:
         net.train()
+    phase = Path(name).stem
     numbers = " ".join([f"{loss:.2f}" for loss in losses])
-    print(f"loss {numbers}  val AP {ap:.1f}", flush=True)
+    print(f"{phase} step {step}  loss {numbers}  val AP {ap:.1f}  {left}", flush=True)
     log(run, phase=phase, step=step, losses=losses, ap=ap)
 
 
 def log(run, **entry):
     """Add a line to log.jsonl. What is not a number, as the AP of nobody, becomes null."""
-    path = run.out / "log.jsonl"
-    try:
-        with open(path, "a") as file:
-            file.write(json.dumps(entry).replace("NaN", "null") + "\n")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror})") from None
+    with open(run.out / "log.jsonl", "a") as file:
+        file.write(json.dumps(entry).replace("NaN", "null") + "\n")
 
 
 # --------------------------------------------------------------------------- recipes and options
@@ -415,10 +412,10 @@ class Parser(argparse.ArgumentParser):
 
 def option_parser():
     """The command line. What is not given and has no default here comes from the recipe."""
-    recipes = [f"  {kind}, stage {stage}: {recipe}" for (kind, stage), recipe in RECIPES.items()]
-    recipes.insert(0, "what is left out comes from the recipe (real data: Sec. 4.2):")
+    recipes = "\n".join([f"{which}: {recipe}" for which, recipe in RECIPES.items()])
+    epilog = "what is left out comes from the recipe (real data: Sec. 4.2):\n" + recipes
     form = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, epilog="\n".join(recipes), formatter_class=form)
+    parser = Parser(description=__doc__, epilog=epilog, formatter_class=form)
     add = parser.add_argument
     kinds = ("synthetic", "coco", "posetrack")
     add("--stage", choices=("s", "t"), required=True, help="s first, then t")
@@ -454,18 +451,18 @@ def read_options(argv=None):
     options = option_parser().parse_args(argv)
     check_together(options)
     check_numbers(options)
-
     # what depends on the network is filled in later, see `fill_in_for`
     recipe = RECIPES[options.data, options.stage]
     for name in FROM_RECIPE:
         if getattr(options, name) is None:
             setattr(options, name, getattr(recipe, name))
+    # and what depends on the stage
     options.out = options.out or f"runs/{options.stage}"
-    if options.stage == "s":
-        options.space = options.space or "tiny"
-    else:
+    if options.stage == "t":
         options.s = options.s or "runs/s/vipnas_s.pt"
         options.frames = options.frames or 3
+    elif not options.arch:
+        options.space = options.space or "tiny"
     return options
 
 
@@ -477,6 +474,8 @@ def check_together(options):
         forbid(options, only_t, "belongs to --stage t")
     else:
         forbid(options, ("space", "init"), "belongs to --stage s; T starts from the network of --s")
+        if options.data == "coco":
+            raise UserError("COCO has no videos: --stage t needs --data posetrack or synthetic")
 
     # what belongs to a search, or to one architecture
     if options.arch:
@@ -487,19 +486,14 @@ def check_together(options):
         forbid(options, ("no_fusion",), "changes the architectures that --arch names: give it too")
 
     # what belongs to other data
-    if options.data == "synthetic":
-        forbid(options, ("root",), "is a folder of real data: give --data coco or posetrack too")
-    else:
-        reason = (
-            "is for drawn people; on real data it is a sequence of commands: search S at T's cost"
-        )
-        forbid(options, ("compare",), f"{reason} with search.py, then train that with --arch")
-        if not options.root:
-            raise UserError(f"--data {options.data} needs --root, the folder of that data set")
     if options.data != "coco":
         forbid(options, ("boxes",), "is a file of detected people for --data coco")
-    elif options.stage == "t":
-        raise UserError("COCO has no videos: --stage t needs --data posetrack or synthetic")
+    if options.data == "synthetic":
+        forbid(options, ("root",), "is a folder of real data: give --data coco or posetrack too")
+        return
+    forbid(options, ("compare",), "is for drawn people: search S at T's cost, then give --arch")
+    if not options.root:
+        raise UserError(f"--data {options.data} needs --root, the folder of that data set")
 
 
 def forbid(options, names, reason):
@@ -513,12 +507,13 @@ def check_numbers(options):
     """UserError for numbers that are not finite, or not above zero where they have to be."""
     for name in ("frames", "lr", "gflops", *FROM_RECIPE):
         value = getattr(options, name)
-        if value is None or (value == 0 and name in ("rotation", "scale", "finish")):
+        zero_is_fine = name in ("rotation", "scale", "finish")
+        if value is None or (value == 0 and zero_is_fine):
             continue
         if not 0 < value < math.inf:
             raise UserError(f"--{name} {value:g} is no number above zero")
-        if name == "scale" and value >= 1:
-            raise UserError(f"--scale {value:g} is no share of the size: give less than 1")
+    if options.scale and options.scale >= 1:
+        raise UserError(f"--scale {options.scale:g} is no share of the size: give less than 1")
 
 
 def fill_in_for(options, backbone):
@@ -568,19 +563,17 @@ class Run:
         size = space.image_size
         self.train = open_split(options, "train", size)
         self.val = open_split(options, "val", size)
-        self.test = open_split(options, "test", size)
-        self.official = self.test  # what official numbers are of
-        if options.boxes:
+        self.test = self.official = open_split(options, "test", size)
+        if options.boxes:  # then the official numbers are of these
             self.official = open_split(options, "test", size, options.boxes)
         self.about = about or data.about(self.train.skeleton, size)
         for clips in (self.train, self.val, self.test):
             search.check_joints(clips, self.about, options.s)
 
         # as told, or the recipe's epochs over the clips
-        self.steps = options.steps
-        if self.steps is None:
-            epochs = RECIPES[options.data, options.stage].epochs
-            self.steps = math.ceil(epochs * len(self.train) / (options.batch * processes))
+        epochs = RECIPES[options.data, options.stage].epochs or 0
+        by_epochs = math.ceil(epochs * len(self.train) / (options.batch * processes))
+        self.steps = options.steps or by_epochs
 
         open_folder(self.out, self.resumed)
         given = [f"{name} {value}" for name, value in self.config.items() if value]
@@ -595,14 +588,11 @@ def check_resume(out, config):
     if not (config["resume"] and path.is_file()):
         return False
     saved = vipnas.load_checkpoint(path, "supernet").get("config", {})
-    # where the folder lies does not matter, all else does
-    changed = []
     for name, value in config.items():
+        # where the folder lies does not matter, all else does
         if saved.get(name) != value and name not in ("resume", "out"):
-            changed.append(f"{name} was {saved.get(name)}")
-    if changed:
-        changed = ", ".join(changed)
-        raise UserError(f"--resume goes on with the same options, but in {out} {changed}")
+            was = f"{name} was {saved.get(name)}"
+            raise UserError(f"--resume goes on with the same options, but in {out} {was}")
     return True
 
 
@@ -632,28 +622,41 @@ def open_folder(out, resumed):
     search.gather(None)  # the other processes wait for it
 
 
-# ----------------------------------------------------------------------------------------- stage s
+# -------------------------------------------------------------------------------------- the stages
 
 
-def stage_s(options, device):
-    """Super-network, search under a budget, S-ViPNAS (Sec. 3.4.1); or one architecture alone."""
-    run, net = prepare_s(options, device)
-    fit(run, [net], run.steps, "supernet.pt")
-    if options.arch:
-        # what trained alone keeps the batch-norm statistics that it was trained with
-        nets = [net]
-        table = []
-    else:
-        # what is cut out of the super-network gets its own
-        archs, table = find(run, net, options.gflops, run.validation, run.calibration)
-        nets = search.finish(net, archs, run.calibration)
+def run_stage(options, device):
+    """Super-network, search under a budget, finished networks (Secs 3.4.1 to 3.4.3); or what --arch
+    names alone."""
+    prepare = prepare_s if options.stage == "s" else prepare_t
+    run, nets, s_supernet = prepare(options, device)
+    key_net = run.key_net
+    fit(run, nets, run.steps, "supernet.pt", key_net)
+    # what trained alone keeps the batch-norm statistics that it was trained with
+    if not options.arch:
+        sets = (run.validation, run.calibration)
+        archs = find(run, nets[0], options.gflops, *sets, key_net and key_net.arch)
+        # what is cut out of the super-network gets statistics of its own
+        nets = search.finish(nets[0], archs, run.calibration)
+        # ours: the found chain of stage t trains on, each network now with weights of its own
+        if options.finish:
+            fit(run, nets, options.finish, "finish.pt", key_net)
+
+    chain = [key_net, *nets] if key_net else nets
     if run.is_first:
-        save_result(run, nets)
-        report_s(run, net, nets, table)
+        vipnas.save_finished(run.out / f"vipnas_{options.stage}.pt", chain, run.about)
+        # what was found, for --arch: of T, only the non-key frames
+        vipnas.write_archs([net.arch for net in nets], run.out / "arch.json")
+    # the same budget spent on single frames (Table 3)
+    rival = train_rival(run, s_supernet, chain) if s_supernet else None
+    if run.is_first and key_net:
+        report_t(run, chain, rival)
+    elif run.is_first:
+        report_s(run, chain)
 
 
 def prepare_s(options, device):
-    """The run and the network to train. What cannot succeed is refused here."""
+    """The run, [the network to train] and None, as `prepare_t`."""
     if options.arch:
         archs = vipnas.read_archs(options.arch)
         if len(archs) > 1 or archs[0].fusion:
@@ -667,7 +670,9 @@ def prepare_s(options, device):
         search.draw_candidates(space, options.gflops, 1, options.seed)
 
     torch.manual_seed(options.seed)
-    net = PoseNet(space)
+    # one heatmap for each joint that the data name
+    skeleton = data.POSETRACK if options.data == "posetrack" else data.COCO
+    net = PoseNet(space, joints=len(skeleton.joints))
     if options.init:
         # the whole of a network of the same architecture, or slices of a larger one
         (larger, *_), _ = vipnas.load_networks(options.init)
@@ -676,83 +681,7 @@ def prepare_s(options, device):
         except ValueError as error:
             raise UserError(f"--init {options.init} is smaller than needed: {error}") from None
     net.to(device, memory_format=torch.channels_last)
-    return Run(options, device, space), net
-
-
-def find(run, supernet, budget, validation, calibration, key_arch=None, name="search"):
-    """`search.find` (Secs 3.4.1, 3.4.3) with the options of a run."""
-    options = run.options
-    where = (validation, calibration, run.out, options.seed)
-    how = (key_arch, options.shared, options.plain, name)
-    return search.find(supernet, budget, options.candidates, *where, *how)
-
-
-def save_result(run, nets):
-    """The finished networks, and what was found for --arch: of T, only the non-key frames."""
-    vipnas.save_finished(run.out / f"vipnas_{run.options.stage}.pt", nets, run.about)
-    archs = [net.arch for net in nets]
-    vipnas.write_archs(archs[1:] if run.key_net else archs, run.out / "arch.json")
-
-
-def report_s(run, supernet, nets, table):
-    """What was found: its cost, its test AP, and that of other candidates of about its cost."""
-    print("\nS-ViPNAS")
-    average = search.show_frames(nets, run.about)
-    test = search.EvaluationSet(run.test, run.device)
-    keypoints = search.predict(nets, test)  # (N, 1, K, 3)
-    points = search.passed(keypoints, run.test, test.indices, test.first)  # (N, 1)
-    ap = search.percent(points)
-    print(f"test AP {ap:.1f} +- {standard_error(points):.1f} ({len(points)} people)")
-    arch = nets[0].arch.to_json()
-    log(run, event="found", arch=arch, gflops=average["gflops"], test_ap=ap)
-    if len(table) > 1:
-        report_neighbours(run, supernet, table, test)
-    conclude(run, nets, keypoints, "poses.png")
-
-
-def report_neighbours(run, supernet, table, test):
-    """Did the search choose well among those that cost about as much? Their median test AP."""
-    # the nine nearest to what was found
-    best = search.best(table)
-    distances = [abs(row["gflops"] - table[best]["gflops"]) for row in table]
-    rows = [table[i] for i in np.argsort(distances, kind="stable") if i != best][:9]
-
-    results = []
-    for row in rows:
-        archs = [Arch.from_json(json.dumps(arch)) for arch in row["archs"]]
-        nets = search.finish(supernet, archs, run.calibration)
-        points = search.passed(search.predict(nets, test), run.test, test.indices, test.first)
-        results.append(search.percent(points))
-    costs = [row["gflops"] for row in rows]
-    span = f"{min(costs):.4f} to {max(costs):.4f} GFLOPs"
-    median = float(np.median(results))
-    print(f"the {len(rows)} candidates of nearest cost ({span}): median test AP {median:.1f}")
-    log(run, event="neighbours", median_test_ap=median)
-
-
-# ----------------------------------------------------------------------------------------- stage t
-
-
-def stage_t(options, device):
-    """T super-network inside the S network, multi-frame propagation, search of an allocation,
-    T-ViPNAS (Secs 3.4.2, 3.4.3); or one allocation alone."""
-    run, nets, s_supernet = prepare_t(options, device)
-    key_net = run.key_net
-    fit(run, nets, run.steps, "supernet.pt", key_net)
-    if not options.arch:
-        sets = (run.validation, run.calibration)
-        archs, _ = find(run, nets[0], options.gflops, *sets, key_net.arch)
-        nets = search.finish(nets[0], archs, run.calibration)
-        # ours: the found chain trains on, each network now with weights of its own
-        if options.finish:
-            fit(run, nets, options.finish, "finish.pt", key_net)
-    chain = [key_net, *nets]
-    if run.is_first:
-        save_result(run, chain)
-    # the same budget spent on single frames (Table 3)
-    rival = train_rival(run, s_supernet, chain) if s_supernet else None
-    if run.is_first:
-        report_t(run, chain, rival)
+    return Run(options, device, space), [net], None
 
 
 def prepare_t(options, device):
@@ -769,7 +698,7 @@ def prepare_t(options, device):
     # its weights
     space = replace(vipnas.SPACES[backbone], image_size=tuple(about["size"])).within(key_net.arch)
     torch.manual_seed(options.seed)
-    supernet = PoseNet(space, len(about["joints"])).inherit(key_net)
+    supernet = PoseNet(space, key_net.joints).inherit(key_net)
     if options.arch:
         # each frame trains weights of its own
         archs = read_allocation(options, key_net.arch, space)
@@ -779,7 +708,9 @@ def prepare_t(options, device):
         how = (options.frames, key_net.arch, options.shared)
         archs = search.draw_candidates(space, options.gflops, 1, options.seed, *how)[0]
         nets = [supernet] * options.frames
-    s_supernet = open_rivals(options, space, [key_net.arch, *archs])
+    # the rival's budget, if what is found costs as much as these
+    budget = average_gflops([key_net.arch, *archs], space, key_net.joints)
+    s_supernet = open_rivals(options, space.image_size, budget)
     for net in (key_net, *nets):
         net.to(device, memory_format=torch.channels_last)
     return Run(options, device, space, key_net, about), nets, s_supernet
@@ -792,45 +723,49 @@ def read_allocation(options, key_arch, space):
         archs = archs[1:]  # a finished T-ViPNAS begins with its key frame
     if len(archs) != options.frames:
         raise UserError(f"--arch {options.arch} is for {len(archs)} non-key frames, give --frames")
-    # a network without a fusion, as --no-fusion leaves it, lies in no T space: lend it one
     for arch in archs:
-        fused = arch if arch.fusion else replace(arch, fusion=space.fusions[0])
-        if fused not in space:
+        # without a fusion, as --no-fusion leaves a network, it lies in no T space: lend it one
+        if replace(arch, fusion=space.fusions[0]) not in space:
             raise UserError(f"--arch {options.arch} is not inside the network of --s {options.s}")
     if options.no_fusion:
         return [replace(arch, fusion=None) for arch in archs]
     return archs
 
 
-def open_rivals(options, space, archs):
+def open_rivals(options, size, budget):
     """The S super-network beside --s, for the comparison of Table 3; or None.
 
-    archs: of all frames of some T-ViPNAS that fits the budget. Drawn people are compared wherever
-    that is possible; with --compare 1 it has to be.
+    Drawn people are compared wherever that is possible; with --compare 1 it has to be.
     """
-    asked = options.compare
-    if asked is None:
-        options.compare = int(options.data == "synthetic" and not options.arch)
-    if not options.compare:
+    by_default = options.data == "synthetic" and not options.arch
+    if options.compare == 0 or not (options.compare or by_default):
         return None
     path = Path(options.s).with_name("supernet.pt")
     try:
         supernet, key_net, _ = vipnas.load_supernet(path)
-        if key_net or supernet.space.image_size != space.image_size:
+        if key_net or supernet.space.image_size != size:
             raise UserError(f"{path} is not the super-network that {options.s} was found in")
-        search.draw_candidates(supernet.space, average_gflops(archs, space), 1, options.seed)
+        search.draw_candidates(supernet.space, budget, 1, options.seed)
+        return supernet
     except UserError as error:
-        if asked:
+        if options.compare:
             raise
         print(f"no comparison with a single-frame network: {error}")
-        options.compare = 0
         return None
-    return supernet
 
 
-def average_gflops(archs, space):
+def average_gflops(archs, space, joints):
     """What a frame costs on average."""
-    return float(np.mean([vipnas.cost(arch, space.image_size).gflops for arch in archs]))
+    return float(np.mean([vipnas.cost(arch, space.image_size, joints).gflops for arch in archs]))
+
+
+def find(run, supernet, budget, validation, calibration, key_arch=None, name="search"):
+    """The architectures that `search.find` finds (Secs 3.4.1, 3.4.3), with the run's options."""
+    options = run.options
+    where = (validation, calibration, run.out, options.seed)
+    how = (key_arch, options.shared, options.plain, name)
+    archs, _ = search.find(supernet, budget, options.candidates, *where, *how)
+    return archs
 
 
 def train_rival(run, supernet, chain):
@@ -849,11 +784,34 @@ def train_rival(run, supernet, chain):
 
     supernet.to(run.device, memory_format=torch.channels_last)
     # T's frames cost this much on average, the key frame among them
-    budget = average_gflops([net.arch for net in chain], run.space)
-    archs, _ = find(run, supernet, budget, validation, calibration, name="rival")
+    budget = average_gflops([net.arch for net in chain], run.space, supernet.joints)
+    archs = find(run, supernet, budget, validation, calibration, name="rival")
     (rival,) = search.finish(supernet, archs, calibration)
     fit(run, [rival] * options.frames, run.steps + options.finish, "rival.pt")
     return rival
+
+
+# ------------------------------------------------------------------------------------- the reports
+
+
+def report_s(run, nets):
+    """What was found: its cost, and its AP on the test split, which no decision has looked at."""
+    print("\nS-ViPNAS")
+    average = search.show_frames(nets, run.about)
+    test = search.EvaluationSet(run.test, run.device)
+    keypoints = search.predict(nets, test)  # (N, 1, K, 3)
+    points = search.passed(keypoints, run.test, test.indices, test.first)
+    points = np.ma.masked_invalid(points)  # (N, 1), without people who are not labelled
+    ap = float(100 * points.mean())
+    print(f"test AP {ap:.1f} +- {standard_error(points):.1f} ({len(points)} people)")
+    arch = nets[0].arch.to_json()
+    log(run, event="found", arch=arch, gflops=average["gflops"], test_ap=ap)
+    conclude(run, nets, keypoints, "poses.png")
+
+
+def standard_error(points):
+    """Of an AP, in percent, from one number for each person or clip."""
+    return float(100 * points.std() / math.sqrt(max(1, points.count())))
 
 
 def report_t(run, chain, rival):
@@ -867,8 +825,8 @@ def report_t(run, chain, rival):
     keypoints = search.predict(chain, test)  # (N, T + 1, K, 3), the key frame first
     compared = {"T-ViPNAS": keypoints}
     if rival:
-        name = f"single frame, {average_gflops([rival.arch], run.space):.4f} GFLOPs"
-        compared[name] = search.predict([rival] * len(chain), test)
+        gflops = average_gflops([rival.arch], run.space, rival.joints)
+        compared[f"single frame, {gflops:.4f} GFLOPs"] = search.predict([rival] * len(chain), test)
     # where the joints were in the key frame's image, there they are said to be in every frame
     compared["the key frame's pose, copied"] = np.repeat(keypoints[:, :1], len(chain), axis=1)
     compare(run, test, compared)
@@ -885,35 +843,23 @@ def compare(run, test, compared):
     print(f"\n{title:45}    AP   {distances}")
     ours = None
     for name, keypoints in compared.items():
-        # without the key frame, which all of them see with the same network or none of them
-        points = search.passed(keypoints, run.test, test.indices, test.first)[:, 1:]  # (N, T)
-        ap = search.percent(points)
-        by_frame = 100 * labelled_mean(points, axis=0)  # (T,)
+        points = search.passed(keypoints, run.test, test.indices, test.first)
+        # without the key frame, which all of them see with the same network or none of them; and
+        # without people who are not labelled in a frame
+        points = np.ma.masked_invalid(points[:, 1:])  # (N, T)
+        ap = float(100 * points.mean())
+        by_frame = 100 * points.mean(axis=0).filled(np.nan)  # (T,)
         row = f"{name:45} {ap:5.1f}   " + "  ".join([f"{value:5.1f}" for value in by_frame])
         entry = {"name": name, "ap": ap, "ap_by_frame": by_frame.tolist()}
         if ours is None:
             ours = points
         else:
-            better = search.percent(ours - points)
-            error = standard_error(labelled_mean(ours - points, axis=1))
+            better = float(100 * (ours - points).mean())
+            error = standard_error((ours - points).mean(axis=1))
             row += f"   T is {better:+.1f} +- {error:.1f} better"
             entry.update(t_better=better, standard_error=error)
         print(row)
         log(run, event="test", **entry)
-
-
-def labelled_mean(points, axis):
-    """Means of points (N, T) along an axis, nan left out."""
-    return np.ma.masked_invalid(points).mean(axis=axis).filled(np.nan)
-
-
-# ------------------------------------------------------------------------- the end of both stages
-
-
-def standard_error(points):
-    """Of an AP, in percent, from one number for each person or clip; nan left out."""
-    points = points[np.isfinite(points)]
-    return float(100 * points.std() / math.sqrt(max(1, len(points))))
 
 
 def conclude(run, nets, keypoints, name):
@@ -923,28 +869,24 @@ def conclude(run, nets, keypoints, name):
         table = search.official(nets, run.official, run.device, run.out)
         log(run, event="official", **table)
     # two rows of six people
+    batch = run.test.batch(range(min(12, len(keypoints))))
     frames = []
     for t in range(keypoints.shape[1]):
         poses = []
-        for index in range(min(12, len(keypoints))):
-            poses.append(draw_prediction(run.test, keypoints[index, t], index, t))
+        for i, crop in enumerate(batch.images[:, t]):
+            pose = data.transform(keypoints[i, t], batch.matrices[i, t])
+            poses.append(draw_prediction(crop, pose, run.test.skeleton))
         frames.append(data.sheet([row for row in (poses[:6], poses[6:]) if row]))
     data.save_image(frames if len(frames) > 1 else frames[0], run.out / name)
     print(f"wrote vipnas_{run.options.stage}.pt, arch.json and {name} to {run.out}")
 
 
-def draw_prediction(clips, keypoints, index, t):
-    """The pose (K, 3) in frame t of a clip, in its window at twice the size of the crop."""
-    height, width = clips.size
-    size = (2 * height, 2 * width)
-    matrix = data.crop_matrix(clips.boxes[index, t], size)
-    try:
-        with clips.open_image(index, t) as image:
-            pixels = data.crop(image, matrix, size)  # (3, 2H, 2W)
-    except UserError:
-        pixels = torch.zeros(3, *size, dtype=torch.uint8)  # as `Clips.batch` does it
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    return data.draw_pose(image, data.transform(keypoints, matrix), clips.skeleton)
+def draw_prediction(crop, keypoints, skeleton):
+    """A crop (3, H, W) at twice its size, with a pose (K, 3) that is in pixels of the crop."""
+    image = Image.fromarray(crop.permute(1, 2, 0).numpy())
+    image = image.resize((2 * image.width, 2 * image.height))
+    to_large = [[2, 0, 0.5], [0, 2, 0.5]]  # between the centres of pixels
+    return data.draw_pose(image, data.transform(keypoints, to_large), skeleton)
 
 
 # ------------------------------------------------------------------------------- the command line
@@ -988,8 +930,7 @@ def main(argv=None):
     try:
         with processes() as device:
             options = read_options(argv)
-            stage = stage_s if options.stage == "s" else stage_t
-            stage(options, device)
+            run_stage(options, device)
             print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
     except (UserError, OSError) as error:
         # what a loader process raised carries its traceback before the sentence
