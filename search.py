@@ -31,9 +31,9 @@ from PIL import Image, ImageDraw, ImageFont
 import data
 import vipnas
 from data import CELL, COCO, CocoPeople, PoseTrackClips, UserError, window
-from vipnas import cost
+from vipnas import Cost, cost
 
-# ------------------------------------------------------------------ average precision
+# ------------------------------------------------------------------------------- average precision
 # COCO and PoseTrack judge poses in two steps. First each image by itself: a result takes at most
 # one person, and is then right, wrong, or left out. Then all images together: what is right or
 # wrong is ranked by its score, and at each rank
@@ -97,12 +97,10 @@ def by_image(annotations, results):
         if person["image_id"] in images:
             people[person["image_id"]].append(person)
     for result in results:
-        if result["image_id"] not in images:
-            raise UserError(
-                f"a result is for image {result['image_id']}, which the annotations do not list: "
-                "give the annotations of the images that the results were made from"
-            )
-        found[result["image_id"]].append(result)
+        image_id = result["image_id"]
+        if image_id not in images:
+            raise UserError(f"a result is for image {image_id}, which the annotations do not list")
+        found[image_id].append(result)
     return [(images[i], people[i], found[i]) for i in sorted(images)]
 
 
@@ -129,7 +127,7 @@ def rank_results(judged):
     return right, best
 
 
-# ------------------------------------------------------------------ COCO's evaluation
+# ------------------------------------------------------------------------------- COCO's evaluation
 class CocoImage:
     """One image as COCO judges it: its people, and its 20 results of the highest scores.
 
@@ -150,53 +148,40 @@ class CocoImage:
 
     def who_counts(self, area_range):
         """Who is to be found: people of that size, but no crowds and nobody without joints."""
+        smallest, largest = area_range
         counts = []
         for person in self.people:
             ignored = person["iscrowd"] or person["num_keypoints"] == 0
-            counts.append(not ignored and within(person["area"], area_range))
+            counts.append(not ignored and smallest <= person["area"] <= largest)
         return counts
 
-    def match(self, counts, threshold):
-        """Let the results take people, best score first -> for each its person, or None.
+    def judge(self, area_range, threshold):
+        """Pairs (score, right) of the results, less those that are left out.
 
-        Of those who are still free and similar enough, a result takes somebody who counts before
-        somebody who is ignored, then the most similar one, and of equals the last.
+        The best score chooses first. Of the people who are still free and similar enough, a result
+        takes somebody who counts before somebody who is ignored, then the most similar one, and of
+        equals the last.
         """
+        smallest, largest = area_range
+        counts = self.who_counts(area_range)
         taken = set()
-        matches = []
-        for similarity in self.similarity:
+        judged = []
+        for score, area, similarity in zip(self.scores, self.areas, self.similarity, strict=True):
             candidates = []
             for person, value in enumerate(similarity):
                 if value >= threshold and person not in taken:
                     candidates.append((counts[person], value, person))
-            match = None
             if candidates:
-                match = max(candidates)[-1]
-                if not self.people[match]["iscrowd"]:  # a crowd is always free
-                    taken.add(match)
-            matches.append(match)
-        return matches
-
-    def judge(self, area_range, threshold):
-        """Pairs (score, right) of the results, less those that are left out."""
-        counts = self.who_counts(area_range)
-        matches = self.match(counts, threshold)
-        judged = []
-        for score, area, person in zip(self.scores, self.areas, matches, strict=True):
-            if person is None:
-                # nobody is there: wrong, or left out if it is of another size
-                if within(area, area_range):
-                    judged.append((score, False))
-            elif counts[person]:
                 # somebody is there: right, or left out if that person is to be ignored
-                judged.append((score, True))
+                person = max(candidates)[-1]
+                if counts[person]:
+                    judged.append((score, True))
+                if not self.people[person]["iscrowd"]:  # a crowd is always free
+                    taken.add(person)
+            elif smallest <= area <= largest:
+                # nobody is there: wrong, or left out if it is of another size
+                judged.append((score, False))
         return judged
-
-
-def within(area, area_range):
-    """Whether an area lies in a range; both ends belong to it."""
-    smallest, largest = area_range
-    return smallest <= area <= largest
 
 
 def similarity_table(poses, people, sigmas):
@@ -254,25 +239,20 @@ def coco_ap(annotations, results, sigmas=COCO.sigmas):
     for _, people, found in by_image(annotations, results):
         images.append(CocoImage(people, found, sigmas))
 
-    ap, ar = ap_and_recall(images, ANY_SIZE)  # (T) each
-    ap_medium, ar_medium = ap_and_recall(images, MEDIUM)
-    ap_large, ar_large = ap_and_recall(images, LARGE)
-    table = {
-        "AP": ap.mean(),
-        "AP50": ap[0],
-        "AP75": ap[5],
-        "APM": ap_medium.mean(),
-        "APL": ap_large.mean(),
-        "AR": ar.mean(),
-        "AR50": ar[0],
-        "AR75": ar[5],
-        "ARM": ar_medium.mean(),
-        "ARL": ar_large.mean(),
-    }
+    everybody = ap_and_recall(images, ANY_SIZE)  # (2, T)
+    medium = ap_and_recall(images, MEDIUM)
+    large = ap_and_recall(images, LARGE)
+    table = {}
+    for i, name in enumerate(("AP", "AR")):
+        table[name] = everybody[i].mean()
+        table[f"{name}50"] = everybody[i, 0]
+        table[f"{name}75"] = everybody[i, 5]
+        table[f"{name}M"] = medium[i].mean()
+        table[f"{name}L"] = large[i].mean()
     return {name: float(value) for name, value in table.items()}
 
 
-# ------------------------------------------------------------------ PoseTrack's evaluation
+# -------------------------------------------------------------------------- PoseTrack's evaluation
 def inside(x, y, polygon_x, polygon_y):
     """Which points x, y (...) lie inside a polygon of V corners, its border excluded: (...) bool.
 
@@ -392,7 +372,7 @@ def posetrack_ap(annotations, results):
     return table
 
 
-# ------------------------------------------------------------------ results in the official formats
+# ----------------------------------------------------------------- results in the official formats
 def pose_score(pose, box_score=1.0):
     """The usual score of a person (K, 3): that of the box times the mean joint score above 0.2."""
     scores = pose[:, 2]
@@ -400,11 +380,11 @@ def pose_score(pose, box_score=1.0):
     return float(box_score * sure.mean()) if len(sure) else 0.0
 
 
-def oks_nms(poses, scores, areas, threshold=0.9):
+def oks_nms(poses, scores, areas):
     """Which poses (N, K, 3) of one image to keep: their indices, best score first.
 
     A pose goes if one that is kept is nearly the same: OKS of the two, at their mean area, above
-    the threshold. scores (N); areas (N) in square pixels.
+    0.9. scores (N); areas (N) in square pixels.
     """
     order = np.argsort(-np.asarray(scores), kind="stable")
     kept = []
@@ -413,7 +393,7 @@ def oks_nms(poses, scores, areas, threshold=0.9):
         labelled[:, 2] = 1  # both are predictions, with all joints
         mean_areas = (areas[kept] + areas[i]) / 2
         similarity = oks(poses[kept], labelled, mean_areas)
-        if (similarity <= threshold).all():
+        if (similarity <= 0.9).all():
             kept.append(i)
     return kept
 
@@ -423,18 +403,17 @@ def coco_results(keypoints, clips):
     poses = keypoints[:, 0]  # (N, K, 3)
     scores = np.zeros(len(poses))
     areas = np.zeros(len(poses))
-    people = {}  # image id: who is in it
-    image_ids = clips.ids[:, 0, 0].tolist()
-    for i, image_id in enumerate(image_ids):
-        scores[i] = pose_score(poses[i], clips.scores[i])
+    for i, pose in enumerate(poses):
+        scores[i] = pose_score(pose, clips.scores[i])
         width, height = window(clips.boxes[i, 0], clips.size)[2:]
         areas[i] = width * height  # of the padded window, as in SBL's NMS
-        people.setdefault(image_id, []).append(i)
 
     results = []
-    for image_id, own in people.items():
-        for k in oks_nms(poses[own], scores[own], areas[own]):
-            i = own[k]
+    image_ids = clips.ids[:, 0, 0]  # (N)
+    for image_id in dict.fromkeys(image_ids.tolist()):  # each image once, in their order
+        own = np.flatnonzero(image_ids == image_id)
+        kept = oks_nms(poses[own], scores[own], areas[own])
+        for i in own[kept].tolist():
             result = {
                 "image_id": image_id,
                 "category_id": COCO.category["id"],
@@ -465,16 +444,12 @@ def posetrack_results(keypoints, clips):
     return results
 
 
-# ----------------------------------------------------------------- running networks over clips
-
-
+# --------------------------------------------------------------------- running networks over clips
 def to_device(images, device):
-    """uint8 images (B, F, 3, H, W) -> normalised floats on the device, of the same shape.
-
-    Channels last is the memory format in which convolutions are fastest, on CPUs and GPUs.
-    """
+    """uint8 images (B, F, 3, H, W) -> normalised floats on the device, of the same shape."""
     # bytes go to the device: a quarter of the traffic
     images = data.normalise(images.to(device, non_blocking=True))
+    # in channels last, the memory format in which convolutions are fastest
     flat = images.flatten(0, 1)  # (BF, 3, H, W)
     flat = flat.contiguous(memory_format=torch.channels_last)
     return flat.unflatten(0, images.shape[:2])
@@ -494,13 +469,12 @@ def propagate(nets, images, matrices, key_heatmaps=None, archs=None, cell=CELL):
     heatmaps = key_heatmaps  # H^0, where it is there already
     first = 0 if key_heatmaps is None else 1
     predicted = []
-    for i, net in enumerate(nets):
-        t = first + i
+    for t, net in enumerate(nets, first):
         # ours: H^{t-1} was seen through the window of frame t-1; move it into that of frame t
         if heatmaps is not None:
             heatmaps = data.warp_heatmaps(heatmaps, matrices[:, t - 1], matrices[:, t], cell)
         # eq. (2): H^0 = S(I^0), then H^t = T(I^t, H^{t-1}; arch^t)
-        arch = None if archs is None else archs[i]
+        arch = archs[t - first] if archs else None
         heatmaps = net(images[:, t], arch, heatmaps)  # (B, K, h, w)
         predicted.append(heatmaps)
     return torch.stack(predicted, dim=1)
@@ -520,16 +494,15 @@ class EvaluationSet:
         self.indices = list(range(len(clips)) if indices is None else indices)
         self.key_net = key_net
         self.key_heatmaps = {}  # batch number -> (B, K, h, w), filled in when they are needed
-        self.first = 0 if key_net is None else 1  # the first frame that networks are asked about
+        self.first = 1 if key_net else 0  # the first frame that networks are asked about
         self.frames = clips.frames - self.first
         self.batch_size = batch_size
         self.number_of_batches = math.ceil(len(self.indices) / batch_size)
-        self.crops = [] if keep else None
+        self.crops = None
         if keep:
+            loader = data.batch_loader(self, range(self.number_of_batches), clips, device)
             # copied, because what loader processes hand over lies in scarce shared memory
-            numbers = range(self.number_of_batches)
-            for images, matrices in data.batch_loader(self, numbers, clips, device):
-                self.crops.append((images.clone(), matrices.clone()))
+            self.crops = [(images.clone(), matrices.clone()) for images, matrices in loader]
 
     def indices_of(self, start, stop):
         """The clips in the batches start, start + 1, ..., stop - 1."""
@@ -543,14 +516,12 @@ class EvaluationSet:
     def batches(self, start=0, stop=None):
         """(images on the device, matrices, the key frame's heatmaps or None) of some batches."""
         numbers = range(self.number_of_batches)[start:stop]
-        if self.crops is None:
-            crops = data.batch_loader(self, numbers, self.clips, self.device)
-        else:
-            crops = self.crops[start:stop]
+        loader = data.batch_loader(self, numbers, self.clips, self.device)
+        crops = self.crops[start:stop] if self.crops else loader
         for number, (images, matrices) in zip(numbers, crops, strict=True):
             images = to_device(images, self.device)
             # S is fixed while T is trained and searched: its heatmaps stay the same
-            if self.key_net is not None and number not in self.key_heatmaps:
+            if self.key_net and number not in self.key_heatmaps:
                 with torch.no_grad():
                     self.key_heatmaps[number] = self.key_net(images[:, 0])
             yield images, matrices, self.key_heatmaps.get(number)
@@ -558,7 +529,7 @@ class EvaluationSet:
 
 def calibration_set(clips, device, seed, key_net=None):
     """Training clips to measure batch norm on: random ones, from the whole training set."""
-    count = 256 if key_net is None else 64  # ours, as T looks at several frames of each
+    count = 64 if key_net else 256  # ours; T looks at several frames of each
     rng = random.Random(f"{seed} calibration")
     indices = rng.sample(range(len(clips)), min(count, len(clips)))
     return EvaluationSet(clips, device, indices, key_net)
@@ -604,10 +575,10 @@ def finish(supernet, archs, calibration, measured=None):
     measured: {archs: statistics} of candidates that were met before; it is added to.
     """
     nets = [supernet.extract(arch).to(memory_format=torch.channels_last) for arch in archs]
+    # the buffers of a network are the running means and variances of its batch norms
     chain = torch.nn.ModuleList(nets).eval()
     measured = {} if measured is None else measured
     archs = tuple(archs)
-    # the buffers of a network are the running means and variances of its batch norms
     if archs not in measured:
         recalibrate(nets, calibration)
         measured[archs] = list(chain.buffers())
@@ -660,25 +631,7 @@ def percent(points):
     return 100 * float(np.nanmean(points))
 
 
-# ------------------------------------------------------------------- sampling under a budget
-
-
-def price_in_gflops(space):
-    """What the paper's budgets count: a function Arch -> GFLOPs at the space's image size."""
-
-    def price(arch):
-        return cost(arch, space.image_size).gflops
-
-    return price
-
-
-def ends(space, price):
-    """The smallest architecture with its cheapest fusion, and the largest with its dearest."""
-    smallest = [replace(space.smallest(), fusion=fusion) for fusion in space.fusions]
-    largest = [replace(space.largest(), fusion=fusion) for fusion in space.fusions]
-    return min(smallest, key=price), max(largest, key=price)
-
-
+# ------------------------------------------------------------------------- sampling under a budget
 def random_walk(space, archs, high, rng, price):
     """Allocations on an endless random walk in the band of total prices from 0.9 high to high.
 
@@ -697,7 +650,7 @@ def random_walk(space, archs, high, rng, price):
         for _ in range(rng.randint(1, 3)):
             t = rng.randrange(len(archs))
             moved[t] = space.redraw(moved[t], rng)
-        # go there if that is in the band, or no further below it than here
+        # go there if it is in the band (eq. 3: at most C), or no further below that than here
         moved_total = sum([price(arch) for arch in moved])
         if min(low, total) <= moved_total <= high:
             archs = moved
@@ -708,28 +661,31 @@ def random_walk(space, archs, high, rng, price):
             yield tuple(archs)
 
 
-def sample_near_budget(space, budget, count, rng, price=None, frames=1):
-    """`count` random tuples of `frames` architectures, priced within 10 % below the budget (eq. 3).
+def allocate(space, frames, budget, count, rng, price=None):
+    """`count` random tuples of `frames` architectures that together cost just below the budget.
 
-    A random walk: some decisions are drawn anew; the step is taken if the total price comes closer
-    to the band below the budget, or stays in it. What it visits there has the distribution of
-    `Space.sample`, given the band. No accuracy is looked at on the way, so this is random search as
-    in Secs 3.4.1 and 3.4.3, not evolution. The band is ours: of what is drawn blindly under a
-    budget hardly anything lies near it, and the best one will.
+    They lie within 10 % below it (eq. 3). A random walk: some decisions are drawn anew; the step
+    is taken if the total price comes closer to that band, or stays in it. What it visits there has
+    the distribution of `Space.sample`, given the band. No accuracy is looked at on the way, so this
+    is random search as in Secs 3.4.1 and 3.4.3, not evolution. The band is ours: of what is drawn
+    blindly under a budget hardly anything lies near it, and the best one will.
 
-    price: Arch -> number, default GFLOPs. No two are the same; they are fewer only if there are
-    hardly more. UserError if nothing is so cheap.
+    price: Arch -> number, default GFLOPs, the paper's. No two are the same; they are fewer only if
+    there are hardly more. UserError if nothing is so cheap.
     """
-    unit = "" if price else " GFLOPs"
-    price = lru_cache(maxsize=2**16)(price or price_in_gflops(space))  # many are asked for again
 
-    # is the budget possible? And where it is above everything, the band ends at the largest
-    smallest, largest = ends(space, price)
-    least = sum([price(smallest)] * frames)
-    if budget < least:
-        total = f"{frames} x the smallest architecture, {least:.4g}{unit}"
-        raise UserError(f"a budget of {budget:.4g}{unit} is below {total}; give more")
-    high = min(budget, sum([price(largest)] * frames))
+    def gflops(arch):
+        return cost(arch, space.image_size).gflops
+
+    price = lru_cache(maxsize=2**16)(price or gflops)  # many are asked for again
+    smallest = cheapest(space, price)
+    least = price(smallest)
+    if budget < frames * least:
+        total = f"{frames} x the smallest architecture, {least:.4g}"
+        raise UserError(f"a budget of {budget:.4g} is below {total}: give more")
+    # where the budget is above everything, the band ends at the largest
+    largest = max([replace(space.largest(), fusion=each) for each in space.fusions], key=price)
+    high = min(budget, frames * price(largest))
     walk = random_walk(space, [smallest] * frames, high, rng, price)
 
     # burn-in: forget where the band was entered. Then places that are far apart are independent
@@ -741,14 +697,14 @@ def sample_near_budget(space, budget, count, rng, price=None, frames=1):
             return list(found)
 
 
+def cheapest(space, price):
+    """The smallest architecture, with its cheapest fusion."""
+    return min([replace(space.smallest(), fusion=each) for each in space.fusions], key=price)
+
+
 def sample(space, budget, count, rng, price=None):
-    """`count` architectures just below a budget: see `sample_near_budget`."""
-    return [archs[0] for archs in sample_near_budget(space, budget, count, rng, price)]
-
-
-def allocate(space, frames, budget, count, rng, price=None):
-    """`count` allocations that together cost just below a budget: see `sample_near_budget`."""
-    return sample_near_budget(space, budget, count, rng, price, frames)
+    """`count` random architectures that cost just below the budget: for a single frame."""
+    return [archs[0] for archs in allocate(space, 1, budget, count, rng, price)]
 
 
 def draw_candidates(space, budget, count, seed, frames=1, key_arch=None, shared=False):
@@ -758,28 +714,29 @@ def draw_candidates(space, budget, count, seed, frames=1, key_arch=None, shared=
     key_arch, the *average* over key and non-key frames, as Table 1 gives it; then each non-key
     frame has an architecture of its own, unless they are `shared` (Fig. 6b).
     """
-    # S, on as many frames as it is to be judged on
+
+    def gflops(arch):
+        return cost(arch, space.image_size).gflops
+
     rng = random.Random(f"{seed} candidates")
-    if key_arch is None:
-        return [(arch,) * frames for arch in sample(space, budget, count, rng)]
-
-    price = price_in_gflops(space)
-    key = price(key_arch)
-    smallest, _ = ends(space, price)
-    least = (key + frames * price(smallest)) / (frames + 1)
-    if budget < least:
-        raise UserError(f"an average of {budget:.4g} GFLOPs is below the smallest, {least:.4g}")
-
-    # eq. (3): C is what the average leaves for the T non-key frames, shared or not
-    total = (frames + 1) * budget - key
-    if shared:
+    total = frames * budget
+    if key_arch:
+        # eq. (3): C is what the average leaves for the T non-key frames, shared or not
+        key = gflops(key_arch)
+        total = (frames + 1) * budget - key
+        least = frames * gflops(cheapest(space, gflops))
+        if total < least:
+            average = (key + least) / (frames + 1)
+            raise UserError(
+                f"a budget of {budget:.4g} GFLOPs on average is below {average:.4g}, what the key "
+                f"frame and {frames} of the smallest networks make: give more"
+            )
+    if shared or not key_arch:
         return [(arch,) * frames for arch in sample(space, total / frames, count, rng)]
     return allocate(space, frames, total, count, rng)
 
 
-# -------------------------------------------------------------------------------- the search
-
-
+# -------------------------------------------------------------------------------------- the search
 def rank_and_world():
     """(number of this process, how many there are): torchrun starts several, `train` joins them."""
     if dist.is_available() and dist.is_initialized():
@@ -796,24 +753,21 @@ def gather(value):
 
 
 def schedule(count, batches, plain):
-    """Rounds of a search: [(how many candidates go in, how many batches they have then seen)].
+    """Rounds of a search: {batches that have been seen after it: candidates that go in}.
 
-    plain: one round, every candidate is judged on everything, as in the paper. Otherwise (ours)
-    successive halving, which costs 3/16 of that: four times the better half goes on.
+    plain: one round, every candidate is judged on everything, as in the paper (Secs 3.4.1, 3.4.3).
+    Otherwise (ours) successive halving, at 3/16 of that: four times the better half goes on.
 
         candidates   all    1/2   1/4   1/8   1/16
         clips        1/16   1/8   1/4   1/2   all
     """
     if plain:
-        return [(count, batches)]
-    rounds = []
-    seen = 0
+        return {batches: count}
+    rounds = {}
     for k in range(5):
-        going = math.ceil(count / 2**k)
-        stop = math.ceil(batches / 2 ** (4 - k))
-        if stop > seen:  # of fewer than 16 batches some rounds would show nothing new
-            rounds.append((going, stop))
-        seen = stop
+        # of fewer than 16 batches some rounds would show nothing new: the first of them stays
+        seen = math.ceil(batches / 2 ** (4 - k))
+        rounds.setdefault(seen, math.ceil(count / 2**k))
     return rounds
 
 
@@ -832,13 +786,15 @@ class Search:
         self.candidates = candidates
         self.validation = validation
         self.calibration = calibration
-        self.about = about  # identifies the search
+        self.about = about  # what makes it this search, see `find`
         self.path = path  # of the table
         self.measured = {}  # batch-norm statistics, for later rounds
         # go on from the table that an interrupted search left: all processes from the same one
-        self.table = gather(read_table(path, about))[0]
-        if self.table is None:
-            self.table = [new_row(supernet, archs) for archs in candidates]
+        page = json.loads(path.read_text()) if path.is_file() else {}
+        self.table = [new_row(supernet, archs) for archs in candidates]
+        if about.items() <= page.items():
+            self.table = page.get("candidates", self.table)
+        self.table = gather(self.table)[0]
 
     def run(self, plain):
         """Round by round: who is left looks at the clips that it has not seen yet."""
@@ -846,11 +802,11 @@ class Search:
         going = list(range(count))
         start = 0
         rounds = schedule(count, self.validation.number_of_batches, plain)
-        for number, (left, stop) in enumerate(rounds):
-            # the better half of the round before; of equals, who was drawn first
+        for number, (stop, left) in enumerate(rounds.items()):
+            # the better ones of the round before; of equals, who was drawn first
             if number > 0:
-                scores = [self.table[i]["rounds"][number - 1] for i in going]
-                order = np.argsort(-np.array(scores), kind="stable")
+                scores = np.array([self.table[i]["rounds"][number - 1] for i in going])
+                order = np.argsort(-scores, kind="stable")
                 going = [going[k] for k in order[:left]]
             # an interrupted search has judged some of them already
             todo = [i for i in going if len(self.table[i]["rounds"]) == number]
@@ -858,45 +814,45 @@ class Search:
             start = stop
             clips = len(self.validation.indices_of(0, stop))
             ap = self.table[best(self.table)]["ap"]
-            line = f"{len(going)} of {count} candidates on {clips} clips, best {ap:.1f} AP"
-            print(f"search: {line}", flush=True)
+            print(f"search: {left} of {count}, {clips} clips each, best {ap:.1f} AP", flush=True)
 
     def judge_all(self, todo, start, stop):
         """Judge candidates on the batches from start to stop."""
         rank, world = rank_and_world()
         for turn in range(0, len(todo), world):
             # each process takes one; in the last turn there may be none left for some
-            judged = {}
-            if turn + rank < len(todo):
-                i = todo[turn + rank]
-                judged[i] = self.judge(i, start, stop)
-            for rows in gather(judged):
-                for i, row in rows.items():
-                    self.table[i] = row
+            mine = todo[turn + rank : turn + rank + 1]
+            judged = [(i, self.judge(i, start, stop)) for i in mine]
+            for i, row in itertools.chain(*gather(judged)):
+                self.table[i] = row
             # the table after every candidate, for who interrupts the search, or watches it
             if rank == 0:
-                page = dict(self.about)
-                page["best"] = best(self.table)
-                page["candidates"] = self.table
+                page = self.about | {"best": best(self.table), "candidates": self.table}
                 data.write_json(page, self.path)
 
     def judge(self, i, start, stop):
         """The row of candidate i, after it has looked at the batches from start to stop too."""
         val = self.validation
-        archs = self.candidates[i]
         row = dict(self.table[i])
         # its weights are slices of the super-network's, its batch-norm statistics its own
-        nets = finish(self.supernet, archs, self.calibration, self.measured)
+        nets = finish(self.supernet, self.candidates[i], self.calibration, self.measured)
 
         # real data have an AP of their own: it has the last word, over all clips, as in `official`
         real = isinstance(val.clips, (CocoPeople, PoseTrackClips))
         final = real and stop == val.number_of_batches
         if final:
             start = 0
-            row["passed"] = row["people"] = [0] * len(archs)
+            row.update(passed=0, people=0)
         keypoints = predict(nets, val, quarter=final, start=start, stop=stop)
         points = passed(keypoints, val.clips, val.indices_of(start, stop), val.first)
-        add_points(row, points)
+        total = row["passed"] + np.nansum(points, axis=0)  # (frames)
+        people = row["people"] + np.isfinite(points).sum(axis=0)  # (frames)
+        by_frame = 100 * total / np.maximum(people, 1)
+        row["passed"] = total.tolist()
+        row["people"] = people.tolist()
+        row["ap_by_frame"] = by_frame.round(2).tolist()
+        # the objective of eq. (3), a sum over the frames: here the mean over all people in them
+        row["ap"] = 100 * sum(row["passed"]) / max(sum(row["people"]), 1)
         if final:
             row["ap"] = own_ap(keypoints, val)
         row["rounds"] = [*row["rounds"], row["ap"]]
@@ -905,28 +861,13 @@ class Search:
 
 def new_row(supernet, archs):
     """The row of a candidate that has not looked at anything yet."""
-    # of all its frames together, which is what eq. (3) bounds
-    costs = [cost(arch, supernet.space.image_size, supernet.joints) for arch in archs]
-    return {
-        "archs": [json.loads(arch.to_json()) for arch in archs],
-        "gflops": sum(c.gflops for c in costs),
-        "params": sum(c.params for c in costs),
-        "passed": [0] * len(archs),
-        "people": [0] * len(archs),
-        "rounds": [],
-    }
-
-
-def add_points(row, points):
-    """Add to a row what `passed` says of more clips, (n, frames)."""
-    total = row["passed"] + np.nansum(points, axis=0)  # (frames,)
-    people = row["people"] + np.isfinite(points).sum(axis=0)  # (frames,)
-    row["passed"] = total.tolist()
-    row["people"] = people.tolist()
-    by_frame = 100 * total / np.maximum(people, 1)
-    row["ap_by_frame"] = by_frame.round(2).tolist()
-    # the objective of eq. (3), a sum over the frames: here the mean over all people in them
-    row["ap"] = 100 * sum(row["passed"]) / max(sum(row["people"]), 1)
+    # what all its frames cost together, which is what eq. (3) bounds
+    size = supernet.space.image_size
+    total = sum([cost(arch, size, supernet.joints) for arch in archs], Cost())
+    row = {"archs": [json.loads(arch.to_json()) for arch in archs]}
+    row.update(gflops=total.gflops, params=total.params)
+    row.update(passed=0, people=0, rounds=[])
+    return row
 
 
 def own_ap(keypoints, evaluation):
@@ -945,12 +886,11 @@ def own_ap(keypoints, evaluation):
     # pairs, as an image can be the key frame of one person and a non-key frame of another
     ids = clips.ids[:, evaluation.first :].reshape(-1, 2)  # image id, track id
     asked = {tuple(pair) for pair in ids.tolist()}
-    annotations = dict(clips.annotations)
-    people = annotations["annotations"]
-    annotations["annotations"] = [p for p in people if (p["image_id"], p.get("track_id")) in asked]
+    people = clips.annotations["annotations"]
+    people = [p for p in people if (p["image_id"], p.get("track_id")) in asked]
     results = posetrack_results(everything, clips)
     results = [r for r in results if (r["image_id"], r["track_id"]) in asked]
-    return posetrack_ap(annotations, results)["Total"]
+    return posetrack_ap({**clips.annotations, "annotations": people}, results)["Total"]
 
 
 def best(table):
@@ -959,16 +899,6 @@ def best(table):
     most = max(len(row["rounds"]) for row in table)
     scores = [row["ap"] if len(row["rounds"]) == most else -math.inf for row in table]
     return int(np.argmax(scores))
-
-
-def read_table(path, about):
-    """The table of an earlier search for the same, or None: no file, another search, cut off."""
-    try:
-        page = json.loads(path.read_text())
-        same = all(page[key] == value for key, value in about.items())
-        return page["candidates"] if same else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def find(
@@ -992,19 +922,14 @@ def find(
     """
     frames = validation.frames
     candidates = draw_candidates(supernet.space, budget, count, seed, frames, key_arch, shared)
-    weights = sum(p.double().sum().item() for p in supernet.parameters())
     # what makes it this search: a table of another one is not continued
-    about = {
-        "budget": budget,
-        "frames": frames,
-        "seed": seed,
-        "candidates_wanted": count,
-        "shared": shared,
-        "plain": plain,
-        "key": key_arch and json.loads(key_arch.to_json()),
-        "clips": [validation.clips.name, len(validation.indices)],
-        "weights": round(weights, 6),
-    }
+    about = {"budget": budget, "frames": frames, "candidates_wanted": count, "seed": seed}
+    about["key"] = key_arch and json.loads(key_arch.to_json())
+    about["shared"] = shared
+    about["plain"] = plain
+    about["clips"] = [validation.clips.name, len(validation.indices)]
+    weights = sum([p.double().sum().item() for p in supernet.parameters()])
+    about["weights"] = round(weights, 6)
     path = Path(out, f"{name}.json")
     search = Search(supernet, candidates, validation, calibration, about, path)
     search.run(plain)
@@ -1013,59 +938,41 @@ def find(
     return candidates[best(search.table)], search.table
 
 
-GRID = (225, 225, 225)
-DROPPED = (185, 200, 230)
-FINALIST = (60, 90, 170)
-FOUND = (220, 60, 50)
-
-
-def axis(values, start, stop, least_margin):
-    """(pixel of each value, pixel of each of six ticks, their values), from start to stop."""
-    margin = max(0.08 * np.ptp(values), least_margin)
-    ticks = np.linspace(values.min() - margin, values.max() + margin, 6)
-    places = np.linspace(start, stop, 6)
-    return np.interp(values, ticks, places), places, ticks
-
-
 def plot(table):
-    """Picture of a search: a dot for each candidate, dark if it saw everything, red if it won.
-
-    As a search keeps to the band below its budget, the dots spread over 10 % of the price; what
-    they show is how much the architecture matters at one price.
-    """
+    """Picture of a search: a dot for each candidate, dark if it saw everything, red if it won."""
     prices = np.array([row["gflops"] for row in table])
     scores = np.array([row["ap"] for row in table])
     rounds = np.array([len(row["rounds"]) for row in table])
     image = Image.new("RGB", (720, 480), "white")
     pen = ImageDraw.Draw(image)
-    font = ImageFont.load_default(14)
+    pen.font = ImageFont.load_default(14)
 
-    # a frame with its lower left corner at (70, 430)
-    x, columns, values = axis(prices, 70, 690, 0.01 * prices.min())
-    for column, value in zip(columns, values, strict=True):
-        pen.text((column, 438), f"{value:.4g}", "black", font, anchor="ma")
-    y, lines, values = axis(scores, 430, 50, 0.5)
-    for line, value in zip(lines, values, strict=True):
-        pen.line([70, line, 690, line], GRID)
-        pen.text((62, line), f"{value:.1f}", "black", font, anchor="rm")
-    pen.rectangle([70, 50, 690, 430], outline="black")
-    pen.text((8, 24), "AP on the clips that a candidate has seen", "black", font)
-    pen.text((380, 458), "GFLOPs of all its frames", "black", font, anchor="ma")
+    # six ticks along each axis, and the pixels where they are
+    columns = np.linspace(70, 690, 6)
+    lines = np.linspace(430, 50, 6)
+    gflops = np.linspace(0.99 * prices.min(), 1.01 * prices.max(), 6)
+    ap = np.linspace(scores.min() - 1, scores.max() + 1, 6)
+    for i in range(6):
+        pen.line([70, lines[i], 690, lines[i]], "lightgrey")
+        pen.text((62, lines[i]), f"{ap[i]:.1f}", "black", anchor="rm")
+        pen.text((columns[i], 438), f"{gflops[i]:.4g}", "black", anchor="ma")
+    pen.text((8, 24), "AP on the clips that a candidate has seen", "black")
+    pen.text((380, 458), "GFLOPs of all its frames", "black", anchor="ma")
 
     # finalists last, on top; then the best one
-    finalists = rounds == rounds.max()
+    x = np.interp(prices, gflops, columns)
+    y = np.interp(scores, ap, lines)
     for i in np.argsort(rounds, kind="stable"):
-        pen.circle((x[i], y[i]), 4, FINALIST if finalists[i] else DROPPED)
+        colour = "royalblue" if rounds[i] == rounds.max() else "lightsteelblue"
+        pen.circle((x[i], y[i]), 4, colour)
     won = best(table)
-    pen.circle((x[won], y[won]), 7, FOUND)
+    pen.circle((x[won], y[won]), 7, "crimson")
     text = f"found: {scores[won]:.1f} AP at {prices[won]:.4g}"
-    pen.text((690, 24), text, FOUND, font, anchor="ra")
+    pen.text((690, 24), text, "crimson", anchor="ra")
     return image
 
 
-# -------------------------------------------------------------------------- official numbers
-
-
+# -------------------------------------------------------------------------------- official numbers
 def official(nets, clips, device, out):
     """The official numbers of finished networks on COCO or PoseTrack18 val, in percent.
 
@@ -1098,10 +1005,7 @@ def official(nets, clips, device, out):
 
 
 def check_joints(clips, about, path):
-    """Give `clips` the heatmap cells of the network in `path`; UserError for other joints.
-
-    about: what was saved beside the network, see `data.about`.
-    """
+    """Give `clips` the heatmap cells of the network in `path`; UserError for other joints."""
     if list(clips.skeleton.joints) != list(about["joints"]):
         how = "fine-tune it there first (train.py --stage s --arch FILE --init CKPT)"
         raise UserError(f"{path} predicts other joints than {clips.name} has: {how}")
@@ -1111,9 +1015,8 @@ def check_joints(clips, about, path):
 def show_frames(nets, about):
     """Print what the finished network of each frame costs, and the average (Table 1's columns).
 
-    Returns the average as {"gflops", "params", "ms"}.
+    The average counts key and non-key frames alike. It is returned: {"gflops", "params", "ms"}.
     """
-    # the paper's average counts key and non-key frames alike
     size = tuple(about["size"])
     times = vipnas.frame_times(nets)
     rows = []
@@ -1122,57 +1025,33 @@ def show_frames(nets, about):
         price = cost(net.arch, size, net.joints)
         frame = f"t = {t}" if t else "key frame"
         print(f"{frame:9}{price.gflops:9.4f}{price.params:12,}{times[t]:7.2f}   {net.arch}")
-        rows.append((price.gflops, price.params, times[t]))
+        rows.append([price.gflops, price.params, times[t]])
     gflops, params, ms = np.mean(rows, axis=0).tolist()
     print(f"{'average':9}{gflops:9.4f}{params:12,.0f}{ms:7.2f}   (ms: deployed, one CPU thread)")
     return {"gflops": gflops, "params": params, "ms": ms}
 
 
-# -------------------------------------------------------------------------- the command line
-
-CANDIDATES = {"synthetic": 48, "coco": 500, "posetrack": 500}  # 500: Sec. 4.2
-
-
-def read_options(arguments):
-    """The options of the command line, as they are given."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    add = parser.add_argument
-    add("--checkpoint", required=True, help="supernet.pt to search in, or a finished network")
-    add("--gflops", type=float, help="search: budget of S, or the average over all frames")
-    add("--frames", type=int, help="search: T, non-key frames after a key frame (default: 3)")
-    add("--shared", action="store_true", help="search: one architecture for all non-key frames")
-    add("--plain", action="store_true", help="search: every candidate on all of val (the paper)")
-    add("--candidates", type=int, help="search: how many (default: 48; 500 on real data)")
-    add("--seed", type=int, help="search: of candidates and clips (default: 0)")
-    add("--data", choices=("coco", "posetrack"), help="finished network: what to judge it on")
-    add("--root", help="folder of the real data (search: default is where the run had them)")
-    add("--boxes", help="finished network, coco: JSON file of detected people")
-    add("--out", help="folder for the result (default: beside the checkpoint)")
-    return parser.parse_args(arguments)
-
-
+# -------------------------------------------------------------------------------- the command line
 def check_options(options, contents):
     """UserError for options that do not go together, or not with what the checkpoint holds."""
-    path = options.checkpoint
-    # what does nothing here, or belongs to the other use of this command
-    search = contents.get("kind") == "supernet"
-    if search:
-        what = f"a super-network of stage {contents['stage']}"
-        foreign = ["data", "boxes"]
-        foreign += ["frames", "shared"] if contents["stage"] == "s" else []
-        foreign += ["root"] if contents["config"]["data"] == "synthetic" else []
+    if contents.get("kind") == "supernet":
+        what = f"{options.checkpoint} is a super-network of stage {contents['stage']}"
+        needed = ["gflops"]
+        useless = ["data", "boxes"]
+        if contents["stage"] == "s":
+            useless += ["frames", "shared"]
+        if contents["config"]["data"] == "synthetic":
+            useless += ["root"]
     else:
-        what = "a finished network"
-        foreign = ["gflops", "frames", "shared", "plain", "candidates", "seed"]
-    wrong = [f"--{name}" for name in foreign if getattr(options, name) not in (None, False)]
-    if wrong:
-        raise UserError(f"{path} is {what}, so leave out {' and '.join(wrong)}")
-
-    # what is needed
-    if search and options.gflops is None:
-        raise UserError(f"{path} is {what} to search in: give the budget, --gflops")
-    if not search and not (options.data and options.root):
-        raise UserError(f"{path} is {what}: give --data and --root to judge it on")
+        what = f"{options.checkpoint} is a finished network"
+        needed = ["data", "root"]
+        useless = ["gflops", "frames", "shared", "plain", "candidates", "seed"]
+    for name in useless:
+        if getattr(options, name):
+            raise UserError(f"{what}: leave out --{name}")
+    for name in needed:
+        if getattr(options, name) is None:
+            raise UserError(f"{what}: give --{name}")
     if options.boxes and options.data != "coco":
         raise UserError("--boxes, a file of detected people, belongs to --data coco")
     for name in ("gflops", "frames", "candidates"):
@@ -1187,72 +1066,74 @@ def judge_finished(options, device):
     nets, about = vipnas.load_networks(path)
     if options.data == "coco" and len(nets) > 1:
         raise UserError("COCO has no videos: name the key frame's network, vipnas_s.pt")
-    size = tuple(about["size"])
-    clips = data.open_clips(
-        options.data, options.root, "test", len(nets), size, boxes=options.boxes
-    )
+    where = (options.data, options.root, "test", len(nets), tuple(about["size"]))
+    clips = data.open_clips(*where, boxes=options.boxes)
     check_joints(clips, about, path)
     nets = [net.to(device, memory_format=torch.channels_last) for net in nets]
     official(nets, clips, device, options.out or path.with_name(f"official_{options.data}"))
 
 
-def open_searched(config, root, frames, size):
-    """(training clips to measure batch norm on, all of val) of a run with these options."""
-    # real data: whatever the run had to train with, and every labelled person of val
-    kind = config["data"]
-    train_count = config["clips"]
-    val_count = None
-    if kind == "synthetic":
-        # val as in the run; of train some will do, as the first are no other than the last
-        val_count = min(400, 4 * train_count)
-        train_count = min(400, train_count)
-    train = data.open_clips(kind, root, "train", frames, size, train_count)
-    val = data.open_clips(kind, root, "val", frames, size, val_count)
-    return train, val
+def open_split(split, options, contents, frames):
+    """The clips of a split that belong to a run's checkpoint; of drawn people at most 400."""
+    config = contents["config"]
+    about = contents["about"]
+    count = min(400, 4 * config["clips"]) if config["data"] == "synthetic" else None
+    where = (config["data"], options.root or config["root"], split)
+    clips = data.open_clips(*where, frames, tuple(about["size"]), count)
+    check_joints(clips, about, options.checkpoint)
+    return clips
 
 
 def search_again(options, device):
     """Another search in a trained super-network: another budget, T (Table 4), shared (Fig. 6b)."""
     supernet, key_net, contents = vipnas.load_supernet(options.checkpoint)
-    supernet.to(device, memory_format=torch.channels_last)
-    about = contents["about"]
     config = contents["config"]
-    choices = {"seed": options.seed or 0, "key_arch": None, "shared": options.shared}
-    frames = 1
-    key_nets = []
-    if key_net is not None:
-        key_nets = [key_net.to(device, memory_format=torch.channels_last)]
-        choices["key_arch"] = key_net.arch
-        frames = options.frames or 3
+    nets = [key_net] if key_net else []
+    key_arch = key_net.arch if key_net else None
+    frames = (options.frames or config["frames"]) if key_net else 1
+    for net in (supernet, *nets):
+        net.to(device, memory_format=torch.channels_last)
 
     # an impossible budget is said before any picture is read
-    draw_candidates(supernet.space, options.gflops, 1, frames=frames, **choices)
-    root = options.root or config["root"]
-    length = len(key_nets) + frames
-    train, val = open_searched(config, root, length, tuple(about["size"]))
-    check_joints(train, about, options.checkpoint)
-    check_joints(val, about, options.checkpoint)
-    calibration = calibration_set(train, device, choices["seed"], key_net)
-    validation = validation_set(val, device, choices["seed"], key_net)
+    how = (options.seed, frames, key_arch, options.shared)
+    draw_candidates(supernet.space, options.gflops, 1, *how)
+    train = open_split("train", options, contents, len(nets) + frames)
+    val = open_split("val", options, contents, len(nets) + frames)
+    calibration = calibration_set(train, device, options.seed, key_net)
+    validation = validation_set(val, device, options.seed, key_net)
 
     # the search, and what it found
     name = f"search_{options.gflops:g}_{frames}" + ("_shared" if options.shared else "")
     out = Path(options.out or Path(options.checkpoint).with_name(name))
-    count = options.candidates or CANDIDATES[config["data"]]
-    choices["plain"] = options.plain
-    archs, table = find(supernet, options.gflops, count, validation, calibration, out, **choices)
-    nets = key_nets + finish(supernet, archs, calibration)
+    count = options.candidates or config["candidates"]
+    where = (validation, calibration, out, options.seed)
+    how = (key_arch, options.shared, options.plain)
+    archs, table = find(supernet, options.gflops, count, *where, *how)
+    nets += finish(supernet, archs, calibration)
     name = f"vipnas_{contents['stage']}.pt"
-    vipnas.save_finished(out / name, nets, about)
+    vipnas.save_finished(out / name, nets, contents["about"])
     vipnas.write_archs(list(archs), out / "arch.json")
-    show_frames(nets, about)
+    show_frames(nets, contents["about"])
     ap = table[best(table)]["ap"]
     print(f"val AP {ap:.1f}; wrote {name}, arch.json, search.json and search.png to {out}")
 
 
 def main(arguments=None):
     """Search a trained super-network again, without training; or judge finished networks."""
-    options = read_options(arguments)
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="supernet.pt to search in, or a finished network")
+    add("--gflops", type=float, help="search: budget of S, or the average over all frames")
+    add("--frames", type=int, help="search: T, non-key frames after a key frame (as in the run)")
+    add("--shared", action="store_true", help="search: one architecture for all non-key frames")
+    add("--plain", action="store_true", help="search: every candidate on all of val (the paper)")
+    add("--candidates", type=int, help="search: how many (as in the run)")
+    add("--seed", type=int, default=0, help="search: of candidates and clips (default: 0)")
+    add("--data", choices=("coco", "posetrack"), help="finished network: what to judge it on")
+    add("--root", help="folder of the real data (search: where the run had it)")
+    add("--boxes", help="finished network, coco: JSON file of detected people")
+    add("--out", help="folder for the result (default: beside the checkpoint)")
+    options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         contents = vipnas.read_checkpoint(options.checkpoint)

@@ -16,7 +16,7 @@ python vipnas.py --video DIR --checkpoint runs/t/vipnas_t.pt --box x,y,w,h --out
 import argparse
 import contextlib
 import copy
-import importlib
+import itertools
 import json
 import math
 import pickle
@@ -25,10 +25,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,16 +37,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import nn
 
 import data
+import elastic
 from data import UserError
-from elastic import (
-    Cost,
-    ElasticBatchNorm2d,
-    ElasticConv2d,
-    ElasticConvTranspose2d,
-    GlobalContext,
-    SqueezeExcite,
-    common_groups,
-)
+from elastic import Cost, ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, common_groups
 from fusion import OPERATIONS, TemporalFusion
 
 # ----------------------------------------------------------------------- what a search leaves alone
@@ -56,14 +47,19 @@ from fusion import OPERATIONS, TemporalFusion
 
 @dataclass(frozen=True)
 class Backbone:
-    """What stays fixed. Tuples have one entry a stage."""
+    """What stays fixed. Tuples have one entry a stage.
 
-    block: tuple  # "bottleneck", "basic" (ResNet) or "mobile" (MobileNet-V3)
+    The search chooses for every stage how many blocks it has (depth), how many channels (width),
+    kernel and group number of the middle convolutions, and whether there is attention: the five
+    dimensions of Sec. 3.2. For mobile blocks it chooses the expansion ratio too (Sec. A.2).
+    """
+
+    block: tuple  # "bottleneck", "basic" (ResNet) or "mobile" (MobileNet-V3), see `block_parts`
     strides: tuple
     activations: tuple
-    attention: type
-    stem_kernel: int
-    stem_activation: Callable
+    attention: type = elastic.SqueezeExcite
+    stem_kernel: int = 3
+    stem_activation: object = F.relu
     stem_second: str = ""  # what follows the stride-2 stem convolution: "", "pool" or "conv"
     image_size: tuple = (256, 192)  # height, width it is meant for
     # HRNet: stage n has n branches, each at half the resolution of the one before, which exchange
@@ -72,6 +68,7 @@ class Backbone:
 
     def reduction(self, stages=None):
         """Image pixels to a cell of branch 1 after so many stages (default: all)."""
+        # 32 after all stages of ResNet and MobileNet-V3, 16 in our small one, 4 in HRNet
         stem = 4 if self.stem_second else 2
         return stem * math.prod(self.strides[:stages])
 
@@ -80,37 +77,37 @@ class Backbone:
 BACKBONES = {
     # stage 1 of ResNet works at 1/4 (stride 1), though Table A2 prints 1/8: the released weights do
     "resnet50": Backbone(
-        block=("bottleneck",) * 4, strides=(1, 2, 2, 2), activations=(F.relu,) * 4,
-        attention=GlobalContext, stem_kernel=7, stem_activation=F.relu, stem_second="pool",
+        ("bottleneck",) * 4, strides=(1, 2, 2, 2), activations=(F.relu,) * 4,
+        attention=elastic.GlobalContext, stem_kernel=7, stem_second="pool",
     ),
-    "resnet18": Backbone(
-        block=("basic",) * 4, strides=(1, 2, 2, 2), activations=(F.relu,) * 4,
-        attention=GlobalContext, stem_kernel=7, stem_activation=F.relu, stem_second="pool",
-    ),
+    # Table A1; where activations change, as in the released network
     "mobilenetv3": Backbone(
-        block=("mobile",) * 6, strides=(1, 2, 2, 2, 1, 2),
+        ("mobile",) * 6, strides=(1, 2, 2, 2, 1, 2), stem_activation=F.hardswish,
         activations=(F.relu,) * 3 + (F.hardswish,) * 3,
-        attention=SqueezeExcite, stem_kernel=3, stem_activation=F.hardswish,
     ),
+    # Table A3: two stride-2 convolutions, a stage in a row, then 2, 3 and 4 parallel branches
     "hrnet_w32": Backbone(
-        block=("bottleneck",) + ("basic",) * 3, strides=(1, 1, 1, 1), activations=(F.relu,) * 4,
-        attention=SqueezeExcite, stem_kernel=3, stem_activation=F.relu, stem_second="conv",
-        modules=(None, 4, 4, 4),
+        ("bottleneck",) + ("basic",) * 3, strides=(1, 1, 1, 1), activations=(F.relu,) * 4,
+        stem_second="conv", modules=(None, 4, 4, 4),
     ),
     # ours, for two CPU cores: blocks of MobileNet-V3, h-swish only where the features are small
     "tiny": Backbone(
-        block=("mobile",) * 4, strides=(2, 2, 2, 1),
+        ("mobile",) * 4, strides=(2, 2, 2, 1), image_size=(128, 96),
         activations=(F.relu,) * 2 + (F.hardswish,) * 2,
-        attention=SqueezeExcite, stem_kernel=3, stem_activation=F.relu, image_size=(128, 96),
     ),
 }
+# only compared with (Table 1: SBL-ResNet-18)
+BACKBONES["resnet18"] = replace(BACKBONES["resnet50"], block=("basic",) * 4)
 # fmt: on
 
 # --------------------------------------------------------------------------------- an architecture
 
 
 class Branch(NamedTuple):
-    """The blocks of one stage (of one branch of it, in HRNet); `width` is what comes out."""
+    """The blocks of one stage (of one branch of it, in HRNet); `width` is what comes out.
+
+    All of its blocks are equal (Sec. A.2), so that five numbers say everything about them.
+    """
 
     width: int
     kernel: int = 3
@@ -120,13 +117,14 @@ class Branch(NamedTuple):
 
     def hidden(self, block):
         """Channels of the middle convolution, whose kernel and groups are searched."""
+        # a mobile block is wide in the middle, a bottleneck narrow; a basic block has expansion 1
         if block == "mobile":
             return self.width * self.expansion
-        return self.width // self.expansion  # the expansion of a basic block is 1
+        return self.width // self.expansion
 
 
 class Stage(NamedTuple):
-    """`depth` equal blocks in each branch (Sec. A.2: one choice for all blocks of a stage)."""
+    """`depth` equal blocks in each branch. A stage of ResNet or MobileNet-V3 has one branch."""
 
     depth: int
     branches: tuple
@@ -147,18 +145,40 @@ class Fusion(NamedTuple):
     operation: str
 
 
-def check_numbers(numbers):
+@cache
+def all_fusions(stages):
+    """The temporal-level space of a frame: N_S stages times N_O operations (Sec. 3.3)."""
+    places = itertools.product(range(1, stages + 1), OPERATIONS)
+    return tuple([Fusion(stage, operation) for stage, operation in places])
+
+
+def check(condition, message):
+    """ValueError with this message, unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def check_sizes(*sizes):
     """ValueError unless all are sizes that a layer can have."""
-    for number in numbers:
-        if type(number) is not int or not 1 <= number <= 10_000:
-            raise ValueError(
-                f"sizes in an architecture are whole numbers from 1 to 10000: {number}"
-            )
+    for size in sizes:
+        fits = type(size) is int and 1 <= size <= 10_000
+        check(fits, f"sizes in an architecture are whole numbers from 1 to 10000: {size}")
+
+
+def as_plain(value):
+    """Named tuples as dicts, all the way down: so JSON keeps the names."""
+    if hasattr(value, "_asdict"):
+        return {name: as_plain(field) for name, field in value._asdict().items()}
+    return [as_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
 class Arch:
-    """One architecture: hashable, can be written by hand. ValueError for what is no network."""
+    """One architecture: hashable, can be written by hand. ValueError for what is no network.
+
+    stages = (Stage(1, (Branch(24, 3, 24),)), Stage(2, (Branch(32, 5, 64, True, 2),)), ...)
+    arch = Arch("tiny", 16, stages, Head(48, 4, 8), Fusion(2, "add"))
+    """
 
     backbone: str
     stem: int
@@ -167,47 +187,46 @@ class Arch:
     fusion: Fusion | None = None  # a key frame has none
 
     def __post_init__(self):
-        if self.backbone not in BACKBONES:
-            names = ", ".join(BACKBONES)
-            raise ValueError(f"there is no backbone '{self.backbone}'; choose one of {names}")
+        known = self.backbone in BACKBONES
+        check(known, f"there is no backbone '{self.backbone}' among {', '.join(BACKBONES)}")
         plan = BACKBONES[self.backbone]
+        # as many stages as the backbone has, each with the branches that it has there
         count = len(plan.block)
-        if len(self.stages) != count:
-            raise ValueError(f"{self.backbone} has {count} stages, not {len(self.stages)}")
-        if (self.head is None) != (plan.reduction() == 4):
-            wanted = "no deconvolutions" if self.head else "deconvolutions"
-            raise ValueError(f"{self.backbone} has {wanted} in its head")
-        check_numbers([self.stem, *(self.head or ())])
-        if self.head and self.head.kernel not in (2, 4):
-            raise ValueError("the kernels of the head are 2 or 4")
+        check(len(self.stages) == count, f"{self.backbone} has {count} stages")
+        check_sizes(self.stem, *(self.head or ()))
         for index, stage in enumerate(self.stages):
             self._check_stage(plan, index, stage)
-        stages = range(1, count + 1)
-        fusion = self.fusion
-        if fusion and (fusion.stage not in stages or fusion.operation not in OPERATIONS):
-            raise ValueError(f"a fusion names a stage from 1 to {count} and one of {OPERATIONS}")
+        # deconvolutions lead up to 1/4 of the image; HRNet never leaves it
+        needed = plan.reduction() > 4
+        wanted = "deconvolutions" if needed else "no deconvolutions"
+        check((self.head is not None) == needed, f"{self.backbone} has {wanted} in its head")
+        if self.head:
+            check(self.head.kernel in (2, 4), "the kernels of the head are 2 or 4")
+        fits = self.fusion in (None, *all_fusions(count))
+        check(fits, f"a fusion names a stage from 1 to {count} and one of {OPERATIONS}")
 
     def _check_stage(self, plan, index, stage):
         """ValueError unless this can be stage `index` of the backbone."""
         name = f"stage {index + 1} of {self.backbone}"
-        module = plan.modules[index]
-        branches = index + 1 if module else 1
-        if len(stage.branches) != branches:
-            raise ValueError(f"{name} has {branches} branches, not {len(stage.branches)}")
-        check_numbers([stage.depth])
-        if module and stage.depth % module:
-            raise ValueError(f"{name} consists of modules of {module} blocks, not {stage.depth}")
+        module = plan.modules[index] or 1
+        count = index + 1 if plan.modules[index] else 1  # of branches
+        check(len(stage.branches) == count, f"{name} has {count} branches")
+        check_sizes(stage.depth)
+        check(stage.depth % module == 0, f"{name} consists of modules of {module} blocks")
         for branch in stage.branches:
-            check_numbers([branch.width, branch.kernel, branch.groups, branch.expansion])
-            if branch.kernel % 2 == 0:
-                raise ValueError("the kernels of the stages are odd")
-            if plan.block[index] == "basic" and branch.expansion != 1:
-                raise ValueError("the expansion of a basic block is 1")
-            if plan.block[index] == "bottleneck" and branch.width % branch.expansion:
-                raise ValueError("the expansion of a bottleneck divides its width")
+            check_sizes(branch.width, branch.kernel, branch.groups, branch.expansion)
+            check(branch.kernel % 2 == 1, "the kernels of the stages are odd")
+            kind = plan.block[index]
+            if kind == "basic":
+                check(branch.expansion == 1, "the expansion of a basic block is 1")
+            fits = kind == "mobile" or branch.width % branch.expansion == 0
+            check(fits, "the expansion of a bottleneck divides its width")
 
     def __str__(self):
-        """One line, such as: tiny: 16 | 1 x 24 k3 g24 e1 | ... | head 48 k4 g8."""
+        """One line, such as: tiny: 16 | 1 x 24 k3 g24 e1 | ... | head 48 k4 g8.
+
+        For each stage its depth, then width, kernel, groups, expansion and attention of its blocks.
+        """
         parts = [f"{self.backbone}: {self.stem}"]
         for stage in self.stages:
             branches = []
@@ -223,18 +242,7 @@ class Arch:
 
     def to_json(self):
         """One line of JSON, which `from_json` reads back to an equal Arch."""
-        stages = []
-        for stage in self.stages:
-            branches = [branch._asdict() for branch in stage.branches]
-            stages.append({"depth": stage.depth, "branches": branches})
-        fields = {
-            "backbone": self.backbone,
-            "stem": self.stem,
-            "stages": stages,
-            "head": self.head._asdict() if self.head else None,
-            "fusion": self.fusion._asdict() if self.fusion else None,
-        }
-        return json.dumps(fields)
+        return json.dumps({name: as_plain(value) for name, value in vars(self).items()})
 
     @staticmethod
     def from_json(text):
@@ -255,32 +263,52 @@ class Arch:
 
 # ---------------------------------------------------------------------------------- a search space
 
-NO_LIMIT = 10**9
+NO_LIMIT = 10**9  # channels of a group
+AS_GIVEN = -1  # instead of such a limit: whatever the group numbers are, they are right
+BOTH = (False, True)  # attention: skipped or used
+
+
+def steps(low, high, step=16):
+    """low, low + step, ..., high."""
+    return tuple(range(low, high + 1, step))
+
+
+def widths_within(table, width):
+    """Widths from half of `width` up to it, in the table's steps; one it does not search stays."""
+    if len(table) == 1:
+        return (width,)
+    # of 304, in steps of 16: 160, 176, ..., 304
+    step = table[1] - table[0]
+    least = width - width // 2 // step * step
+    return steps(least, width, step)
 
 
 @dataclass(frozen=True)
 class BlockChoices:
     """A line of Tables A1-A3: what the blocks of a stage, or of one branch of it, may be."""
 
+    block: str  # "bottleneck", "basic" or "mobile"
     width: tuple
     kernel: tuple
     groups: tuple
     attention: tuple = (False,)
     expansion: tuple = (1,)
-    most_per_group: int = NO_LIMIT  # channels of a group: what the shared filters can give
+    most_per_group: int = NO_LIMIT  # channels that the shared filters hold for a group
 
-    def groups_of(self, hidden):
-        """The group numbers for `hidden` channels. ours: only those that divide, see `elastic`."""
-        fitting = []
-        for groups in self.groups:
-            if hidden % groups == 0 and hidden // groups <= self.most_per_group:
-                fitting.append(groups)
-        if not fitting and len(self.width) == len(self.expansion) == len(self.groups) == 1:
+    def groups_of(self, width, expansion=1):
+        """The group numbers that go with them. ours: only those that divide, see `elastic`.
+
+        48 channels in 24 groups have filters over 2 channels, in 12 groups over 4: the fewer
+        groups, the larger the filters, and the shared ones have only so many channels (Fig. A3).
+        """
+        if self.most_per_group == AS_GIVEN:
             return self.groups  # an architecture made by hand keeps its own
-        return fitting
+        hidden = Branch(width, expansion=expansion).hidden(self.block)
+        most = self.most_per_group
+        return [n for n in self.groups if hidden % n == 0 and hidden // n <= most]
 
-    def sample(self, block, rng):
-        """A random Branch, drawn dimension by dimension.
+    def sample(self, rng):
+        """A random Branch, drawn dimension by dimension (ours; the paper only says "random").
 
         Drawn from the list of all combinations instead, widths and expansions that many group
         numbers divide would be more frequent than others.
@@ -289,70 +317,86 @@ class BlockChoices:
         kernel = rng.choice(self.kernel)
         expansion = rng.choice(self.expansion)
         attention = rng.choice(self.attention)
-        hidden = Branch(width, expansion=expansion).hidden(block)
-        fitting = self.groups_of(hidden)
+        fitting = self.groups_of(width, expansion)
         if not fitting:
-            return self.sample(block, rng)  # these two do not go together: draw again
+            return self.sample(rng)  # these two do not go together: draw again
         return Branch(width, kernel, rng.choice(fitting), attention, expansion)
 
     @cache  # noqa: B019 - the tables have few lines, and they are kept
-    def options(self, block):
-        """Every Branch of this line, from small to large: wide and with few groups last."""
+    def options(self):
+        """Every Branch of this line, from small to large: wide and with few groups last.
+
+        So the last one holds the weights of all others; the first is the cheapest.
+        """
         found = []
-        for width in self.width:
-            for expansion in self.expansion:
-                hidden = Branch(width, expansion=expansion).hidden(block)
-                for kernel in self.kernel:
-                    for groups in sorted(self.groups_of(hidden), reverse=True):
-                        for attention in self.attention:
-                            found.append(Branch(width, kernel, groups, attention, expansion))
+        for width, expansion, kernel in itertools.product(self.width, self.expansion, self.kernel):
+            for groups in sorted(self.groups_of(width, expansion), reverse=True):
+                for attention in self.attention:
+                    found.append(Branch(width, kernel, groups, attention, expansion))
         return tuple(found)
+
+    def within(self, branch):
+        """The choices of everything not larger than `branch`, see `Space.within`."""
+        # its own expansion is the largest; the table may not have it (a network made by hand)
+        smaller = [expansion for expansion in self.expansion if expansion < branch.expansion]
+        return replace(
+            self,
+            width=widths_within(self.width, branch.width),
+            kernel=steps(min(self.kernel[0], branch.kernel), branch.kernel, 2),
+            groups=tuple(sorted({*self.groups, branch.groups})),
+            attention=BOTH if branch.attention else (False,),
+            expansion=(*smaller, branch.expansion),
+            most_per_group=branch.hidden(self.block) // branch.groups,
+        )
 
 
 @dataclass(frozen=True)
-class HeadChoices:
-    """The line of Tables A1-A2 for the deconvolutions."""
+class HeadChoices(BlockChoices):
+    """The line of Tables A1-A2 for the deconvolutions.
 
-    width: tuple
-    kernel: tuple
-    groups: tuple
-    most_per_group: int = NO_LIMIT
-    most_per_group_first: int = NO_LIMIT  # the first deconvolution has inputs of another width
+    The first of them reads the `in_channels` of the last stage, the others what it gives: so which
+    group numbers fit depends on the last stage's width too.
+    """
+
+    most_per_group_first: int = NO_LIMIT
+
+    def groups_over(self, width, in_channels):
+        """The group numbers for this width, over so many channels."""
+        fitting = self.groups_of(width)
+        most = self.most_per_group_first
+        return [n for n in fitting if width // common_groups(n, in_channels, width) <= most]
+
+    def sample(self, rng, in_channels):
+        """A random Head, drawn dimension by dimension."""
+        width = rng.choice(self.width)
+        fitting = self.groups_over(width, in_channels)
+        if not fitting:
+            return self.sample(rng, in_channels)
+        return Head(width, rng.choice(self.kernel), rng.choice(fitting))
 
     @cache  # noqa: B019 - as above
     def options(self, in_channels):
         """Every Head over `in_channels`, from small to large."""
         found = []
-        for width in self.width:
-            for kernel in self.kernel:
-                for groups in sorted(self.groups_of(width, in_channels), reverse=True):
-                    found.append(Head(width, kernel, groups))
+        for width, kernel in itertools.product(self.width, self.kernel):
+            fitting = sorted(self.groups_over(width, in_channels), reverse=True)
+            found += [Head(width, kernel, groups) for groups in fitting]
         return tuple(found)
 
-    def groups_of(self, width, in_channels):
-        """The group numbers for this width, as `BlockChoices.groups_of`."""
-        fitting = []
-        for groups in self.groups:
-            if width % groups or width // groups > self.most_per_group:
-                continue
-            if width // common_groups(groups, in_channels, width) <= self.most_per_group_first:
-                fitting.append(groups)
-        if not fitting and len(self.width) == len(self.groups) == 1:
-            return self.groups
-        return fitting
-
-    def sample(self, in_channels, rng):
-        """A random Head, drawn dimension by dimension."""
-        width = rng.choice(self.width)
-        fitting = self.groups_of(width, in_channels)
-        if not fitting:
-            return self.sample(in_channels, rng)
-        return Head(width, rng.choice(self.kernel), rng.choice(fitting))
+    def within(self, head, in_channels):
+        """The choices of everything not larger than `head` over `in_channels`."""
+        first = common_groups(head.groups, in_channels, head.width)
+        inner = super().within(Branch(*head))
+        return replace(inner, most_per_group_first=head.width // first)
 
 
 @dataclass(frozen=True)
 class Space:
-    """The architectures a search may choose from."""
+    """The architectures a search may choose from.
+
+    Every decision is free of the others, but that group numbers must fit, so there are as many as
+    the product of its choices: 5 billion for ResNet-50, 10^19 for HRNet. None is ever listed.
+    """
 
     backbone: str
     stem: tuple
@@ -365,15 +409,24 @@ class Space:
     @staticmethod
     def of(arch, image_size=None):
         """The space that holds one architecture: over it, a PoseNet is a finished network."""
-        depth = tuple([(stage.depth,) for stage in arch.stages])
-        blocks = []
-        for stage in arch.stages:
-            line = [BlockChoices(*[(v,) for v in branch]) for branch in stage.branches]
-            blocks.append(tuple(line))
-        head = HeadChoices(*[(value,) for value in arch.head]) if arch.head else None
-        image_size = image_size or BACKBONES[arch.backbone].image_size
-        fusions = (arch.fusion,)
-        return Space(arch.backbone, (arch.stem,), depth, tuple(blocks), head, image_size, fusions)
+        plan = BACKBONES[arch.backbone]
+        rows = []
+        for block, stage in zip(plan.block, arch.stages, strict=True):
+            # `zip` of one thing makes (width,), (kernel,), ...: each dimension has one choice
+            lines = [zip(branch, strict=True) for branch in stage.branches]
+            rows.append([(stage.depth,), *[BlockChoices(block, *line, AS_GIVEN) for line in lines]])
+        head = None
+        if arch.head:
+            head = HeadChoices("deconvolution", *zip(Branch(*arch.head), strict=True), AS_GIVEN)
+        sizes = (image_size or plan.image_size, (arch.fusion,))
+        return Space.of_rows(arch.backbone, (arch.stem,), rows, head, *sizes)
+
+    @staticmethod
+    def of_rows(backbone, stem, rows, head, image_size=(256, 192), fusions=(None,)):
+        """The space of a table: in its rows, one a stage, depths, and BlockChoices a branch."""
+        depth = tuple([row[0] for row in rows])
+        blocks = tuple([tuple(row[1:]) for row in rows])
+        return Space(backbone, stem, depth, blocks, head, image_size, fusions)
 
     def smallest(self):
         """The least of everything: depth, width, kernel, most groups, no attention."""
@@ -384,60 +437,65 @@ class Space:
         return self._end(-1)
 
     def _end(self, index):
-        """The Arch of all first (0) or all last (-1) choices, with the first fusion."""
-        plan = BACKBONES[self.backbone]
+        """The Arch of all first (0) or all last (-1) choices, with the first fusion.
+
+        The sandwich rule (Sec. 3.4.2) draws fusions at random: a fusion has no size.
+        """
         stages = []
-        for depth, line, block in zip(self.depth, self.blocks, plan.block, strict=True):
-            branches = [choices.options(block)[index] for choices in line]
-            stages.append(Stage(depth[index], tuple(branches)))
+        for depths, line in zip(self.depth, self.blocks, strict=True):
+            branches = [choices.options()[index] for choices in line]
+            stages.append(Stage(depths[index], tuple(branches)))
         head = self._heads(stages)[index]
         return Arch(self.backbone, self.stem[index], tuple(stages), head, self.fusions[0])
 
     def _heads(self, stages):
         """The heads over these stages: they see branch 1 of the last."""
-        if self.head is None:
-            return (None,)
-        return self.head.options(stages[-1].branches[0].width)
+        return self.head.options(stages[-1].branches[0].width) if self.head else (None,)
+
+    def _sample_head(self, rng, stages):
+        return self.head.sample(rng, stages[-1].branches[0].width) if self.head else None
 
     def sample(self, rng):
         """A random Arch, from a `random.Random`."""
+        # stage by stage; in HRNet every branch of it decides for itself (Sec. A.2)
         stages = []
-        for index, line in enumerate(self.blocks):
-            branches = [self._sample_branch(index, branch, rng) for branch in range(len(line))]
-            stages.append(Stage(rng.choice(self.depth[index]), tuple(branches)))
-        head = self._sample_head(stages, rng)
+        for depths, line in zip(self.depth, self.blocks, strict=True):
+            branches = [choices.sample(rng) for choices in line]
+            stages.append(Stage(rng.choice(depths), tuple(branches)))
+        # the head last: its group numbers depend on the width below
+        head = self._sample_head(rng, stages)
         stem = rng.choice(self.stem)
         return Arch(self.backbone, stem, tuple(stages), head, rng.choice(self.fusions))
 
-    def _sample_branch(self, stage, branch, rng):
-        return self.blocks[stage][branch].sample(BACKBONES[self.backbone].block[stage], rng)
-
-    def _sample_head(self, stages, rng):
-        if self.head is None:
-            return None
-        return self.head.sample(stages[-1].branches[0].width, rng)
-
     def redraw(self, arch, rng):
-        """A neighbour of `arch`: one decision, chosen at random, is drawn anew as `sample` does."""
+        """A neighbour of `arch`: one decision, chosen at random, is drawn anew as `sample` does.
+
+        This is the step of the random walk that finds candidates near a budget
+        (`search.random_walk`).
+        """
         what, number, branch = rng.choice(_decisions(self))
         if what == "stem":
             return replace(arch, stem=rng.choice(self.stem))
         if what == "fusion":
             return replace(arch, fusion=rng.choice(self.fusions))
         if what == "head":
-            return replace(arch, head=self._sample_head(arch.stages, rng))
-        stage = arch.stages[number]
+            return replace(arch, head=self._sample_head(rng, arch.stages))
+
+        # of a stage either its depth, or everything else about one branch
+        stages = list(arch.stages)
+        stage = stages[number]
         if what == "depth":
-            stage = stage._replace(depth=rng.choice(self.depth[number]))
+            stages[number] = stage._replace(depth=rng.choice(self.depth[number]))
         else:
             branches = list(stage.branches)
-            branches[branch] = self._sample_branch(number, branch, rng)
-            stage = stage._replace(branches=tuple(branches))
-        stages = arch.stages[:number] + (stage,) + arch.stages[number + 1 :]
+            branches[branch] = self.blocks[number][branch].sample(rng)
+            stages[number] = stage._replace(branches=tuple(branches))
+
+        # if the last stage has another width now, other heads may fit on it
         head = arch.head
-        if head not in self._heads(stages):  # the last stage has another width now
-            head = self._sample_head(stages, rng)
-        return replace(arch, stages=stages, head=head)
+        if self._heads(stages) != self._heads(arch.stages):
+            head = self._sample_head(rng, stages)
+        return replace(arch, stages=tuple(stages), head=head)
 
     def decisions(self):
         """How many decisions `redraw` chooses from."""
@@ -446,470 +504,374 @@ class Space:
     def __contains__(self, arch):
         if arch.backbone != self.backbone:
             return False
-        if arch.stem not in self.stem or arch.fusion not in self.fusions:
-            return False
-        block = BACKBONES[self.backbone].block
-        for index, stage in enumerate(arch.stages):
-            if stage.depth not in self.depth[index]:
-                return False
-            for branch, choices in zip(stage.branches, self.blocks[index], strict=True):
-                if branch not in choices.options(block[index]):
-                    return False
-        return arch.head in self._heads(arch.stages)
+        # decision by decision
+        found = [arch.stem in self.stem, arch.fusion in self.fusions]
+        for stage, depths, line in zip(arch.stages, self.depth, self.blocks, strict=True):
+            found.append(stage.depth in depths)
+            for branch, choices in zip(stage.branches, line, strict=True):
+                found.append(branch in choices.options())
+        found.append(arch.head in self._heads(arch.stages))
+        return all(found)
 
     def size(self):
         """How many architectures there are (a Python int: it does not fit a float)."""
-        block = BACKBONES[self.backbone].block
         count = len(self.stem) * len(self.fusions)
-        for depths in self.depth:
-            count *= len(depths)
-        for index, line in enumerate(self.blocks):
-            for branch, choices in enumerate(line):
-                options = choices.options(block[index])
-                if index == len(self.blocks) - 1 and branch == 0 and self.head:
-                    # the head sees this branch, so the two are counted together
-                    count *= sum(len(self.head.options(option.width)) for option in options)
-                else:
-                    count *= len(options)
-        return count
+        for depths, line in zip(self.depth, self.blocks, strict=True):
+            count *= len(depths) * math.prod([len(choices.options()) for choices in line])
+        if not self.head:
+            return count
+        # how many heads fit depends on the branch below: take their mean over its options
+        last = self.blocks[-1][0].options()
+        heads = sum(len(self.head.options(branch.width)) for branch in last)
+        return count * heads // len(last)
 
     def within(self, arch):
         """The space of everything not larger than `arch`, with a fusion after any stage.
 
-        So a found S-ViPNAS becomes the T super-network (Sec. 3.4.2). ours, as the paper does not
-        say how small T networks get: depth down to 1 (block, or module of HRNet), searched widths
-        down to half in the table's steps, kernels down to the table's least, any group number of
-        the table that keeps a group as small as in `arch`, attention only where `arch` has it.
-        ValueError if `arch` has another backbone.
+        So a found S-ViPNAS becomes the T super-network (Sec. 3.4.2: "share the same CNN
+        architecture"). ours, as the paper does not say how small T networks get: depth down to 1
+        (block, or module of HRNet), searched widths down to half in the table's steps, kernels down
+        to the table's least, any group number of the table that keeps a group as small as in
+        `arch`, attention only where `arch` has it. ValueError if `arch` has another backbone.
         """
-        if arch.backbone != self.backbone:
-            raise ValueError(f"a {arch.backbone} does not lie in the space {self.backbone}")
-        plan = BACKBONES[self.backbone]
-        depth = []
-        blocks = []
+        here = self.backbone
+        check(arch.backbone == here, f"a {arch.backbone} does not lie in the space {here}")
+        rows = []
         for index, stage in enumerate(arch.stages):
-            module = plan.modules[index] or 1
-            depth.append(steps(module, stage.depth, module))
-            line = []
-            for choices, branch in zip(self.blocks[index], stage.branches, strict=True):
-                line.append(choices_within(choices, branch, plan.block[index]))
-            blocks.append(tuple(line))
-        head = None
-        if arch.head:
-            head = head_choices_within(self.head, arch.head, arch.stages[-1].branches[0].width)
-        fusions = []  # the temporal-level space: N_S stages times N_O operations (Sec. 3.3)
-        for stage in range(1, len(arch.stages) + 1):
-            fusions += [Fusion(stage, operation) for operation in OPERATIONS]
+            # the first block changes the shape, so one always stays (Sec. A.1)
+            module = BACKBONES[here].modules[index] or 1
+            lines = zip(self.blocks[index], stage.branches, strict=True)
+            branches = [choices.within(branch) for choices, branch in lines]
+            rows.append([steps(module, stage.depth, module), *branches])
+        last = arch.stages[-1].branches[0]
+        head = self.head.within(arch.head, last.width) if self.head else None
         stem = widths_within(self.stem, arch.stem)
-        shape = (stem, tuple(depth), tuple(blocks), head)
-        return Space(self.backbone, *shape, self.image_size, tuple(fusions))
+        fusions = all_fusions(len(arch.stages))
+        return Space.of_rows(here, stem, rows, head, self.image_size, fusions)
 
 
 @lru_cache(maxsize=64)
 def _decisions(space):
     """(what, stage, branch) of every decision of `space` that has more than one option."""
-    found = []
-    if len(space.stem) > 1:
-        found.append(("stem", None, None))
-    if len(space.fusions) > 1:
-        found.append(("fusion", None, None))
-    if len(space._heads(space.largest().stages)) > 1:
-        found.append(("head", None, None))
-    block = BACKBONES[space.backbone].block
+    # once a network: the stem, the fusion of a non-key frame, the head
+    heads = space._heads(space.largest().stages)
+    once = {"stem": space.stem, "fusion": space.fusions, "head": heads}
+    found = [(what, None, None) for what, options in once.items() if len(options) > 1]
+    # in every stage: its depth; and all that makes up a branch is one decision
     for index, line in enumerate(space.blocks):
         if len(space.depth[index]) > 1:
             found.append(("depth", index, None))
         for branch, choices in enumerate(line):
-            if len(choices.options(block[index])) > 1:
+            if len(choices.options()) > 1:
                 found.append(("branch", index, branch))
-    return found or [("stem", None, None)]
+    return found or [("stem", None, None)]  # a space of one: there it stays
 
 
-def steps(low, high, step=16):
-    """low, low + step, ..., high."""
-    return tuple(range(low, high + 1, step))
-
-
-def widths_within(table, width):
-    """Widths from half of `width` up to it, in the table's steps; one it does not search stays."""
-    if len(table) == 1:
-        return (width,)
-    step = table[1] - table[0]
-    least = width - width // 2 // step * step
-    return steps(least, width, step)
-
-
-def choices_within(choices, branch, block):
-    """The BlockChoices of everything not larger than `branch`, see `Space.within`."""
-    kernel = steps(min(choices.kernel[0], branch.kernel), branch.kernel, 2)
-    expansion = [e for e in choices.expansion if e < branch.expansion] + [branch.expansion]
-    return BlockChoices(
-        width=widths_within(choices.width, branch.width),
-        kernel=kernel,
-        groups=tuple(sorted({*choices.groups, branch.groups})),
-        attention=BOTH if branch.attention else (False,),
-        expansion=tuple(expansion),
-        most_per_group=branch.hidden(block) // branch.groups,
-    )
-
-
-def head_choices_within(choices, head, in_channels):
-    """The HeadChoices of everything not larger than `head` over `in_channels`."""
-    return HeadChoices(
-        width=widths_within(choices.width, head.width),
-        kernel=steps(min(choices.kernel[0], head.kernel), head.kernel, 2),
-        groups=tuple(sorted({*choices.groups, head.groups})),
-        most_per_group=head.width // head.groups,
-        most_per_group_first=head.width // common_groups(head.groups, in_channels, head.width),
-    )
-
-
-BOTH = (False, True)  # attention: skipped or used
-
-
-def table_space(backbone, stem, stages, head, image_size=(256, 192)):
-    """A Space from the lines of its table: (depths, a BlockChoices for each branch) a stage."""
-    depth = tuple([line[0] for line in stages])
-    blocks = tuple([line[1:] for line in stages])
-    return Space(backbone, stem, depth, blocks, head, image_size)
-
-
-def resnet(*widths):
+def resnet(depths, *widths):
     """A line of Table A2. Steps (Sec. A.2): width 16, kernel 2, groups 16."""
-    return BlockChoices(steps(*widths), (3, 5), steps(16, 64), BOTH)
+    return depths, BlockChoices("bottleneck", steps(*widths), (3, 5), steps(16, 64), BOTH)
 
 
 def mobile(width):
-    """A line of Table A1. Groups: all numbers of the printed range, 3/8 to 6 times the width."""
+    """A line of Table A1. Groups: all numbers of the printed range, 3/8 to 6 times the width.
+
+    At expansion 6 that is from 16 channels a group to 1: a depthwise convolution.
+    """
     groups = steps(3 * width // 8, 6 * width, 1)
-    return BlockChoices((width,), (3, 5, 7), groups, BOTH, (3, 4, 5, 6))
+    return (2, 3, 4), BlockChoices("mobile", (width,), (3, 5, 7), groups, BOTH, (3, 4, 5, 6))
 
 
-def hrnet(width):
-    """A line of Table A3. ours: widths in steps of a quarter of the maximum."""
-    return BlockChoices(steps(width // 4, width, width // 4), (3,), steps(1, width, 1), BOTH)
+def hrnet(depths, *widths):
+    """A line of Table A3, one width a branch. ours: widths in steps of a quarter of the maximum."""
+    branches = []
+    for width in widths:
+        table = steps(width // 4, width, width // 4)
+        branches.append(BlockChoices("basic", table, (3,), steps(1, width, 1), BOTH))
+    return depths, *branches
 
 
+# Each line: the depths of a stage, then the choices for its blocks (for each of its branches). The
+# tables print [min, max]; the steps are those of Sec. A.2 for ResNet-50, of the others ours.
 # fmt: off
 SPACES = {
     # Table A2
-    "resnet50": table_space("resnet50", steps(32, 64), [
-        ((3, 4),    resnet(64, 80)),
-        ((4, 5, 6), resnet(128, 160)),
-        ((6, 7, 8), resnet(256, 320)),
-        ((3, 4),    resnet(512, 640)),
-    ], HeadChoices(steps(64, 256), (4,), steps(16, 64))),
+    "resnet50": Space.of_rows("resnet50", steps(32, 64), [
+        resnet((3, 4), 64, 80),
+        resnet((4, 5, 6), 128, 160),
+        resnet((6, 7, 8), 256, 320),
+        resnet((3, 4), 512, 640),
+    ], HeadChoices("deconvolution", steps(64, 256), (4,), steps(16, 64))),
 
     # Table A1
-    "mobilenetv3": table_space("mobilenetv3", (16,), [
-        ((1,),      BlockChoices((16,), (3,), steps(2, 16, 1), BOTH)),
-        ((2, 3, 4), mobile(24)),
-        ((2, 3, 4), mobile(40)),
-        ((2, 3, 4), mobile(80)),
-        ((2, 3, 4), mobile(112)),
-        ((2, 3, 4), mobile(160)),
-    ], HeadChoices((256,), (4,), steps(32, 256, 1))),
+    "mobilenetv3": Space.of_rows("mobilenetv3", (16,), [
+        ((1,), BlockChoices("mobile", (16,), (3,), steps(2, 16, 1), BOTH)),
+        *[mobile(width) for width in (24, 40, 80, 112, 160)],
+    ], HeadChoices("deconvolution", (256,), (4,), steps(32, 256, 1))),
 
     # Table A3. Of the bottlenecks it prints the middle width, 16 to 64; four times that comes out
-    "hrnet_w32": table_space("hrnet_w32", steps(16, 64), [
-        ((2, 3, 4),   BlockChoices(steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,))),
-        ((4,),        hrnet(32), hrnet(64)),
-        ((8, 12, 16), hrnet(32), hrnet(64), hrnet(128)),
-        ((8, 12),     hrnet(32), hrnet(64), hrnet(128), hrnet(256)),
+    "hrnet_w32": Space.of_rows("hrnet_w32", steps(16, 64), [
+        ((2, 3, 4), BlockChoices(
+            "bottleneck", steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,))),
+        hrnet((4,), 32, 64),
+        hrnet((8, 12, 16), 32, 64, 128),
+        hrnet((8, 12), 32, 64, 128, 256),
     ], None),
 
     # ours: shaped like MobileNet-V3, small enough to be trained on two CPU cores in minutes.
     # After the expansions: how many channels a group may have at most
-    "tiny": table_space("tiny", (16,), [
-        ((1, 2),    BlockChoices((24,), (3,), (24, 48), (False,), (1, 2), 1)),
-        ((1, 2),    BlockChoices((32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1)),
+    "tiny": Space.of_rows("tiny", (16,), [
+        ((1, 2),    BlockChoices("mobile", (24,), (3,), (24, 48), (False,), (1, 2), 1)),
+        ((1, 2),    BlockChoices("mobile", (32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1)),
         ((1, 2, 3), BlockChoices(
-            (48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2)),
-        ((1, 2),    BlockChoices((64,), (3, 5), (128, 192), BOTH, (2, 3), 1)),
-    ], HeadChoices((48,), (4,), (8,)), image_size=(128, 96)),
+            "mobile", (48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2)),
+        ((1, 2),    BlockChoices("mobile", (64,), (3, 5), (128, 192), BOTH, (2, 3), 1)),
+    ], HeadChoices("deconvolution", (48,), (4,), (8,)), image_size=(128, 96)),
 }
 # fmt: on
 
 
-def serial_arch(backbone, stem, stages, head):
-    """An Arch with one branch a stage, from rows (depth, Branch)."""
-    stages = tuple(Stage(depth, (branch,)) for depth, branch in stages)
-    return Arch(backbone, stem, stages, head)
+def hand_made(backbone, stem, rows, head=None):
+    """An Arch from rows (depth, a Branch for each branch)."""
+    return Arch(backbone, stem, tuple([Stage(row[0], row[1:]) for row in rows]), head)
 
 
-def hrnet_arch():
-    """HRNet-W32 [49]: widths 32, 64, 128, 256 in the branches, 1, 4 and 3 modules of 4 blocks."""
-    stages = [Stage(4, (Branch(256, expansion=4),))]
-    for branches, depth in ((2, 4), (3, 16), (4, 12)):
-        widths = [32 * 2**branch for branch in range(branches)]
-        stages.append(Stage(depth, tuple(Branch(width) for width in widths)))
-    return Arch("hrnet_w32", 64, tuple(stages), head=None)
-
-
+# Each line: the depth of a stage, then its blocks
 # fmt: off
 ARCHS = {
     # the two networks that the authors released
-    "s_vipnas_resnet50": serial_arch(
-        "resnet50", 48, [
-            # depth  width kernel groups attention
-            (4, Branch(80, 3, 16, True)),
-            (6, Branch(160, 5, 16, False)),
-            (7, Branch(304, 5, 16, True)),
-            (3, Branch(608, 5, 16, True)),
-        ], Head(144, 4, 16),
-    ),
-    "s_vipnas_mobilenetv3": serial_arch(
-        "mobilenetv3", 16, [
-            # depth  width kernel groups attention expansion
-            (1, Branch(16, 3, 8, True, 1)),
-            (4, Branch(24, 7, 120, True, 5)),
-            (4, Branch(40, 7, 20, False, 4)),
-            (4, Branch(80, 5, 100, True, 5)),
-            (4, Branch(112, 7, 280, True, 5)),
-            (4, Branch(160, 5, 240, True, 6)),
-        ], Head(160, 4, 160),
-    ),
-    # made by hand: Simple Baselines [56] and HRNet [49]
-    "sbl_resnet18": serial_arch(
-        "resnet18", 64,
-        [(2, Branch(64)), (2, Branch(128)), (2, Branch(256)), (2, Branch(512))], Head(256),
-    ),
-    "sbl_resnet50": serial_arch(
-        "resnet50", 64, [
-            (3, Branch(256, expansion=4)),
-            (4, Branch(512, expansion=4)),
-            (6, Branch(1024, expansion=4)),
-            (3, Branch(2048, expansion=4)),
-        ], Head(256),
-    ),
-    "hrnet_w32": hrnet_arch(),
+    "s_vipnas_resnet50": hand_made("resnet50", 48, [
+        # depth  width kernel groups attention
+        (4, Branch(80, 3, 16, True)),
+        (6, Branch(160, 5, 16, False)),
+        (7, Branch(304, 5, 16, True)),
+        (3, Branch(608, 5, 16, True)),
+    ], Head(144, 4, 16)),
+    "s_vipnas_mobilenetv3": hand_made("mobilenetv3", 16, [
+        # depth  width kernel groups attention expansion
+        (1, Branch(16, 3, 8, True, 1)),
+        (4, Branch(24, 7, 120, True, 5)),
+        (4, Branch(40, 7, 20, False, 4)),
+        (4, Branch(80, 5, 100, True, 5)),
+        (4, Branch(112, 7, 280, True, 5)),
+        (4, Branch(160, 5, 240, True, 6)),
+    ], Head(160, 4, 160)),
+    # Simple Baselines [56], ResNets as they are; and HRNet-W32 [49]: 1, 4 and 3 modules of 4 blocks
+    "sbl_resnet18": hand_made("resnet18", 64, [
+        (2, Branch(64)), (2, Branch(128)), (2, Branch(256)), (2, Branch(512)),
+    ], Head(256)),
+    "sbl_resnet50": hand_made("resnet50", 64, [
+        (3, Branch(256, expansion=4)), (4, Branch(512, expansion=4)),
+        (6, Branch(1024, expansion=4)), (3, Branch(2048, expansion=4)),
+    ], Head(256)),
+    "hrnet_w32": hand_made("hrnet_w32", 64, [
+        (4, Branch(256, expansion=4)),
+        (4, Branch(32), Branch(64)),
+        (16, Branch(32), Branch(64), Branch(128)),
+        (12, Branch(32), Branch(64), Branch(128), Branch(256)),
+    ]),
 }
 # fmt: on
 
 # ------------------------------------------------------------------------------ parts of a network
 
 
+class Conv(NamedTuple):
+    """A convolution as it is chosen: the arguments of `ElasticConv2d`, in their order.
+
+    Each part of a network lists its convolutions once, and is built, run and priced from the list:
+    built from that of its largest choice, run and priced from that of any other.
+    """
+
+    in_channels: int
+    width: int
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+
+    def changes_shape(self):
+        """Whether something else comes out than goes in: else a skip needs no convolution."""
+        return self.stride > 1 or self.in_channels != self.width
+
+
 class ConvNorm(nn.Module):
-    """A convolution (or deconvolution) and its batch norm, called with the convolution's choice."""
+    """A convolution, or a deconvolution, and its batch norm."""
 
-    def __init__(self, conv):
+    def __init__(self, choice, layer=ElasticConv2d):
         super().__init__()
-        self.conv = conv
-        self.norm = ElasticBatchNorm2d(conv.out_channels)
+        self.conv = layer(*choice)
+        self.norm = ElasticBatchNorm2d(self.conv.out_channels)
 
-    def forward(self, x, out_channels=None, kernel=None, groups=None):
-        """As the convolution's forward."""
-        return self.norm(self.conv(x, out_channels, kernel, groups))
+    def forward(self, x, choice):
+        """(B, I, H, W) -> (B, width, H / stride, W / stride). choice: a Conv, or a Head."""
+        return self.norm(self.conv(x, choice.width, choice.kernel, choice.groups))
 
-    @staticmethod
-    def cost(area, in_channels, out_channels, kernel=1, groups=1):
-        """Cost of a convolution whose output has `area` positions, with its batch norm."""
-        conv = ElasticConv2d.cost(area, in_channels, out_channels, kernel, groups)
-        return conv + ElasticBatchNorm2d.cost(out_channels)
+
+def convs_cost(convs, area):
+    """Cost of Convs one after another, each with a batch norm; the first reads `area` positions."""
+    # a convolution is priced at its output positions: a stride of 2 leaves a quarter of them
+    cost = Cost()
+    for conv in convs:
+        area = area // conv.stride**2
+        cost += ElasticConv2d.cost(area, conv.in_channels, conv.width, conv.kernel, conv.groups)
+        cost += ElasticBatchNorm2d.cost(conv.width)
+    return cost
 
 
 class Stem(nn.Module):
-    """A stride-2 convolution; then a stride-2 max pool (ResNet) or a second one (HRNet)."""
+    """A stride-2 convolution; then a stride-2 max pool (ResNet) or a second one (HRNet).
+
+    Only its width is searched: 32 to 64 channels in Table A2, 16 to 64 in Table A3.
+    """
 
     def __init__(self, plan, width):
         super().__init__()
         self.plan = plan
-        self.conv1 = ConvNorm(ElasticConv2d(3, width, plan.stem_kernel, stride=2))
-        if plan.stem_second == "conv":
-            self.conv2 = ConvNorm(ElasticConv2d(width, width, 3, stride=2))
+        for name, conv in self.convolutions(plan, width).items():
+            self.add_module(name, ConvNorm(conv))
+
+    @staticmethod
+    def convolutions(plan, width):
+        """{name: Conv}, in order."""
+        first = Conv(3, width, plan.stem_kernel, stride=2)
+        second = Conv(width, width, kernel=3, stride=2)
+        return {"conv1": first, "conv2": second} if plan.stem_second == "conv" else {"conv1": first}
 
     def forward(self, images, width):
         """(B, 3, H, W) -> (B, width, H/2, W/2), or H/4, W/4 with a pool or a second convolution."""
-        x = self.plan.stem_activation(self.conv1(images, width))
-        if self.plan.stem_second == "conv":
-            x = self.plan.stem_activation(self.conv2(x, width))
+        x = images
+        for name, conv in self.convolutions(self.plan, width).items():
+            x = self.plan.stem_activation(getattr(self, name)(x, conv))
         if self.plan.stem_second == "pool":
             x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         return x
 
     @staticmethod
     def cost(plan, image_area, width):
-        """Cost for an image of so many pixels."""
-        cost = ConvNorm.cost(image_area // 4, 3, width, plan.stem_kernel)
-        if plan.stem_second == "conv":
-            cost += ConvNorm.cost(image_area // 16, width, width, 3)
-        return cost
+        """Cost for an image of so many pixels. A pool has no weights, so it counts nothing."""
+        return convs_cost(Stem.convolutions(plan, width).values(), image_area)
+
+
+def block_parts(kind, in_channels, branch, stride):
+    """({name: Conv} in order, name of the one that attention follows, Conv of the skip or None).
+
+        bottleneck   1x1 I -> h     K x K h -> h    1x1 h -> W   attention    + skip    activation
+        basic        K x K I -> W   K x K W -> W                 attention    + skip    activation
+        mobile       1x1 I -> h     K x K h -> h    attention    1x1 h -> W   + skip
+
+    where h is `Branch.hidden`, and the first K x K convolution carries the stride.
+    """
+    width, kernel, groups = branch.width, branch.kernel, branch.groups
+    skip = Conv(in_channels, width, 1, stride)  # needed where it changes the shape
+    # HRNet's and ResNet-18's: both convolutions take the same choices (Sec. A.2)
+    if kind == "basic":
+        first = Conv(in_channels, width, kernel, stride, groups)
+        return {"conv1": first, "conv2": Conv(width, width, kernel, 1, groups)}, "conv2", skip
+    # in the others kernel and groups are searched of the middle convolution alone (Sec. A.2)
+    hidden = branch.hidden(kind)
+    middle = Conv(hidden, hidden, kernel, stride, groups)
+    convs = {"conv1": Conv(in_channels, hidden), "conv2": middle, "conv3": Conv(hidden, width)}
+    # ResNet-50's [13] is narrow in the middle
+    if kind == "bottleneck":
+        return convs, "conv3", skip
+    # MobileNet-V3's [14] is wide there, and has its attention there, as in the released network.
+    # No first convolution where there is nothing to expand; no skip where the shape changes
+    if branch.expansion == 1 and hidden == in_channels:
+        del convs["conv1"]
+    return convs, "conv2", None
 
 
 class Block(nn.Module):
-    """What the three kinds of blocks share: attention, and a skip over the block.
+    """Convolutions, attention and a skip, as `block_parts` lists them.
 
-    Elastic attention (Fig. A5): where a choice has none, the features go on unchanged.
+        x --> convolutions, and attention (used or not) --> + --> activation -->
+        '---> skip (projected where the shape changes) -----'
 
-        x --> convolutions --> attention (used or not) --> + --> activation -->
-        '---------------> skip (projected if the shape changes) --'
+    The first block of a stage may change width and resolution, the others keep them. `branch` is
+    the largest choice in `__init__`, and in `forward` whichever is to be run: slices do the rest.
     """
 
     def __init__(self, in_channels, branch, plan, stage, stride, elastic_input):
         super().__init__()
+        self.kind = plan.block[stage]
         self.stride = stride
         self.activation = plan.activations[stage]
-        self.make(in_channels, branch, plan.attention)
-        if self.projects and (elastic_input or stride > 1 or in_channels != branch.width):
-            # in a super-network the chosen widths decide whether it is used
-            self.project = ConvNorm(ElasticConv2d(in_channels, branch.width, 1, stride))
-
-    projects = True  # whether the skip is projected where the shape changes, or left out (mobile)
-
-    def attend(self, x, branch):
-        """Attention, or identity."""
-        return self.attention(x) if branch.attention else x
-
-    def skip(self, x, branch):
-        """The block's input in the shape of its output."""
-        if self.stride == 1 and x.shape[1] == branch.width:
-            return x
-        return self.project(x, branch.width)
-
-    @staticmethod
-    def skip_cost(area, in_channels, branch, stride):
-        """Cost of the projection, if there is one."""
-        if stride == 1 and in_channels == branch.width:
-            return Cost()
-        return ConvNorm.cost(area, in_channels, branch.width)
-
-
-class Bottleneck(Block):
-    """1x1, K x K (grouped, carries the stride), 1x1; attention; skip; activation (ResNet [13])."""
-
-    def make(self, in_channels, branch, attention):
-        hidden = branch.hidden("bottleneck")
-        middle = ElasticConv2d(hidden, hidden, branch.kernel, self.stride, branch.groups)
-        self.conv1 = ConvNorm(ElasticConv2d(in_channels, hidden))
-        self.conv2 = ConvNorm(middle)
-        self.conv3 = ConvNorm(ElasticConv2d(hidden, branch.width))
+        convs, attended, skip = block_parts(self.kind, in_channels, branch, stride)
+        for name, conv in convs.items():
+            self.add_module(name, ConvNorm(conv))
         if branch.attention:
-            self.attention = attention(branch.width)
+            self.attention = plan.attention(convs[attended].width)
+        # elastic_input: fewer channels than these may come in, so that the shape changes though the
+        # largest choices agree. All but the first block of a stage see their own width
+        if skip and (elastic_input or skip.changes_shape()):
+            self.project = ConvNorm(skip)
 
     def forward(self, x, branch):
         """(B, I, H, W) -> (B, width, H / stride, W / stride)."""
-        hidden = branch.hidden("bottleneck")
-        y = self.activation(self.conv1(x, hidden))
-        y = self.activation(self.conv2(y, hidden, branch.kernel, branch.groups))
-        y = self.conv3(y, branch.width)
-        y = self.attend(y, branch)
-        return self.activation(y + self.skip(x, branch))
-
-    @classmethod
-    def cost(cls, area, in_channels, branch, attention, stride):
-        """Cost of a block whose output has `area` positions."""
-        hidden = branch.hidden("bottleneck")
-        cost = ConvNorm.cost(area * stride**2, in_channels, hidden)
-        cost += ConvNorm.cost(area, hidden, hidden, branch.kernel, branch.groups)
-        cost += ConvNorm.cost(area, hidden, branch.width)
-        if branch.attention:
-            cost += attention.cost(area, branch.width)
-        return cost + cls.skip_cost(area, in_channels, branch, stride)
-
-
-class BasicBlock(Block):
-    """K x K (carries the stride), K x K, both grouped; attention; skip; activation (ResNet)."""
-
-    def make(self, in_channels, branch, attention):
-        width, kernel, groups = branch.width, branch.kernel, branch.groups
-        self.conv1 = ConvNorm(ElasticConv2d(in_channels, width, kernel, self.stride, groups))
-        self.conv2 = ConvNorm(ElasticConv2d(width, width, kernel, groups=groups))
-        if branch.attention:
-            self.attention = attention(width)
-
-    def forward(self, x, branch):
-        """(B, I, H, W) -> (B, width, H / stride, W / stride)."""
-        y = self.activation(self.conv1(x, branch.width, branch.kernel, branch.groups))
-        y = self.conv2(y, branch.width, branch.kernel, branch.groups)
-        y = self.attend(y, branch)
-        return self.activation(y + self.skip(x, branch))
-
-    @classmethod
-    def cost(cls, area, in_channels, branch, attention, stride):
-        """Cost of a block whose output has `area` positions."""
-        width = branch.width
-        cost = ConvNorm.cost(area, in_channels, width, branch.kernel, branch.groups)
-        cost += ConvNorm.cost(area, width, width, branch.kernel, branch.groups)
-        if branch.attention:
-            cost += attention.cost(area, width)
-        return cost + cls.skip_cost(area, in_channels, branch, stride)
-
-
-class MobileBlock(Block):
-    """1x1 expansion (absent at ratio 1), K x K (grouped, stride), SE, 1x1 (MobileNet-V3 [14]).
-
-    The last convolution has no activation. A skip only where the shape stays. The attention sits in
-    the middle, on the expanded channels, as in the released network.
-    """
-
-    projects = False
-
-    def make(self, in_channels, branch, attention):
-        hidden = branch.hidden("mobile")
-        if self.expands(in_channels, branch):
-            self.conv1 = ConvNorm(ElasticConv2d(in_channels, hidden))
-        middle = ElasticConv2d(hidden, hidden, branch.kernel, self.stride, branch.groups)
-        self.conv2 = ConvNorm(middle)
-        self.conv3 = ConvNorm(ElasticConv2d(hidden, branch.width))
-        if branch.attention:
-            self.attention = attention(hidden)
-
-    @staticmethod
-    def expands(in_channels, branch):
-        """Whether there is an expansion convolution."""
-        return branch.expansion > 1 or branch.hidden("mobile") != in_channels
-
-    def forward(self, x, branch):
-        """(B, I, H, W) -> (B, width, H / stride, W / stride)."""
-        hidden = branch.hidden("mobile")
+        convs, attended, skip = block_parts(self.kind, x.shape[1], branch, self.stride)
+        *_, last = convs
         y = x
-        if self.expands(x.shape[1], branch):
-            y = self.activation(self.conv1(x, hidden))
-        y = self.activation(self.conv2(y, hidden, branch.kernel, branch.groups))
-        y = self.attend(y, branch)
-        y = self.conv3(y, branch.width)
-        return x + y if y.shape == x.shape else y
+        for name, conv in convs.items():
+            y = getattr(self, name)(y, conv)
+            if name != last:  # behind that one the skip is added first
+                y = self.activation(y)
+            if name == attended:
+                y = self.attend(y, branch)
+        if skip is None:  # a mobile block, whose output has no activation
+            return x + y if x.shape == y.shape else y
+        if skip.changes_shape():
+            x = self.project(x, skip)
+        return self.activation(x + y)
 
-    @classmethod
-    def cost(cls, area, in_channels, branch, attention, stride):
+    def attend(self, y, branch):
+        """Elastic attention (Fig. A5): used, or skipped by the identity. The shape stays.
+
+        chosen      y --> attention --> y'
+        not chosen  y ----------------> y'     its weights wait for those who choose it
+        """
+        return self.attention(y) if branch.attention else y
+
+    @staticmethod
+    def cost(plan, stage, in_channels, branch, area, stride=1):
         """Cost of a block whose output has `area` positions."""
-        hidden = branch.hidden("mobile")
-        cost = Cost()
-        if cls.expands(in_channels, branch):
-            cost += ConvNorm.cost(area * stride**2, in_channels, hidden)
-        cost += ConvNorm.cost(area, hidden, hidden, branch.kernel, branch.groups)
+        # the same list that `forward` runs
+        convs, attended, skip = block_parts(plan.block[stage], in_channels, branch, stride)
+        cost = convs_cost(convs.values(), area * stride**2)
         if branch.attention:
-            cost += attention.cost(area, hidden)
-        return cost + ConvNorm.cost(area, hidden, branch.width)
-
-
-BLOCKS = {"bottleneck": Bottleneck, "basic": BasicBlock, "mobile": MobileBlock}
+            cost += plan.attention.cost(area, convs[attended].width)
+        if skip and skip.changes_shape():
+            cost += convs_cost([skip], area * stride**2)
+        return cost
 
 
 class SerialStage(nn.Module):
     """Blocks one after another; the first one changes width and resolution.
 
-    Elastic depth (Fig. A1): a choice of depth D runs the first D blocks.
+    Elastic depth (Fig. A1): a choice of depth D runs the first D blocks, here 2 of 4.
+
+        x --> [block 1] --> [block 2] --.   [block 3]     [block 4]
+             shape changes:             |
+             D >= 1                     '----------------------------> y
+
+    What comes out has the same shape whatever D is. A deep network contains all shallower ones.
     """
 
     def __init__(self, plan, index, in_widths, largest, elastic):
         super().__init__()
         (branch,) = largest.branches
         (in_channels,) = in_widths
-        block = BLOCKS[plan.block[index]]
-        stride = plan.strides[index]
-        self.blocks = nn.ModuleList()
-        self.blocks.append(block(in_channels, branch, plan, index, stride, elastic))
+        first = Block(in_channels, branch, plan, index, plan.strides[index], elastic)
+        self.blocks = nn.ModuleList([first])
         for _ in range(largest.depth - 1):
-            self.blocks.append(block(branch.width, branch, plan, index, 1, False))
+            self.blocks.append(Block(branch.width, branch, plan, index, 1, False))
 
     def forward(self, features, choice):
         """[(B, I, H, W)] -> [(B, width, H / stride, W / stride)]; ValueError if it is too deep."""
-        if choice.depth > len(self.blocks):
-            raise ValueError(f"this stage has {len(self.blocks)} blocks, not {choice.depth}")
+        count = len(self.blocks)
+        check(choice.depth <= count, f"this stage has {count} blocks, not {choice.depth}")
         (x,) = features
         (branch,) = choice.branches
-        for block in self.blocks[: choice.depth]:  # elastic depth
+        # elastic depth: the first D; all blocks take the same choice
+        for block in self.blocks[: choice.depth]:
             x = block(x, branch)
         return [x]
 
@@ -918,9 +880,8 @@ class SerialStage(nn.Module):
         """Cost of a stage whose output has `area` positions."""
         (branch,) = choice.branches
         (in_channels,) = in_widths
-        block = BLOCKS[plan.block[index]]
-        first = block.cost(area, in_channels, branch, plan.attention, plan.strides[index])
-        others = block.cost(area, branch.width, branch, plan.attention, 1)
+        first = Block.cost(plan, index, in_channels, branch, area, plan.strides[index])
+        others = Block.cost(plan, index, branch.width, branch, area)
         return first + others.times(choice.depth - 1)
 
 
@@ -936,171 +897,168 @@ class ParallelStage(nn.Module):
 
     def __init__(self, plan, index, in_widths, largest, elastic):
         super().__init__()
+        self.plan = plan
+        self.index = index
         widths = [branch.width for branch in largest.branches]
-        self.module_depth = plan.modules[index]
-        self.is_last = index == len(plan.strides) - 1  # then only branch 1 leaves it, for the head
-
+        # a super-network needs every transition: the widths that come in are chosen at each call
         self.transitions = nn.ModuleDict()
-        for b, in_channels in enumerate(in_widths + in_widths[-1:]):
-            is_new = b == len(in_widths)
-            if elastic or is_new or in_channels != widths[b]:
-                conv = ElasticConv2d(in_channels, widths[b], 3, stride=2 if is_new else 1)
+        for b, conv in enumerate(self.transition(in_widths, widths)):
+            if elastic or conv.changes_shape():
                 self.transitions[str(b)] = ConvNorm(conv)
-
+        # the blocks of all modules, branch by branch
         self.branches = nn.ModuleList()
         for branch in largest.branches:
-            blocks = nn.ModuleList()
-            for _ in range(largest.depth):
-                blocks.append(BasicBlock(branch.width, branch, plan, index, 1, False))
-            self.branches.append(blocks)
+            sizes = (branch.width, branch, plan, index, 1, False)
+            blocks = [Block(*sizes) for _ in range(largest.depth)]
+            self.branches.append(nn.ModuleList(blocks))
 
-        modules = largest.depth // self.module_depth
-        self.exchanges = nn.ModuleList()
-        for module in range(modules):
-            outputs = 1 if self.is_last and module == modules - 1 else len(widths)
-            self.exchanges.append(Exchange(widths, outputs))
+        outputs = self.outputs(plan, index, largest.depth)
+        self.exchanges = nn.ModuleList([Exchange(widths, count) for count in outputs])
+
+    @staticmethod
+    def transition(in_widths, widths):
+        """A Conv to every branch; the new branch's halves the size of the coarsest one."""
+        # there is one width more than come in
+        convs = [Conv(*pair, 3) for pair in zip(in_widths, widths, strict=False)]
+        return [*convs, Conv(in_widths[-1], widths[-1], 3, stride=2)]
+
+    @staticmethod
+    def outputs(plan, index, depth):
+        """How many branches leave each module: all; of the network's last only the head's."""
+        modules = depth // plan.modules[index]
+        is_last = index == len(plan.strides) - 1
+        return [index + 1] * (modules - 1) + [1 if is_last else index + 1]
 
     def forward(self, features, choice):
         """Features of the last stage's branches -> those of this one's; ValueError if too deep."""
-        if choice.depth > len(self.branches[0]):
-            raise ValueError(f"this stage has {len(self.branches[0])} blocks, not {choice.depth}")
-        features = self.transition(features, choice)
-        modules = choice.depth // self.module_depth
-        for module in range(modules):  # elastic depth: the first modules
-            start = module * self.module_depth
+        count = len(self.branches[0])
+        check(choice.depth <= count, f"this stage has {count} blocks, not {choice.depth}")
+        in_widths = [x.shape[1] for x in features]
+        widths = [branch.width for branch in choice.branches]
+        # transition: the coarsest features enter two branches
+        entering = [*features, features[-1]]
+        for b, conv in enumerate(self.transition(in_widths, widths)):
+            if conv.changes_shape():
+                entering[b] = F.relu(self.transitions[str(b)](entering[b], conv))
+        features = entering  # branch b: (B, its width, H / 2^b, W / 2^b)
+        # elastic depth: the first modules, each of so many blocks and an exchange
+        length = self.plan.modules[self.index]
+        for module, outputs in enumerate(self.outputs(self.plan, self.index, choice.depth)):
+            start = module * length
             for b, branch in enumerate(choice.branches):
-                for block in self.branches[b][start : start + self.module_depth]:
+                for block in self.branches[b][start : start + length]:
                     features[b] = block(features[b], branch)
-            outputs = 1 if self.is_last and module == modules - 1 else len(features)
             features = self.exchanges[module](features, outputs)
         return features
-
-    def transition(self, features, choice):
-        """The branches in their widths, and one more from the coarsest."""
-        changed = []
-        for b, x in enumerate(features + features[-1:]):
-            width = choice.branches[b].width
-            if b == len(features) or x.shape[1] != width:
-                x = F.relu(self.transitions[str(b)](x, width))
-            changed.append(x)
-        return changed
 
     @staticmethod
     def cost(plan, index, in_widths, choice, area):
         """Cost of a stage whose branch 1 has `area` positions, each next one a quarter."""
         cost = Cost()
         widths = [branch.width for branch in choice.branches]
-        for b, in_channels in enumerate(in_widths + in_widths[-1:]):
-            if b == len(in_widths) or in_channels != widths[b]:
-                cost += ConvNorm.cost(area // 4**b, in_channels, widths[b], 3)
+        # the transition, the blocks, the exchanges
+        for b, conv in enumerate(ParallelStage.transition(in_widths, widths)):
+            if conv.changes_shape():
+                area_in = area // 4**b * conv.stride**2
+                cost += convs_cost([conv], area_in)
         for b, branch in enumerate(choice.branches):
-            block = BasicBlock.cost(area // 4**b, branch.width, branch, plan.attention, 1)
+            block = Block.cost(plan, index, branch.width, branch, area // 4**b)
             cost += block.times(choice.depth)
-        modules = choice.depth // plan.modules[index]
-        is_last = index == len(plan.strides) - 1
-        cost += Exchange.cost(area, widths, len(widths)).times(modules - 1)
-        return cost + Exchange.cost(area, widths, 1 if is_last else len(widths))
+        for outputs in ParallelStage.outputs(plan, index, choice.depth):
+            cost += Exchange.cost(area, widths, outputs)
+        return cost
 
 
 class Exchange(nn.Module):
     """HRNet's exchange unit: every branch becomes the sum of all, in its own width and size.
 
-    From a coarser branch comes a 1x1 convolution, enlarged (nearest neighbour); from a finer one a
-    stride-2 3x3 convolution for every halving, of which the last changes the width. Then ReLU.
+        to branch 1:  x1  +  1x1, enlarged (x2)              +  1x1, enlarged (x3)
+        to branch 2:  3x3, stride 2 (x1)  +  x2              +  1x1, enlarged (x3)
+        to branch 3:  3x3, 3x3, stride 2 each (x1)  +  3x3, stride 2 (x2)  +  x3
+
+    1x1 and the last 3x3 of each way change the width. Enlarged: nearest neighbour. Then ReLU.
     """
 
     def __init__(self, widths, outputs):
         super().__init__()
-        self.paths = nn.ModuleDict()  # "j to i": convolutions from branch j to branch i
-        for i in range(outputs):
-            for j in range(len(widths)):
-                if i != j:
-                    self.paths[f"{j} to {i}"] = self.path(widths, j, i)
+        self.paths = nn.ModuleDict()
+        for i, j in itertools.product(range(outputs), range(len(widths))):
+            if i != j:
+                convs = [ConvNorm(conv) for conv in self.path(widths, j, i)]
+                self.paths[f"{j} to {i}"] = nn.ModuleList(convs)
 
     @staticmethod
     def path(widths, j, i):
-        """The convolutions from branch j to branch i."""
+        """The Convs from branch j to branch i. The smaller the number, the finer the features."""
         if j > i:
-            return nn.ModuleList([ConvNorm(ElasticConv2d(widths[j], widths[i]))])
-        layers = nn.ModuleList()
-        for halving in range(i - j):
-            width = widths[i] if halving == i - j - 1 else widths[j]
-            layers.append(ConvNorm(ElasticConv2d(widths[j], width, 3, stride=2)))
-        return layers
+            return [Conv(widths[j], widths[i])]
+        halvings = [Conv(widths[j], widths[j], 3, stride=2)] * (i - j - 1)
+        return [*halvings, Conv(widths[j], widths[i], 3, stride=2)]
 
     def forward(self, features, outputs):
         """Features of all branches -> those of the first `outputs` branches."""
+        widths = [x.shape[1] for x in features]
         fused = []
-        for i in range(outputs):
-            total = features[i]
+        for i, total in enumerate(features[:outputs]):
+            size = total.shape[2:]
             for j, x in enumerate(features):
-                if i != j:
-                    total = total + self.bring(x, j, i, features[i])
+                if j == i:
+                    continue
+                layers = zip(self.paths[f"{j} to {i}"], self.path(widths, j, i), strict=True)
+                # on the way down a ReLU before each further halving; on the way up, enlarge
+                for layer, conv in layers:
+                    x = layer(x, conv)
+                    if x.shape[2:] != size:
+                        x = F.relu(x) if j < i else F.interpolate(x, size)
+                total = total + x
             fused.append(F.relu(total))
         return fused
-
-    def bring(self, x, j, i, target):
-        """Features of branch j in the shape of branch i's, `target`."""
-        path = self.paths[f"{j} to {i}"]
-        for layer in path[:-1]:
-            x = F.relu(layer(x, x.shape[1]))
-        x = path[-1](x, target.shape[1])
-        return x if j < i else F.interpolate(x, target.shape[2:])
 
     @staticmethod
     def cost(area, widths, outputs):
         """Cost of a unit whose branch 1 has `area` positions."""
         cost = Cost()
-        for i in range(outputs):
-            for j in range(len(widths)):
-                if j > i:
-                    cost += ConvNorm.cost(area // 4**j, widths[j], widths[i])
-                for halving in range(1, i - j + 1):
-                    width = widths[i] if halving == i - j else widths[j]
-                    cost += ConvNorm.cost(area // 4 ** (j + halving), widths[j], width, 3)
+        for i, j in itertools.product(range(outputs), range(len(widths))):
+            if i != j:
+                cost += convs_cost(Exchange.path(widths, j, i), area // 4**j)
         return cost
 
 
-def stage_class(plan, index):
-    """The kind of stage `index` (from 0)."""
-    return ParallelStage if plan.modules[index] else SerialStage
-
-
 class PoseHead(nn.Module):
-    """Deconvolutions up to 1/4 of the image, then a 1x1 convolution to one heatmap a joint."""
+    """Deconvolutions up to 1/4 of the image, then a 1x1 convolution to one heatmap a joint.
+
+    This is the head of Simple Baselines (SBL [56]). HRNet has no deconvolutions: its branch 1 works
+    at 1/4 from the stem on.
+    """
 
     def __init__(self, in_channels, head, reduction, joints):
         super().__init__()
         self.deconvs = nn.ModuleList()
-        for _ in range(self.doublings(reduction)):
-            deconv = ElasticConvTranspose2d(in_channels, head.width, head.kernel, head.groups)
-            self.deconvs.append(ConvNorm(deconv))
+        while reduction > 4:
+            self.deconvs.append(ConvNorm((in_channels, *head), ElasticConvTranspose2d))
             in_channels = head.width
+            reduction = reduction // 2
         self.final = ElasticConv2d(in_channels, joints, bias=True)
-        # the paper's sigma: heatmaps start near zero, where they mostly are
+        # the paper's sigma (Sec. 4.2): heatmaps start near zero, where they mostly are
         nn.init.normal_(self.final.weight, std=0.001)
-
-    @staticmethod
-    def doublings(reduction):
-        """How many deconvolutions lead from 1/reduction to 1/4 of the image."""
-        return int(math.log2(reduction // 4))
 
     def forward(self, x, head):
         """(B, I, h, w) -> heatmaps (B, K, H/4, W/4)."""
         for deconv in self.deconvs:
-            x = F.relu(deconv(x, head.width, head.kernel, head.groups))
+            x = F.relu(deconv(x, head))  # twice the height and width
         return self.final(x)
 
-    @classmethod
-    def cost(cls, area, in_channels, head, reduction, joints):
+    @staticmethod
+    def cost(area, in_channels, head, reduction, joints):
         """Cost of a head whose input has `area` positions."""
         cost = Cost()
-        for _ in range(cls.doublings(reduction)):
-            choice = (head.width, head.kernel, head.groups)
-            cost += ElasticConvTranspose2d.cost(area, in_channels, *choice)
+        # each deconvolution quadruples the positions, for itself already in the paper's count
+        while reduction > 4:
+            cost += ElasticConvTranspose2d.cost(area, in_channels, *head)
             cost += ElasticBatchNorm2d.cost(head.width)
             in_channels = head.width
             area = 4 * area
+            reduction = reduction // 2
         return cost + ElasticConv2d.cost(area, in_channels, joints, bias=True)
 
 
@@ -1110,30 +1068,34 @@ class PoseHead(nn.Module):
 class PoseNet(nn.Module):
     """A pose network: images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4).
 
+        images --> stem --> stage 1 --> ... --> stage s --> fusion --> ... --> head --> heatmaps
+                                                              |
+        heatmaps of the last frame (non-key frames only) -----'
+
     Over a Space it is a super-network and each call names the architecture; over an Arch it is a
     finished network, which needs none. H and W are multiples of the total stride (32; tiny: 16).
     """
 
     def __init__(self, space_or_arch, joints=17):
         super().__init__()
-        is_arch = isinstance(space_or_arch, Arch)
-        space = Space.of(space_or_arch) if is_arch else space_or_arch
-        largest = space.largest()
-        elastic = space.size() > 1
-        plan = BACKBONES[space.backbone]
-        self.space = space
+        self.space = Space.of(space_or_arch) if isinstance(space_or_arch, Arch) else space_or_arch
         self.joints = joints
+        largest = self.space.largest()
+        # a space of one architecture makes a finished network
+        elastic = self.space.size() > 1
         self.arch = None if elastic else largest
-
+        # every part holds the weights of its largest choice; all other choices are slices of them
+        plan = BACKBONES[self.space.backbone]
         self.stem = Stem(plan, largest.stem)
         self.stages = nn.ModuleList()
         self.fusions = nn.ModuleDict()
         widths = [largest.stem]  # of the branches that a stage starts from
         for index, stage in enumerate(largest.stages):
-            kind = stage_class(plan, index)
+            kind = ParallelStage if plan.modules[index] else SerialStage
             self.stages.append(kind(plan, index, widths, stage, elastic))
             widths = [branch.width for branch in stage.branches]
-            operations = [o for o in OPERATIONS if Fusion(index + 1, o) in space.fusions]
+            # the operations that may follow this stage (Sec. 3.3); none in a key frame's network
+            operations = [o for o in OPERATIONS if Fusion(index + 1, o) in self.space.fusions]
             if operations:
                 self.fusions[str(index + 1)] = TemporalFusion(joints, widths[0], operations)
         self.head = PoseHead(widths[0], largest.head, plan.reduction(), joints)
@@ -1141,28 +1103,33 @@ class PoseNet(nn.Module):
     def forward(self, images, arch=None, heatmaps=None):
         """heatmaps (B, joints, H/4, W/4) of the last frame: an arch with a fusion needs them."""
         arch = arch or self.arch
-        if arch is None:
-            raise ValueError("a super-network holds many networks: name one, net(images, arch)")
-        if arch.fusion and heatmaps is None:
-            raise ValueError("this architecture fuses heatmaps: call net(images, arch, heatmaps)")
-
+        check(arch, "a super-network holds many networks: name one, net(images, arch)")
+        has_inputs = arch.fusion is None or heatmaps is not None
+        check(has_inputs, "this architecture fuses heatmaps: call net(images, arch, heatmaps)")
         # Fig. 2: convolutions, a fusion after one of the stages, convolutions, the head
         features = [self.stem(images, arch.stem)]  # one tensor a branch
         for number, stage in enumerate(arch.stages, start=1):
-            features = self.stages[number - 1](features, stage)
+            features = self.stages[number - 1](features, stage)  # F_1, F_2, ...
             if arch.fusion and arch.fusion.stage == number:
                 fusion = self.fusions[str(number)]
                 features[0] = fusion(features[0], heatmaps, arch.fusion.operation)
         return self.head(features[0], arch.head)
 
     def extract(self, arch):
-        """The finished network of `arch`: its slices copied, the outputs of net(images, arch)."""
+        """The finished network of `arch`: its slices copied, the outputs of net(images, arch).
+
+        It holds no weights but its own, so it can be trained on, saved and deployed by itself.
+        """
         net = PoseNet(Space.of(arch, self.space.image_size), self.joints)
         net.to(next(self.parameters()).device)
         return net.inherit(self).train(self.training)
 
     def inherit(self, larger):
-        """Take over every slice that `larger` holds; what it lacks (a fusion) stays. -> self."""
+        """Take over every slice that `larger` holds; what it lacks (a fusion) stays. -> self.
+
+        `larger` may be of any size that holds this network: its super-network, or the same one.
+        So T-ViPNAS starts from the weights of the found S-ViPNAS (Sec. 3.4.2).
+        """
         theirs = dict(larger.named_modules())
         for name, layer in self.named_modules():
             if name in theirs and hasattr(layer, "copy_slice"):
@@ -1175,18 +1142,14 @@ class PoseNet(nn.Module):
 
 @lru_cache(maxsize=2**17)
 def _stage_cost(backbone, index, in_widths, stage, area):
-    """Cost of one stage. Given the widths at its borders it does not depend on the others."""
-    plan = BACKBONES[backbone]
-    return stage_class(plan, index).cost(plan, index, list(in_widths), stage, area)
+    """Cost of one stage. Given the widths at its borders it does not depend on the others.
 
-
-@lru_cache(maxsize=2**14)
-def _end_costs(backbone, stem, in_channels, head, image_area, joints):
-    """Costs of the stem, and of the head over `in_channels`."""
+    So a random walk, which changes one stage a step, prices thousands of networks a second: only
+    that stage, and perhaps the next one, is new.
+    """
     plan = BACKBONES[backbone]
-    reduction = plan.reduction()
-    head_cost = PoseHead.cost(image_area // reduction**2, in_channels, head, reduction, joints)
-    return Stem.cost(plan, image_area, stem), head_cost
+    kind = ParallelStage if plan.modules[index] else SerialStage
+    return kind.cost(plan, index, list(in_widths), stage, area)
 
 
 def stage_costs(arch, image_size=(256, 192), joints=17):
@@ -1194,34 +1157,41 @@ def stage_costs(arch, image_size=(256, 192), joints=17):
     plan = BACKBONES[arch.backbone]
     image_area = image_size[0] * image_size[1]
     widths = (arch.stem,)
-    costs = {"stem": None}  # known at the end, but first in the table
+    costs = {"stem": Stem.cost(plan, image_area, arch.stem)}
     for index, stage in enumerate(arch.stages):
+        # positions at the stage's output (in HRNet: of its finest branch)
         area = image_area // plan.reduction(index + 1) ** 2
         costs[f"stage {index + 1}"] = _stage_cost(arch.backbone, index, widths, stage, area)
         widths = tuple([branch.width for branch in stage.branches])
         if arch.fusion and arch.fusion.stage == index + 1:
-            heatmap_area = image_area // 16
-            operation = arch.fusion.operation
-            fusion = TemporalFusion.cost(area, heatmap_area, joints, widths[0], operation)
-            costs["fusion"] = fusion
-    ends = _end_costs(arch.backbone, arch.stem, widths[0], arch.head, image_area, joints)
-    costs["stem"], costs["head"] = ends
+            # the last heatmaps are encoded at their own resolution, a quarter of the image's
+            sizes = (area, image_area // 16, joints, widths[0])
+            costs["fusion"] = TemporalFusion.cost(*sizes, arch.fusion.operation)
+    costs["head"] = PoseHead.cost(area, widths[0], arch.head, plan.reduction(), joints)
     return costs
 
 
 def cost(arch, image_size=(256, 192), joints=17):
     """Cost of an architecture at an image size (height, width)."""
-    total = Cost()
-    for part in stage_costs(arch, image_size, joints).values():
-        total += part
-    return total
+    return sum(stage_costs(arch, image_size, joints).values(), start=Cost())
 
 
 # ------------------------------------------------------------------------------------- checkpoints
 
+# Two kinds of files, each a dict of tensors and plain values, with its "kind":
+#
+# finished   "networks": [{"arch": JSON, "state": tensors}, ...], the key frame's first
+#            "about": how to use them: image size, joints, normalisation (`data.about`)
+# supernet   a run that can be resumed: "stage" ("s", "t"), "space" (its name), "nets" (tensors),
+#            "arch" (JSON: of stage t the key frame's, with its tensors under "key"; of stage s the
+#            one that is trained alone), "optimizer", "step", "config", "log", "about"
+
 
 class Inert:
-    """Stands in for whatever a file names besides tensors: it takes everything, does nothing."""
+    """Stands in for whatever a file names besides tensors.
+
+    It takes everything and does nothing: made, called or filled, it stays an empty object.
+    """
 
     def __init__(self, *arguments, **named):
         pass
@@ -1236,20 +1206,19 @@ class Inert:
 class TensorsOnly:
     """What reads the pickles in a file, in the shape of a module, as `torch.load` wants it.
 
-    The names below, and no others, lead to code.
+    A pickle is a program: it names functions and calls them. The names below, and no others, lead
+    to code.
     """
 
-    names = {
-        "collections.OrderedDict": OrderedDict,
-        "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-        "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
-    }
+    functions = ("_rebuild_tensor_v2", "_rebuild_parameter")
+    allowed = ["collections.OrderedDict", *[f"torch._utils.{name}" for name in functions]]
 
     class Unpickler(pickle.Unpickler):
         """Asks `find_class` for every class and function that a file names."""
 
         def find_class(self, module, name):
-            return TensorsOnly.names.get(f"{module}.{name}", Inert)
+            is_allowed = f"{module}.{name}" in TensorsOnly.allowed
+            return super().find_class(module, name) if is_allowed else Inert
 
     @staticmethod
     def load(file, **options):
@@ -1258,7 +1227,10 @@ class TensorsOnly:
 
 
 def save_checkpoint(contents, path):
-    """`torch.save`, whole or not at all. UserError if it cannot be written."""
+    """`torch.save`, whole or not at all. UserError if it cannot be written.
+
+    A run that is killed while it saves keeps its last checkpoint.
+    """
     with data.whole_file(path) as file:
         torch.save(contents, file)
 
@@ -1273,24 +1245,22 @@ def read_checkpoint(path):
     if not Path(path).is_file():
         raise UserError(f"there is no file {path}; train first, or name another checkpoint")
     try:
+        # ours need no more than torch's own check; of others' files the rest is skipped
         try:
             contents = torch.load(path, "cpu", weights_only=True)
         except pickle.UnpicklingError:
             contents = torch.load(path, "cpu", TensorsOnly, weights_only=False)
     except Exception as error:  # torch raises many kinds for a file that it cannot read
-        reason = type(error).__name__
-        message = f"{path} is truncated or not a checkpoint ({reason}); make it anew"
-        raise UserError(message) from None
+        reason = f"truncated or not a checkpoint ({type(error).__name__})"
+        raise UserError(f"{path} is {reason}; make it anew") from None
     return contents if isinstance(contents, dict) else {}
 
 
 def load_checkpoint(path, kind):
     """The dict saved under `path`, of `kind` "supernet" or "finished"; else UserError."""
     contents = read_checkpoint(path)
-    found = contents.get("kind")
-    if found != kind:
-        what = f"a {found} checkpoint" if found in ("supernet", "finished") else "something else"
-        raise UserError(f"{path} holds {what}, but a {kind} checkpoint is needed here")
+    if contents.get("kind") != kind:
+        raise UserError(f"{path} holds something else: a {kind} checkpoint is needed here")
     return contents
 
 
@@ -1300,17 +1270,15 @@ def complete(path):
     try:
         yield
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        message = f"{path} lacks a part of what it should hold ({error}); make it anew"
-        raise UserError(message) from None
+        raise UserError(f"{path} lacks a part of what it needs ({error}); make it anew") from None
 
 
 def restore(net, state, path):
     """Load `state` into `net` and return it; UserError that names the tensors that do not fit."""
-    own = net.state_dict()
-    wrong = [name for name in state if name not in own]
-    for name, tensor in own.items():
-        if name not in state or state[name].shape != tensor.shape:
-            wrong.append(name)
+    # PyTorch's own message for this has a line for each tensor
+    own = {name: tensor.shape for name, tensor in net.state_dict().items()}
+    saved = {name: tensor.shape for name, tensor in state.items()}
+    wrong = [name for name in own | saved if own.get(name) != saved.get(name)]
     if wrong:
         raise UserError(f"{path} is of another network: {', '.join(wrong[:3])} do not fit")
     net.load_state_dict(state)
@@ -1319,9 +1287,7 @@ def restore(net, state, path):
 
 def save_finished(path, nets, about):
     """Write finished networks, the key frame's first. about: from `data.about`, how to use them."""
-    networks = []
-    for net in nets:
-        networks.append({"arch": net.arch.to_json(), "state": net.state_dict()})
+    networks = [{"arch": net.arch.to_json(), "state": net.state_dict()} for net in nets]
     save_checkpoint({"kind": "finished", "networks": networks, "about": about}, path)
 
 
@@ -1332,6 +1298,7 @@ def load_finished(path):
     with complete(path):
         about = contents["about"]
         for network in contents["networks"]:
+            # the architecture is in the file, so any file can be opened without a config
             space = Space.of(Arch.from_json(network["arch"]), tuple(about["size"]))
             net = PoseNet(space, len(about["joints"])).eval()
             nets.append(restore(net, network["state"], path))
@@ -1352,14 +1319,16 @@ def load_supernet(path):
     """(super-network, its key-frame network or None, everything saved) of a run's supernet.pt."""
     contents = load_checkpoint(path, "supernet")
     with complete(path):
-        about = contents["about"]
-        joints = len(about["joints"])
-        space = replace(SPACES[contents["space"]], image_size=tuple(about["size"]))
+        size = tuple(contents["about"]["size"])
+        joints = len(contents["about"]["joints"])
+        space = replace(SPACES[contents["space"]], image_size=size)
         key_net = None
-        if contents["stage"] == "t":  # it lies within the network of the key frame (Sec. 3.4.2)
+        # that of stage t lies within the network of the key frame (Sec. 3.4.2)
+        if contents["stage"] == "t":
             key_net = PoseNet(Arch.from_json(contents["arch"]), joints).eval()
             restore(key_net, contents["key"], path)
             space = space.within(key_net.arch)
+        # a network without a space around it
         elif contents["arch"]:
             raise UserError(f"{path} was trained as one architecture alone: nothing to search")
         supernet = restore(PoseNet(space, joints), contents["nets"][0], path)
@@ -1371,14 +1340,12 @@ def read_archs(text):
     if text in ARCHS:
         return [ARCHS[text]]
     try:
-        contents = json.loads(Path(text).read_text(encoding="utf-8"))
-        entries = contents if isinstance(contents, list) else [contents]
-        if not entries:
-            raise ValueError("it is an empty list")
+        entries = json.loads(Path(text).read_text(encoding="utf-8"))
+        entries = entries if isinstance(entries, list) else [entries]
+        check(entries, "it is an empty list")
         return [Arch.from_json(json.dumps(entry)) for entry in entries]
     except UnicodeDecodeError:  # no text, so it is a checkpoint
-        nets, _ = load_networks(text)
-        return [net.arch for net in nets]
+        return [net.arch for net in load_networks(text)[0]]
     except (OSError, ValueError, RecursionError) as error:
         choices = f"an architecture's JSON file, a finished checkpoint, or {', '.join(ARCHS)}"
         message = f"no architecture can be read from {text} ({error}); choose {choices}"
@@ -1387,24 +1354,24 @@ def read_archs(text):
 
 def write_archs(archs, path):
     """Write one Arch, or a list of them (an allocation), as `read_archs` reads it."""
-    if isinstance(archs, Arch):
-        contents = json.loads(archs.to_json())
-    else:
-        contents = [json.loads(arch.to_json()) for arch in archs]
-    data.write_json(contents, path)
+    is_one = isinstance(archs, Arch)
+    contents = [json.loads(arch.to_json()) for arch in ([archs] if is_one else archs)]
+    data.write_json(contents[0] if is_one else contents, path)
 
 
 # ------------------------------------------------------------------------------- published weights
 
-# our name of a layer -> mmpose's; those of a block are named from the block on
+# mmpose is the toolbox with which the authors published their two S-ViPNAS networks. Both are built
+# here by the same classes, so only names differ: ours of a layer -> mmpose's. Those inside a stage
+# are named from the block on
 # fmt: off
 MMPOSE_LAYERS = {
     "s_vipnas_resnet50": {
-        "stem.conv1.conv": "backbone.conv1",         "stem.conv1.norm": "backbone.bn1",
-        "conv1.conv": "conv1",                       "conv1.norm": "bn1",
-        "conv2.conv": "conv2",                       "conv2.norm": "bn2",
-        "conv3.conv": "conv3",                       "conv3.norm": "bn3",
-        "project.conv": "downsample.0",              "project.norm": "downsample.1",
+        "stem.conv1.conv": "backbone.conv1",       "stem.conv1.norm": "backbone.bn1",
+        "conv1.conv": "conv1",                     "conv1.norm": "bn1",
+        "conv2.conv": "conv2",                     "conv2.norm": "bn2",
+        "conv3.conv": "conv3",                     "conv3.norm": "bn3",
+        "project.conv": "downsample.0",            "project.norm": "downsample.1",
         "attention.mask": "attention.conv_mask",
         "attention.reduce": "attention.channel_add_conv.0",
         "attention.norm": "attention.channel_add_conv.1",
@@ -1412,11 +1379,11 @@ MMPOSE_LAYERS = {
         "head.final": "head.final_layer",
     },
     "s_vipnas_mobilenetv3": {
-        "stem.conv1.conv": "backbone.conv1.conv",    "stem.conv1.norm": "backbone.conv1.bn",
-        "conv1.conv": "expand_conv.conv",            "conv1.norm": "expand_conv.bn",
-        "conv2.conv": "depthwise_conv.conv",         "conv2.norm": "depthwise_conv.bn",
-        "conv3.conv": "linear_conv.conv",            "conv3.norm": "linear_conv.bn",
-        "attention.reduce": "se.conv1.conv",         "attention.expand": "se.conv2.conv",
+        "stem.conv1.conv": "backbone.conv1.conv",  "stem.conv1.norm": "backbone.conv1.bn",
+        "conv1.conv": "expand_conv.conv",          "conv1.norm": "expand_conv.bn",
+        "conv2.conv": "depthwise_conv.conv",       "conv2.norm": "depthwise_conv.bn",
+        "conv3.conv": "linear_conv.conv",          "conv3.norm": "linear_conv.bn",
+        "attention.reduce": "se.conv1.conv",       "attention.expand": "se.conv2.conv",
         "head.final": "head.final_layer",
     },
 }
@@ -1424,7 +1391,11 @@ MMPOSE_LAYERS = {
 
 
 def _mmpose_name(name, ours):
-    """mmpose's name of our tensor `ours` in network `name` of ARCHS (in its newer generation)."""
+    """mmpose's name of our tensor `ours` in network `name` of ARCHS (in its newer generation).
+
+    "stages.1.blocks.3.conv2.norm.bias" is "backbone.layer2.3.bn2.bias" in the ResNet and
+    "backbone.layer5.depthwise_conv.bn.bias" in the MobileNet.
+    """
     *path, tensor = ours.split(".")
     prefix = ""
     if path[:2] == ["head", "deconvs"]:
@@ -1434,11 +1405,10 @@ def _mmpose_name(name, ours):
     if path[0] == "stages":
         # theirs number the blocks of ResNet stage by stage, those of MobileNet-V3 throughout
         stage, block = int(path[1]), int(path[3])
-        if name == "s_vipnas_resnet50":
-            prefix = f"backbone.layer{stage + 1}.{block}."
-        else:
-            before = sum(earlier.depth for earlier in ARCHS[name].stages[:stage])
-            prefix = f"backbone.layer{before + block + 1}."
+        before = sum(earlier.depth for earlier in ARCHS[name].stages[:stage])
+        is_resnet = name == "s_vipnas_resnet50"
+        number = f"{stage + 1}.{block}" if is_resnet else str(before + block + 1)
+        prefix = f"backbone.layer{number}."
         path = path[4:]
     return f"{prefix}{MMPOSE_LAYERS[name]['.'.join(path)]}.{tensor}"
 
@@ -1456,7 +1426,7 @@ def load_mmpose(path):
             if isinstance(tensor, torch.Tensor):
                 found[re.sub("^keypoint_head[.]", "head.", key)] = tensor
 
-    # only ResNet's blocks have two numbers
+    # which of the two is it? Only ResNet's blocks have two numbers
     is_resnet = any(key.startswith("backbone.layer1.0.") for key in found)
     name = "s_vipnas_resnet50" if is_resnet else "s_vipnas_mobilenetv3"
     net = PoseNet(ARCHS[name]).eval()
@@ -1464,16 +1434,14 @@ def load_mmpose(path):
     wrong = []
     for ours, tensor in net.state_dict().items():
         key = _mmpose_name(name, ours)
-        # theirs of a layer norm has two more dimensions, of size 1
+        # the same numbers; theirs of a layer norm has two more dimensions, of size 1
         if key in found and found[key].squeeze().shape == tensor.squeeze().shape:
             state[ours] = found[key].view_as(tensor)
         else:
             wrong.append(key)
     if wrong:
-        raise UserError(
-            f"{path} is neither a finished network of ours nor one of the two published "
-            f"S-ViPNAS networks: {', '.join(wrong[:3])} are missing in it or do not fit"
-        )
+        reason = f"{', '.join(wrong[:3])} are missing in it or do not fit"
+        raise UserError(f"{path} is no finished network, neither ours nor published: {reason}")
     net.load_state_dict(state)
     return net
 
@@ -1499,18 +1467,21 @@ class Folded(nn.Module):
         if bias is None:
             bias = weight.new_zeros(out_channels)
 
+        # batch norm is a scale and a shift for each output channel
         if norm is not None:
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # (O)
             bias = norm.bias + (bias - norm.running_mean) * scale
-            if transposed:  # its filters (I, O / groups, K, K) are stored from the input's side
+            scale = scale[:, None]  # (O, 1): the filters are (O, I / groups, K, K)
+            if transposed:  # stored from the input's side, (I, O / groups, K, K)
                 scale = scale.view(groups, -1).repeat_interleave(in_channels // groups, dim=0)
-                weight = weight * scale[:, :, None, None]
-            else:
-                weight = weight * scale[:, None, None, None]
+            weight = weight * scale[:, :, None, None]
 
+        # ours: groups of 2 or 3 channels are run as pairs
         if not transposed and weight.shape[1] in (2, 3) and groups % 2 == 0:
             weight = join_pairs(weight, groups)
             groups = groups // 2
+
+        # ordinary layers, which every compiler and exporter knows
         sizes = (in_channels, out_channels, kernel)
         if transposed:
             self.conv = nn.ConvTranspose2d(*sizes, 2, (kernel - 2) // 2, groups=groups)
@@ -1518,9 +1489,16 @@ class Folded(nn.Module):
             self.conv = nn.Conv2d(*sizes, conv.stride, kernel // 2, groups=groups)
         self.conv.weight = nn.Parameter(weight.detach())
         self.conv.bias = nn.Parameter(bias.detach())
+        self.is_sum = kernel == groups == 1  # over channels
 
     def forward(self, x, *choice):
         """(B, I, H, W) -> (B, O, H', W')."""
+        # Attention's convolutions see one position, or give one channel. In compiled code, as sums,
+        # they become a part of the loops around them; a call of a library takes 25 us and more
+        one = x.shape[2:] == (1, 1) or self.conv.out_channels == 1
+        if one and self.is_sum and torch.compiler.is_compiling():
+            products = x[:, None] * self.conv.weight  # (B, O, I, H, W)
+            return products.sum(dim=2) + self.conv.bias[:, None, None]
         return self.conv(x)
 
 
@@ -1540,6 +1518,7 @@ def join_pairs(weight, groups):
 
 def fold(module):
     """Put a `Folded` in the place of every convolution inside `module`, with its batch norm."""
+    # convolutions of attention, fusion and the last one have no batch norm
     for name, child in list(module.named_children()):
         if isinstance(child, ConvNorm):
             setattr(module, name, Folded(child.conv, child.norm))
@@ -1550,7 +1529,10 @@ def fold(module):
 
 
 def example_inputs(net):
-    """Black inputs of a finished network: one image of its own size, channels last."""
+    """Black inputs of a finished network: one image of its own size, channels last.
+
+    With the heatmaps of the last frame, if it is a non-key frame's.
+    """
     height, width = net.space.image_size
     inputs = {"images": torch.zeros(1, 3, height, width)}
     if net.arch.fusion:
@@ -1564,20 +1546,21 @@ def trace(folded, inputs):
         warnings.simplefilter("ignore")  # tracing is deprecated
         script = torch.jit.trace(folded, example_kwarg_inputs=inputs, check_trace=False)
         script = torch.jit.freeze(script)
-        for _ in range(3):  # it optimises itself during its first calls
+        # it optimises itself during its first calls: let that be over before anybody measures
+        for _ in range(3):
             script(**inputs)
     return script
 
 
 def compile_ahead(folded, inputs):
     """Machine code of a folded network (TorchInductor), for just this size and number of images."""
+    # a graph of the network, C++ made of it and compiled, and a function that runs it
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         program = torch.export.export(folded, (), inputs)
-        file = torch._inductor.aoti_compile_and_package(
-            program,
-            package_path=f"{folder}/net.pt2",
-            inductor_configs={"freezing": True},  # so the weights are laid out in advance
-        )
+        where = f"{folder}/net.pt2"
+        settings = {"freezing": True}  # so the weights are laid out in advance
+        compile_program = torch._inductor.aoti_compile_and_package
+        file = compile_program(program, package_path=where, inductor_configs=settings)
         return torch._inductor.aoti_load_package(file)
 
 
@@ -1590,9 +1573,6 @@ class Deployed(nn.Module):
 
     def __init__(self, folded):
         super().__init__()
-        self.space = folded.space
-        self.joints = folded.joints
-        self.arch = folded.arch
         self.folded = folded
         self.script = None
         self.compiled = None
@@ -1601,10 +1581,12 @@ class Deployed(nn.Module):
     def forward(self, images, arch=None, heatmaps=None):
         """images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4), without gradients."""
         inputs = {"images": images.contiguous(memory_format=torch.channels_last)}
-        if self.arch.fusion:
+        if self.folded.arch.fusion:
             inputs["heatmaps"] = heatmaps.contiguous(memory_format=torch.channels_last)
+        # the fastest that was made for such inputs
         run = self.folded
-        if self.script and images.shape[2:] == self.space.image_size and not images.is_cuda:
+        own_size = images.shape[2:] == self.folded.space.image_size
+        if self.script and own_size and not images.is_cuda:
             run = self.compiled if self.compiled and len(images) == 1 else self.script
         with torch.no_grad():
             return run(**inputs)
@@ -1618,28 +1600,34 @@ def deploy(net, compiled=True):
     compiled ahead of time. That takes half a minute and a C++ compiler: compiled=False does not
     try, and a warning says if it fails. On a GPU the folded network itself runs.
     """
-    if net.arch is None:
-        raise ValueError("only a finished network can be deployed: extract one first")
+    check(net.arch, "only a finished network can be deployed: extract one first")
+    # 1. a copy without batch norm, whose convolutions read and write channels last
     folded = copy.deepcopy(net).eval()
     fold(folded)
     folded = folded.requires_grad_(False).to(memory_format=torch.channels_last)
     deployed = Deployed(folded)
     if next(folded.parameters()).is_cuda:
         return deployed
+
+    # 2. TorchScript: the operations that one image went through, without Python between them
     inputs = example_inputs(net)
     deployed.script = trace(folded, inputs)
     deployed.runtime = "batch norm folded, TorchScript"
-    if compiled:
-        try:
-            code = compile_ahead(folded, inputs)
-        except Exception as error:  # many kinds, from a missing compiler to a full disk
-            reason = str(error).splitlines()[0]
-            warnings.warn(f"deployed without a compiler: {reason}", stacklevel=2)
-            return deployed
-        script_time, code_time = milliseconds([deployed.script, code], inputs)
-        if code_time < script_time:  # not so for small networks
-            deployed.compiled = code
-            deployed.runtime = "batch norm folded, compiled ahead of time"
+    if not compiled:
+        return deployed
+
+    # 3. machine code for this very network, if that is faster
+    try:
+        code = compile_ahead(folded, inputs)
+    except Exception as error:  # many kinds, from a missing compiler to a full disk
+        reason = str(error).splitlines()[0]
+        warnings.warn(f"deployed without a compiler: {reason}", stacklevel=2)
+        return deployed
+    runs = [partial(run, **inputs) for run in (deployed.script, code)]
+    script_time, code_time = milliseconds(runs)
+    if code_time < script_time:  # not so for small networks
+        deployed.compiled = code
+        deployed.runtime = "batch norm folded, compiled ahead of time"
     return deployed
 
 
@@ -1654,92 +1642,76 @@ def one_thread():
         torch.set_num_threads(threads)
 
 
-def milliseconds(runs, inputs, rounds=40):
-    """The shortest time of each of `runs`, called in turns with the same inputs.
+def milliseconds(runs, rounds=40):
+    """The shortest time of each of `runs`, functions without arguments, which are called in turns.
 
     It is this process's own time, so what else the machine does hardly counts.
     """
     times = np.zeros((rounds, len(runs)))
     with torch.no_grad():
-        for turn in range(rounds):
-            for i, run in enumerate(runs):
-                start = time.process_time()
-                run(**inputs)
-                times[turn, i] = 1000 * (time.process_time() - start)
+        # in turns, so that a slow moment of the machine meets them all
+        for turn, i in np.ndindex(*times.shape):
+            start = time.process_time()
+            runs[i]()
+            times[turn, i] = 1000 * (time.process_time() - start)
     return times.min(axis=0).tolist()
 
 
 def frame_times(nets, compiled=False):
-    """Milliseconds of each of several finished networks: deployed, one image, one CPU thread."""
+    """Milliseconds of each of several finished networks: deployed, one image, one CPU thread.
+
+    What Fig. 4 shows as frames a second is 1000 over the mean of a key frame's and its T others'.
+    """
     times = []
     with one_thread():
         for net in nets:
             deployed = deploy(copy.deepcopy(net).cpu(), compiled)
-            times += milliseconds([deployed], example_inputs(net))
+            times += milliseconds([partial(deployed, **example_inputs(net))])
     return times
 
 
-def onnxruntime_of(file):
-    """The network in an ONNX file as a function of images; ImportError if not installed."""
-    onnxruntime = importlib.import_module("onnxruntime")
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(file, settings, ["CPUExecutionProvider"])
-
-    def run(images):
-        return session.run(None, {"images": images.numpy()})
-
-    return run
-
-
-def openvino_of(file):
-    """The same, run by OpenVINO."""
-    openvino = importlib.import_module("openvino")
-    settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(file, "CPU", settings).create_infer_request()
-
-    def run(images):
-        return request.infer([images.numpy()])
-
-    return run
-
-
 def other_engines(net, images):
-    """{name: function of images} of the engines that are installed."""
-    found = {}
+    """{name: a run of the images} by onnxruntime and by OpenVINO, as far as they are installed."""
+    runs = {}
+    feed = {"images": images.numpy()}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # this exporter is deprecated
         file = f"{folder}/net.onnx"
-        with contextlib.suppress(ImportError, torch.onnx.errors.OnnxExporterError):
+        # a RuntimeError: onnx, which writes the file, is not installed
+        with contextlib.suppress(ImportError, RuntimeError):
             torch.onnx.export(net, (images,), file, input_names=["images"], dynamo=False)
-            found["onnxruntime"] = onnxruntime_of(file)
-        with contextlib.suppress(ImportError):
-            found["OpenVINO"] = openvino_of(file)
-    return found
+            import onnxruntime
+
+            settings = onnxruntime.SessionOptions()
+            settings.intra_op_num_threads = 1
+            session = onnxruntime.InferenceSession(file, settings, ["CPUExecutionProvider"])
+            runs["onnxruntime"] = partial(session.run, None, feed)
+        with contextlib.suppress(ImportError, RuntimeError):
+            import openvino
+
+            settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+            network = openvino.Core().compile_model(file, "CPU", settings)
+            runs["OpenVINO"] = partial(network.create_infer_request().infer, feed)
+    return runs
 
 
-def benchmark(checkpoint=None):
-    """Print how fast deployed networks are: one image, one CPU thread, all side by side.
+def benchmark():
+    """Print how fast the two released networks are: one image, one CPU thread, all side by side.
 
-    The two released networks as they are, deployed, and in the engines that are installed (pip
-    install onnx onnxruntime openvino); then the estimator in `checkpoint`.
+    As they are, deployed, and in the engines that are installed (onnx onnxruntime openvino).
     """
-    with one_thread():
-        for name in ("s_vipnas_resnet50", "s_vipnas_mobilenetv3"):
-            net = PoseNet(ARCHS[name]).eval()
-            images = example_inputs(net)["images"].contiguous()
-            runs = {"eager": net}
+    for name in ("s_vipnas_resnet50", "s_vipnas_mobilenetv3"):
+        net = PoseNet(ARCHS[name]).eval()
+        images = example_inputs(net)["images"].contiguous()
+        runs = {"eager": partial(net, images)}
+        with one_thread():
             for deployed in (deploy(net, compiled=False), deploy(net)):
-                runs[deployed.runtime] = deployed
+                runs[deployed.runtime] = partial(deployed, images)
             runs.update(other_engines(net, images))
-            times = milliseconds(list(runs.values()), {"images": images})
-            print(f"{name}, 256x192, one image, one CPU thread")
-            for runtime, ms in zip(runs, times, strict=True):
-                print(f"{ms:9.2f} ms, {times[0] / ms:.2f} times as fast as eager: {runtime}")
-    if checkpoint:
-        nets, _ = load_networks(checkpoint)
-        times = frame_times(nets, compiled=True)
-        print(f"{checkpoint}: {times[0]:.2f} ms a key frame, {np.mean(times):.2f} ms a mean frame")
+            times = milliseconds(list(runs.values()))
+        print(f"{name}, 256x192, one image, one CPU thread")
+        for runtime, ms in zip(runs, times, strict=True):
+            print(f"{ms:9.2f} ms, {times[0] / ms:.2f} times as fast as eager: {runtime}")
 
 
 # ----------------------------------------------------------------------------- the video estimator
@@ -1751,10 +1723,16 @@ FEWEST_JOINTS = 4  # who shows fewer is lost
 class VideoPose:
     """The finished estimator (Fig. 2): the S network on key frames, T networks in between.
 
+    Online: a frame is answered before the next one is seen.
+
         stream = VideoPose.load("runs/t/vipnas_t.pt").stream(box=(x, y, w, h))
         for frame in frames:
             keypoints = stream.step(frame)  # (K, 3): x, y in pixels of the frame, and score
 
+        frame       0         1          2          3         4
+        network     S         T^1        T^2        T^3       S       here T = 3
+        heatmaps    H^0 ----> H^1 -----> H^2 -----> H^3       H^4     each warped into the next
+                                                                      frame's window
     nets: the key frame's network, then one for each of the T frames after it. about: `data.about`.
     """
 
@@ -1764,15 +1742,14 @@ class VideoPose:
         self.device = next(self.nets[0].parameters()).device
 
     @classmethod
-    def load(cls, path, device=None, compiled=False):
+    def load(cls, path, compiled=False):
         """From a T-ViPNAS; or an S-ViPNAS, a published one too: then every frame is a key frame.
 
-        device: a GPU if there is one. compiled: see `deploy`. UserError if the file does not do.
+        It runs on a GPU if there is one. compiled: see `deploy`. UserError if the file does not do.
         """
         nets, about = load_networks(path)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        deployed = [deploy(net.to(device), compiled) for net in nets]
-        return cls(deployed, about)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls([deploy(net.to(device), compiled) for net in nets], about)
 
     def stream(self, box=None):
         """A `Stream` that follows the person in `box`, or N people in a list of boxes.
@@ -1786,6 +1763,7 @@ def as_boxes(box, count=None):
     """A box (x, y, w, h) or None, or a list of them -> a list, of length `count`; or UserError."""
     is_one = box is None or all(np.ndim(number) == 0 and number is not None for number in box)
     boxes = [box] if is_one else list(box)
+    # None: wherever he is, the whole frame at first, and his last pose later
     for one in boxes:
         if one is not None and len(one) != 4:
             raise UserError(f"{one} is no box: it has four numbers x, y, w, h")
@@ -1807,9 +1785,9 @@ class Stream:
     The box around a pose (ours) holds the joints that are seen, those with a score above .2 inside
     the frame, and is on each side larger by a pixel and a tenth of its longer side.
 
-    After a step `lost` (N,) says who shows fewer than 4 joints. He keeps his window; at the next
-    key frame he is left out, and gives nan, until `step` is handed a box for him. `boxes` says
-    where each was last seen, and `t` is 0 on a key frame.
+    After a step `lost` (N,) says who shows fewer than 4 joints. He keeps his window, and is looked
+    for there in every frame, until `step` is handed a box for him. `boxes` says where each was last
+    seen, and `t` is 0 on a key frame.
     """
 
     def __init__(self, pose, box):
@@ -1818,9 +1796,8 @@ class Stream:
         self.is_single = len(self.boxes) == 1 and self.boxes[0] is box
         self.lost = np.zeros(len(self.boxes), dtype=bool)
         self.t = -1
-        self.running = []  # numbers of the people in the batch
-        self.matrices = None  # (M, 2, 3) of their windows in the last frame
-        self.heatmaps = None  # (M, K, h, w) of the last frame
+        self.matrices = None  # (N, 2, 3) of everybody's window in the last frame
+        self.heatmaps = None  # (N, K, h, w) of the last frame
 
     def step(self, frame, box=None):
         """The next frame -> keypoints (K, 3), or (N, K, 3) for N people: x, y in it, and score.
@@ -1830,66 +1807,53 @@ class Stream:
         """
         image = data.as_picture(frame)
         image.load()  # decoded once, at full size, for all windows
-        handed = [None] * len(self.boxes)
+        self.t = (self.t + 1) % len(self.pose.nets)
         if box is not None:
-            handed = as_boxes(box, len(self.boxes))
-        self.t = (self.t + 1) % len(self.pose.nets) if box is None else 0
-        if self.t == 0:
-            self._start_period(handed, image)
-
-        joints = len(self.pose.about["joints"])
-        keypoints = np.full((len(self.boxes), joints, 3), np.nan)
-        if self.running:
-            keypoints[self.running] = self._run(image)
+            self.t = 0
+            pairs = zip(as_boxes(box, len(self.boxes)), self.boxes, strict=True)
+            self.boxes = [last if new is None else new for new, last in pairs]
+        whole = (0, 0, *image.size)
+        self.boxes = [whole if box is None else tuple(box) for box in self.boxes]
+        keypoints = self._run(image)  # (N, K, 3)
+        # the next frame is cropped around what was found in this one
         for person, pose in enumerate(keypoints):
-            seen = joints_inside(pose, image.size)
-            self.lost[person] = seen.sum() < FEWEST_JOINTS
-            if not self.lost[person]:
-                self.boxes[person] = box_around(pose[seen])
+            found = box_around(pose, image.size)
+            self.lost[person] = found is None
+            self.boxes[person] = found or self.boxes[person]
         return keypoints[0] if self.is_single else keypoints
-
-    def _start_period(self, handed, image):
-        """At a key frame: who is run from now on, and where he is looked for."""
-        self.running = []
-        for person, new in enumerate(handed):
-            if new is not None or not self.lost[person]:
-                self.running.append(person)
-            if new is not None:
-                self.boxes[person] = tuple(new)
-            elif self.boxes[person] is None:
-                self.boxes[person] = (0, 0, *image.size)
 
     @torch.inference_mode()
     def _run(self, image):
-        """This frame's network on everybody's window -> keypoints (M, K, 3) in the frame."""
+        """This frame's network on everybody's window -> keypoints (N, K, 3) in the frame."""
+        # everybody's window, cropped as in training
         size = self.pose.about["size"]
         cell = self.pose.about["cell"]
-        matrices = np.stack([data.crop_matrix(self.boxes[i], size) for i in self.running])
+        matrices = np.stack([data.crop_matrix(box, size) for box in self.boxes])
         crops = torch.stack([data.crop(image, matrix, size) for matrix in matrices])
-        images = data.normalise(crops.to(self.pose.device))  # (M, 3, H, W)
+        images = data.normalise(crops.to(self.pose.device))  # (N, 3, H, W)
 
         # eq. (2): H^t = S(I^t) on a key frame, T(I^t, H^(t-1)) on the others
         heatmaps = None
         if self.t > 0:
             heatmaps = data.warp_heatmaps(self.heatmaps, self.matrices, matrices, cell)
-        self.heatmaps = self.pose.nets[self.t](images, heatmaps=heatmaps)  # (M, K, H/4, W/4)
+        self.heatmaps = self.pose.nets[self.t](images, heatmaps=heatmaps)  # (N, K, H/4, W/4)
         self.matrices = matrices
-
         keypoints = data.decode(self.heatmaps, cell=cell).cpu()
         return data.transform(keypoints, data.invert(matrices))
 
 
-def joints_inside(pose, size):
-    """Which joints of a pose (K, 3) are seen inside an image of `size` (width, height): (K,)."""
+def box_around(pose, size):
+    """The box (x, y, w, h) around a pose (K, 3), as `Stream` describes it; None for who is lost.
+
+    size: width and height of the image.
+    """
     x, y, score = pose.T
     inside = (x > -0.5) & (y > -0.5) & (x < size[0] - 0.5) & (y < size[1] - 0.5)
-    return inside & (score > SURE)
-
-
-def box_around(joints):
-    """The box (x, y, w, h) around joints (n, 3), as `Stream` describes it."""
-    low = joints[:, :2].min(axis=0)
-    high = joints[:, :2].max(axis=0)
+    seen = pose[inside & (score > SURE), :2]  # (n, 2)
+    if len(seen) < FEWEST_JOINTS:
+        return None
+    low = seen.min(axis=0)
+    high = seen.max(axis=0)
     margin = 0.1 * (high - low).max() + 1
     return (*(low - margin), *(high - low + 2 * margin))
 
@@ -1897,23 +1861,23 @@ def box_around(joints):
 # --------------------------------------------------------------------------- the command for videos
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-COLOURS = ("lime", "deepskyblue", "gold", "violet")  # of several people
+PEOPLE_COLOURS = ("lime", "deepskyblue", "gold", "violet")  # where there are several
 GIF_SIZE = (480, 480)  # of overlay.gif at most
 
 
-def _by_number(file):
+def by_number(file):
     """What files are sorted by, so that 9.jpg comes before 10.jpg."""
-    parts = re.split("([0-9]+)", file.name)
-    return [part.zfill(20) for part in parts]
+    return [part.zfill(20) for part in re.split("([0-9]+)", file.name)]
 
 
 def read_video(path):
     """(name, Pillow image) of every frame: of a folder's images, or of one GIF, WebP or TIFF."""
     path = Path(path).resolve()
+    # one file with all frames, or a folder with one in each, in the order of their numbers
     files = [path]
     if not path.is_file():
         files = [file for file in path.glob("[!.]*") if file.suffix.lower() in PICTURES]
-        files.sort(key=_by_number)
+        files.sort(key=by_number)
     if not files:
         raise UserError(f"there are no frames in {path}: name a folder of images, or a GIF file")
     for file in files:
@@ -1924,9 +1888,8 @@ def read_video(path):
                     frame = data.as_picture(ImageOps.exif_transpose(image))
                     yield f"{path.name}/{i if file == path else file.name}", frame
         except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
-            remedy = "replace it or take it out"
-            if file == path:
-                remedy = f"of a film, make images: ffmpeg -i {path.name} frames/%06d.png"
+            film = f"of a film, make images: ffmpeg -i {path.name} frames/%06d.png"
+            remedy = film if file == path else "replace it or take it out"
             message = f"{file} is not an image that can be read ({error}); {remedy}"
             raise UserError(message) from None
 
@@ -1943,16 +1906,17 @@ class VideoResults:
 
     def add(self, name, frame, poses):
         """Write the overlay of a frame with `poses` (N, K, 3); keep what the other files need."""
+        # track_id: the people are numbered as their boxes were handed in
         number = len(self.small)
         image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
         self.poses["images"].append(image)
         for person, pose in enumerate(poses):
-            colour = COLOURS[person % len(COLOURS)] if len(poses) > 1 else None
+            colour = PEOPLE_COLOURS[person % len(PEOPLE_COLOURS)] if len(poses) > 1 else None
             frame = data.draw_pose(frame, pose, self.skeleton, SURE, colour)
-            result = {"image_id": number, "track_id": person}
-            result["keypoints"] = pose.ravel().round(3).tolist()
-            result["scores"] = pose[:, 2].round(4).tolist()
-            self.poses["annotations"].append(result)
+            numbers = {"keypoints": pose.round(3), "scores": pose[:, 2].round(4)}
+            lists = {name: array.ravel().tolist() for name, array in numbers.items()}
+            self.poses["annotations"].append({"image_id": number, "track_id": person, **lists})
+        # at full size as a file of its own, and small for the GIF
         data.save_image(frame, self.out / f"{number:06d}.png")
         frame.thumbnail(GIF_SIZE)
         self.small.append(frame.quantize())
@@ -1965,36 +1929,26 @@ class VideoResults:
             print(f"{self.out}: {len(self.small)} overlays, overlay.gif, poses.json")
 
 
-def look_again(stream):
-    """Boxes for the next step: before a key frame, where who is lost was last seen; else None."""
-    if stream.t < len(stream.pose.nets) - 1 or not stream.lost.any():
-        return None
-    people = zip(stream.boxes, stream.lost, strict=True)
-    return [box if lost else None for box, lost in people]
-
-
 def run_video(video, checkpoint, boxes, out):
     """Poses through a video; into the folder `out`: 000000.png ..., overlay.gif, poses.json.
 
     After an error in mid-video what was found so far is written, then the error is raised.
     """
-    video = Path(video)
-    folder = video if video.is_dir() else video.parent
+    folder = Path(video) if Path(video).is_dir() else Path(video).parent
     if Path(out).resolve() == folder.resolve():
         raise UserError(f"--out {out} is the folder of the video; name another to be written to")
     pose = VideoPose.load(checkpoint)
     stream = pose.stream(boxes)
     results = VideoResults(out, data.skeleton_of(pose.about))
-    times = {"key": [], "non-key": []}
+    times = {"key": [], "non-key": []}  # milliseconds of each frame
+    # whatever happens, the files tell what was found until then
     try:
         for number, (name, frame) in enumerate(read_video(video)):
-            again = look_again(stream)
             start = time.perf_counter()
-            poses = stream.step(frame, again)
+            poses = stream.step(frame)
             kind = "non-key" if stream.t else "key"
             times[kind].append(1000 * (time.perf_counter() - start))
-            note = ", looked again for who was lost" if again else ""
-            print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}{note}")
+            print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}")
             results.add(name, frame, poses)
     finally:
         results.write()
@@ -2028,6 +1982,7 @@ def show(arch):
 
 def show_all():
     """Print every architecture beside the paper's numbers, and the ends of every space."""
+    # parameters and GFLOPs of Tables 1 and 2
     print("architecture           parameters   multiply-adds    GFLOPs   the paper: them, and why")
     for name, arch in ARCHS.items():
         c = cost(arch)
@@ -2040,74 +1995,74 @@ def show_all():
         print(f"{name:12} {space.size():15.1e}    {ends}")
 
 
-ATTENTION_NAMES = {GlobalContext: "+GC", SqueezeExcite: "+SE"}
+# the picture of Fig. 5: a row a frame, a box a stage
+ATTENTION_NAMES = {elastic.GlobalContext: "+GC", elastic.SqueezeExcite: "+SE"}
 FUSION_SIGNS = {"add": "+", "mul": "x", "cat": "C"}
-RED = (200, 30, 30)
-BLUE = (222, 232, 246)
-ORANGE = (255, 214, 160)
-LEFT = 100  # of the first box; before it stands the frame's name
-BOX = 180  # width of a box
-STEP = 216  # from box to box
+FUSION_RED = (200, 30, 30)
+ORANGE = (255, 214, 160)  # boxes with attention
+BLUE = (222, 232, 246)  # the others
+FIRST_BOX = 100  # its left; before it stands the frame's name
+BOX_WIDTH = 180
+BOX_STEP = 216  # from box to box
+ROW_GAP = 50  # above every row: there the last frame's heatmaps come along
 
 
 def box_texts(arch):
     """Text of the boxes in a frame's row, left to right: {depth, width, kernel, groups}."""
+    attention = ATTENTION_NAMES.get(BACKBONES[arch.backbone].attention, "+?")
+    # a stage of HRNet has a line for each branch
     texts = [f"stem\n{arch.stem}"]
     for number, stage in enumerate(arch.stages, start=1):
         text = f"stage {number}"
         for b in stage.branches:
             text += f"\n{{{stage.depth}, {b.width}, {b.kernel}, {b.groups}}}"
-            if b.expansion > 1:
-                text += f" e{b.expansion}"
-            if b.attention:
-                text += " " + ATTENTION_NAMES[BACKBONES[arch.backbone].attention]
+            text += f" e{b.expansion}" if b.expansion > 1 else ""
+            text += f" {attention}" if b.attention else ""
         texts.append(text)
+    head = "1x1 convolution"
     if arch.head:
-        width, kernel, groups = arch.head
-        texts.append(f"deconvolutions\n{{{width}, {kernel}, {groups}}}")
-    else:
-        texts.append("1x1 convolution")
-    return [*texts, "heatmaps"]
+        head = f"deconvolutions\n{{{arch.head.width}, {arch.head.kernel}, {arch.head.groups}}}"
+    return [*texts, head, "heatmaps"]
 
 
-def draw_row(pen, font, top, height, name, texts):
-    """The boxes of a frame, joined by a line. Orange ones have attention."""
+def draw_frame(pen, top, height, name, texts, fusion):
+    """A row of boxes, and in red how the last frame's heatmaps come from the row above."""
+    # one line through all boxes, the boxes, their texts
     middle = top + height / 2
-    pen.text((10, middle), name, "black", font, anchor="lm")
-    pen.line([(LEFT, middle), (LEFT + (len(texts) - 1) * STEP, middle)], "black", 2)
+    last = FIRST_BOX + (len(texts) - 1) * BOX_STEP
+    pen.text((10, middle), name, "black", anchor="lm")
+    pen.line([(FIRST_BOX, middle), (last, middle)], "black", 2)
     for column, text in enumerate(texts):
-        x = LEFT + column * STEP
-        fill = ORANGE if "+" in text else BLUE
-        pen.rectangle([x, top, x + BOX, top + height], fill, "black")
-        pen.text((x + BOX / 2, middle), text, "black", font, anchor="mm", align="center")
-
-
-def draw_fusion(pen, font, top, height, fusion, columns):
-    """The way of the last frame's heatmaps, in red, from the row above to behind a stage."""
-    middle = top + height / 2
-    x = LEFT + fusion.stage * STEP + (BOX + STEP) / 2  # between two boxes
-    heatmaps = LEFT + (columns - 1) * STEP + BOX / 2
-    pen.line([(heatmaps, top - 50), (heatmaps, top - 25), (x, top - 25), (x, middle)], RED, 2)
-    pen.ellipse([x - 11, middle - 11, x + 11, middle + 11], "white", RED, 2)
-    pen.text((x, middle), FUSION_SIGNS[fusion.operation], RED, font, anchor="mm")
+        x = FIRST_BOX + column * BOX_STEP
+        box = [x, top, x + BOX_WIDTH, top + height]
+        pen.rectangle(box, ORANGE if "+" in text else BLUE, "black")
+        pen.text((x + BOX_WIDTH / 2, middle), text, "black", anchor="mm", align="center")
+    # from the heatmaps of the row above along the gap, down to behind the stage
+    if fusion:
+        start = last + BOX_WIDTH / 2
+        end = FIRST_BOX + fusion.stage * BOX_STEP + (BOX_WIDTH + BOX_STEP) / 2  # between two boxes
+        lane = top - ROW_GAP / 2
+        pen.line([(start, top - ROW_GAP), (start, lane), (end, lane), (end, middle)], FUSION_RED, 2)
+        pen.ellipse([end - 11, middle - 11, end + 11, middle + 11], "white", FUSION_RED, 2)
+        sign = FUSION_SIGNS.get(fusion.operation, "?")
+        pen.text((end, middle), sign, FUSION_RED, anchor="mm")
 
 
 def picture(archs, path):
     """Draw the architectures of successive frames as Fig. 5 does, one row a frame, into a PNG."""
+    # all boxes are as high as the longest text needs
     rows = [box_texts(arch) for arch in archs]
-    most_lines = max(text.count("\n") + 1 for row in rows for text in row)
-    height = 14 + 17 * most_lines  # of a box
-    size = (LEFT + STEP * len(rows[0]), (height + 50) * len(rows) + 20)
+    lines = max(text.count("\n") + 1 for text in itertools.chain(*rows))
+    height = 14 + 17 * lines  # of a box
+    size = (FIRST_BOX + BOX_STEP * len(rows[0]), (height + ROW_GAP) * len(rows) + 20)
     image = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(image)
-    font = ImageFont.load_default(13)
-    for number, (arch, row) in enumerate(zip(archs, rows, strict=True)):
-        top = 50 + number * (height + 50)
-        name = "key frame"
-        if arch.fusion:
-            name = f"frame t + {number}" if number else "a later frame"
-            draw_fusion(pen, font, top, height, arch.fusion, len(row))
-        draw_row(pen, font, top, height, name, row)
+    pen.font = ImageFont.load_default(13)
+    key_frames = 0 if archs[0].fusion else 1  # an allocation may stand without its key frame
+    for row, (arch, texts) in enumerate(zip(archs, rows, strict=True)):
+        name = f"frame t + {row + 1 - key_frames}" if arch.fusion else "key frame"
+        top = ROW_GAP + row * (height + ROW_GAP)
+        draw_frame(pen, top, height, name, texts, arch.fusion)
     data.save_image(image, path)
 
 
@@ -2123,32 +2078,25 @@ def read_box(text):
     return box
 
 
-def read_options():
-    """The command line; UserError for what does not go together."""
+def main():
+    """Show architectures and spaces; time deployed networks; or find poses in a video."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     add = parser.add_argument
     add("--arch", help=f"what to show: {', '.join(ARCHS)}, a JSON file or a finished checkpoint")
     add("--picture", help="PNG file to draw --arch into, as Fig. 5 does")
     add("--video", help="folder of frames, or a GIF, WebP or TIFF file of many")
-    add("--checkpoint", help="finished networks, such as vipnas_t.pt")
+    add("--checkpoint", help="finished networks for --video, such as vipnas_t.pt")
     add("--box", action="append", help="x,y,w,h of a person in the first frame; one for each")
     add("--out", help="folder for what --video writes")
     add("--benchmark", action="store_true", help="how fast deployed networks are")
     options = parser.parse_args()
-    if options.video and not (options.checkpoint and options.out):
-        raise UserError("--video needs --checkpoint FILE and --out DIR too")
+    if bool(options.video) != bool(options.checkpoint) or options.video and not options.out:
+        raise UserError("--video needs --checkpoint FILE and --out DIR; --arch FILE shows a file")
     if options.picture and not options.arch:
         raise UserError("--picture needs --arch: what shall it show?")
-    if options.checkpoint and not (options.video or options.benchmark):
-        raise UserError("--checkpoint goes with --video or --benchmark; --arch FILE shows it")
-    return options
 
-
-def main():
-    """Show architectures and spaces; time deployed networks; or find poses in a video."""
-    options = read_options()
     if options.benchmark:
-        benchmark(options.checkpoint)
+        benchmark()
     elif options.video:
         boxes = [read_box(text) for text in options.box or []] or [None]
         run_video(options.video, options.checkpoint, boxes, options.out)
