@@ -388,7 +388,7 @@ RECIPES = {
     ("posetrack", "s"): Recipe(64, 1e-4, 40, 0.0, 500, epochs=20, milestones=(10, 15)),
     ("posetrack", "t"): Recipe(16, 1e-3, 40, 0.0, 500, epochs=60),
     # ours: minutes on two cores
-    ("synthetic", "s"): Recipe(32, 2e-2, 10, 0.1, 48, steps=1200, warm_up=True, clips=16000),
+    ("synthetic", "s"): Recipe(32, 2e-2, 10, 0.1, 48, steps=1000, warm_up=True, clips=16000),
     ("synthetic", "t"): Recipe(16, 1e-2, 10, 0.1, 48, None, 500, (), True, 500, 5000),
 }
 FROM_RECIPE = ("batch", "rotation", "scale", "candidates", "steps", "finish", "clips")

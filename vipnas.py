@@ -92,8 +92,8 @@ BACKBONES = {
     ),
     # ours, for two CPU cores: blocks of MobileNet-V3, h-swish only where the features are small
     "tiny": Backbone(
-        ("mobile",) * 4, strides=(2, 2, 2, 1), image_size=(128, 96),
-        activations=(F.relu,) * 2 + (F.hardswish,) * 2,
+        ("mobile",) * 4, strides=(2, 2, 2, 1), activations=(F.relu,) * 2 + (F.hardswish,) * 2,
+        attention=elastic.SqueezeExcite, image_size=(128, 96),
     ),
 }
 # only compared with (Table 1: SBL-ResNet-18)
@@ -287,13 +287,13 @@ def widths_within(table, width):
 class BlockChoices:
     """A line of Tables A1-A3: what the blocks of a stage, or of one branch of it, may be."""
 
-    block: str  # "bottleneck", "basic" or "mobile"
     width: tuple
     kernel: tuple
     groups: tuple
     attention: tuple = (False,)
     expansion: tuple = (1,)
     most_per_group: int = NO_LIMIT  # channels that the shared filters hold for a group
+    block: str = ""  # the kind of block, which `Space.of_rows` fills in
 
     def groups_of(self, width, expansion=1):
         """The group numbers that go with them. ours: only those that divide, see `elastic`.
@@ -409,24 +409,25 @@ class Space:
     @staticmethod
     def of(arch, image_size=None):
         """The space that holds one architecture: over it, a PoseNet is a finished network."""
-        plan = BACKBONES[arch.backbone]
+        # `zip` of one thing makes (width,), (kernel,), ...: each dimension has one choice
         rows = []
-        for block, stage in zip(plan.block, arch.stages, strict=True):
-            # `zip` of one thing makes (width,), (kernel,), ...: each dimension has one choice
+        for stage in arch.stages:
             lines = [zip(branch, strict=True) for branch in stage.branches]
-            rows.append([(stage.depth,), *[BlockChoices(block, *line, AS_GIVEN) for line in lines]])
+            rows.append([(stage.depth,), *[BlockChoices(*line, AS_GIVEN) for line in lines]])
         head = None
         if arch.head:
-            head = HeadChoices("deconvolution", *zip(Branch(*arch.head), strict=True), AS_GIVEN)
-        sizes = (image_size or plan.image_size, (arch.fusion,))
+            head = HeadChoices(*zip(Branch(*arch.head), strict=True), AS_GIVEN)
+        sizes = (image_size or BACKBONES[arch.backbone].image_size, (arch.fusion,))
         return Space.of_rows(arch.backbone, (arch.stem,), rows, head, *sizes)
 
     @staticmethod
     def of_rows(backbone, stem, rows, head, image_size=(256, 192), fusions=(None,)):
         """The space of a table: in its rows, one a stage, depths, and BlockChoices a branch."""
+        blocks = []
+        for kind, (_, *line) in zip(BACKBONES[backbone].block, rows, strict=True):
+            blocks.append(tuple([replace(choices, block=kind) for choices in line]))
         depth = tuple([row[0] for row in rows])
-        blocks = tuple([tuple(row[1:]) for row in rows])
-        return Space(backbone, stem, depth, blocks, head, image_size, fusions)
+        return Space(backbone, stem, depth, tuple(blocks), head, image_size, fusions)
 
     def smallest(self):
         """The least of everything: depth, width, kernel, most groups, no attention."""
@@ -471,7 +472,7 @@ class Space:
         """A neighbour of `arch`: one decision, chosen at random, is drawn anew as `sample` does.
 
         This is the step of the random walk that finds candidates near a budget
-        (`search.random_walk`).
+        (`search.sample_near_budget`).
         """
         what, number, branch = rng.choice(_decisions(self))
         if what == "stem":
@@ -491,9 +492,9 @@ class Space:
             branches[branch] = self.blocks[number][branch].sample(rng)
             stages[number] = stage._replace(branches=tuple(branches))
 
-        # if the last stage has another width now, other heads may fit on it
+        # if the last stage has another width now, the head may no longer fit on it
         head = arch.head
-        if self._heads(stages) != self._heads(arch.stages):
+        if head not in self._heads(stages):
             head = self._sample_head(rng, stages)
         return replace(arch, stages=tuple(stages), head=head)
 
@@ -569,7 +570,7 @@ def _decisions(space):
 
 def resnet(depths, *widths):
     """A line of Table A2. Steps (Sec. A.2): width 16, kernel 2, groups 16."""
-    return depths, BlockChoices("bottleneck", steps(*widths), (3, 5), steps(16, 64), BOTH)
+    return depths, BlockChoices(steps(*widths), (3, 5), steps(16, 64), BOTH)
 
 
 def mobile(width):
@@ -578,7 +579,7 @@ def mobile(width):
     At expansion 6 that is from 16 channels a group to 1: a depthwise convolution.
     """
     groups = steps(3 * width // 8, 6 * width, 1)
-    return (2, 3, 4), BlockChoices("mobile", (width,), (3, 5, 7), groups, BOTH, (3, 4, 5, 6))
+    return (2, 3, 4), BlockChoices((width,), (3, 5, 7), groups, BOTH, (3, 4, 5, 6))
 
 
 def hrnet(depths, *widths):
@@ -586,7 +587,7 @@ def hrnet(depths, *widths):
     branches = []
     for width in widths:
         table = steps(width // 4, width, width // 4)
-        branches.append(BlockChoices("basic", table, (3,), steps(1, width, 1), BOTH))
+        branches.append(BlockChoices(table, (3,), steps(1, width, 1), BOTH))
     return depths, *branches
 
 
@@ -600,18 +601,17 @@ SPACES = {
         resnet((4, 5, 6), 128, 160),
         resnet((6, 7, 8), 256, 320),
         resnet((3, 4), 512, 640),
-    ], HeadChoices("deconvolution", steps(64, 256), (4,), steps(16, 64))),
+    ], HeadChoices(steps(64, 256), (4,), steps(16, 64))),
 
     # Table A1
     "mobilenetv3": Space.of_rows("mobilenetv3", (16,), [
-        ((1,), BlockChoices("mobile", (16,), (3,), steps(2, 16, 1), BOTH)),
+        ((1,), BlockChoices((16,), (3,), steps(2, 16, 1), BOTH)),
         *[mobile(width) for width in (24, 40, 80, 112, 160)],
-    ], HeadChoices("deconvolution", (256,), (4,), steps(32, 256, 1))),
+    ], HeadChoices((256,), (4,), steps(32, 256, 1))),
 
     # Table A3. Of the bottlenecks it prints the middle width, 16 to 64; four times that comes out
     "hrnet_w32": Space.of_rows("hrnet_w32", steps(16, 64), [
-        ((2, 3, 4), BlockChoices(
-            "bottleneck", steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,))),
+        ((2, 3, 4), BlockChoices(steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,))),
         hrnet((4,), 32, 64),
         hrnet((8, 12, 16), 32, 64, 128),
         hrnet((8, 12), 32, 64, 128, 256),
@@ -620,12 +620,12 @@ SPACES = {
     # ours: shaped like MobileNet-V3, small enough to be trained on two CPU cores in minutes.
     # After the expansions: how many channels a group may have at most
     "tiny": Space.of_rows("tiny", (16,), [
-        ((1, 2),    BlockChoices("mobile", (24,), (3,), (24, 48), (False,), (1, 2), 1)),
-        ((1, 2),    BlockChoices("mobile", (32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1)),
+        ((1, 2), BlockChoices((24,), (3,), (24, 48), (False,), (1, 2), 1)),
+        ((1, 2), BlockChoices((32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1)),
         ((1, 2, 3), BlockChoices(
-            "mobile", (48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2)),
-        ((1, 2),    BlockChoices("mobile", (64,), (3, 5), (128, 192), BOTH, (2, 3), 1)),
-    ], HeadChoices("deconvolution", (48,), (4,), (8,)), image_size=(128, 96)),
+            (48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2)),
+        ((1, 2), BlockChoices((64,), (3, 5), (128, 192), BOTH, (2, 3), 1)),
+    ], HeadChoices((48,), (4,), (8,)), image_size=(128, 96)),
 }
 # fmt: on
 
@@ -1489,16 +1489,9 @@ class Folded(nn.Module):
             self.conv = nn.Conv2d(*sizes, conv.stride, kernel // 2, groups=groups)
         self.conv.weight = nn.Parameter(weight.detach())
         self.conv.bias = nn.Parameter(bias.detach())
-        self.is_sum = kernel == groups == 1  # over channels
 
     def forward(self, x, *choice):
         """(B, I, H, W) -> (B, O, H', W')."""
-        # Attention's convolutions see one position, or give one channel. In compiled code, as sums,
-        # they become a part of the loops around them; a call of a library takes 25 us and more
-        one = x.shape[2:] == (1, 1) or self.conv.out_channels == 1
-        if one and self.is_sum and torch.compiler.is_compiling():
-            products = x[:, None] * self.conv.weight  # (B, O, I, H, W)
-            return products.sum(dim=2) + self.conv.bias[:, None, None]
         return self.conv(x)
 
 
@@ -1785,9 +1778,9 @@ class Stream:
     The box around a pose (ours) holds the joints that are seen, those with a score above .2 inside
     the frame, and is on each side larger by a pixel and a tenth of its longer side.
 
-    After a step `lost` (N,) says who shows fewer than 4 joints. He keeps his window, and is looked
-    for there in every frame, until `step` is handed a box for him. `boxes` says where each was last
-    seen, and `t` is 0 on a key frame.
+    After a step `lost` (N,) says who shows fewer than 4 joints. He keeps his window; at the next
+    key frame he is left out, and gives nan, until `step` is handed a box for him. `boxes` says
+    where each was last seen, and `t` is 0 on a key frame.
     """
 
     def __init__(self, pose, box):
@@ -1796,8 +1789,9 @@ class Stream:
         self.is_single = len(self.boxes) == 1 and self.boxes[0] is box
         self.lost = np.zeros(len(self.boxes), dtype=bool)
         self.t = -1
-        self.matrices = None  # (N, 2, 3) of everybody's window in the last frame
-        self.heatmaps = None  # (N, K, h, w) of the last frame
+        self.running = []  # numbers of the people in the batch
+        self.matrices = None  # (M, 2, 3) of their windows in the last frame
+        self.heatmaps = None  # (M, K, h, w) of the last frame
 
     def step(self, frame, box=None):
         """The next frame -> keypoints (K, 3), or (N, K, 3) for N people: x, y in it, and score.
@@ -1807,36 +1801,49 @@ class Stream:
         """
         image = data.as_picture(frame)
         image.load()  # decoded once, at full size, for all windows
-        self.t = (self.t + 1) % len(self.pose.nets)
-        if box is not None:
-            self.t = 0
-            pairs = zip(as_boxes(box, len(self.boxes)), self.boxes, strict=True)
-            self.boxes = [last if new is None else new for new, last in pairs]
-        whole = (0, 0, *image.size)
-        self.boxes = [whole if box is None else tuple(box) for box in self.boxes]
-        keypoints = self._run(image)  # (N, K, 3)
-        # the next frame is cropped around what was found in this one
+        # 1. is it a key frame? A box that is handed in makes it one
+        count = len(self.boxes)
+        handed = [None] * count if box is None else as_boxes(box, count)
+        self.t = (self.t + 1) % len(self.pose.nets) if box is None else 0
+        if self.t == 0:
+            self._start_period(handed, image)
+        # 2. the network of this frame; who is left out has nan
+        keypoints = np.full((count, len(self.pose.about["joints"]), 3), np.nan)
+        if self.running:
+            keypoints[self.running] = self._run(image)
+        # 3. the next frame is cropped around what was found in this one
         for person, pose in enumerate(keypoints):
             found = box_around(pose, image.size)
             self.lost[person] = found is None
             self.boxes[person] = found or self.boxes[person]
         return keypoints[0] if self.is_single else keypoints
 
+    def _start_period(self, handed, image):
+        """At a key frame: who is run from now on, and where he is looked for."""
+        self.running = []
+        for person, new in enumerate(handed):
+            if new is not None or not self.lost[person]:
+                self.running.append(person)
+            if new is not None:
+                self.boxes[person] = tuple(new)
+            elif self.boxes[person] is None:
+                self.boxes[person] = (0, 0, *image.size)
+
     @torch.inference_mode()
     def _run(self, image):
-        """This frame's network on everybody's window -> keypoints (N, K, 3) in the frame."""
-        # everybody's window, cropped as in training
+        """This frame's network on everybody's window -> keypoints (M, K, 3) in the frame."""
+        # the windows of those in the batch, cropped as in training
         size = self.pose.about["size"]
         cell = self.pose.about["cell"]
-        matrices = np.stack([data.crop_matrix(box, size) for box in self.boxes])
+        matrices = np.stack([data.crop_matrix(self.boxes[i], size) for i in self.running])
         crops = torch.stack([data.crop(image, matrix, size) for matrix in matrices])
-        images = data.normalise(crops.to(self.pose.device))  # (N, 3, H, W)
+        images = data.normalise(crops.to(self.pose.device))  # (M, 3, H, W)
 
         # eq. (2): H^t = S(I^t) on a key frame, T(I^t, H^(t-1)) on the others
         heatmaps = None
         if self.t > 0:
             heatmaps = data.warp_heatmaps(self.heatmaps, self.matrices, matrices, cell)
-        self.heatmaps = self.pose.nets[self.t](images, heatmaps=heatmaps)  # (N, K, H/4, W/4)
+        self.heatmaps = self.pose.nets[self.t](images, heatmaps=heatmaps)  # (M, K, H/4, W/4)
         self.matrices = matrices
         keypoints = data.decode(self.heatmaps, cell=cell).cpu()
         return data.transform(keypoints, data.invert(matrices))
@@ -1849,7 +1856,7 @@ def box_around(pose, size):
     """
     x, y, score = pose.T
     inside = (x > -0.5) & (y > -0.5) & (x < size[0] - 0.5) & (y < size[1] - 0.5)
-    seen = pose[inside & (score > SURE), :2]  # (n, 2)
+    seen = pose[inside & (score > SURE), :2]  # (n, 2); none where they are nan
     if len(seen) < FEWEST_JOINTS:
         return None
     low = seen.min(axis=0)
@@ -1929,6 +1936,17 @@ class VideoResults:
             print(f"{self.out}: {len(self.small)} overlays, overlay.gif, poses.json")
 
 
+def look_again(stream):
+    """Boxes for the next step: before a key frame, where who is lost was last seen; else None.
+
+    A `Stream` leaves him out until a box is handed in; on the command line there is nobody to ask.
+    """
+    if stream.t < len(stream.pose.nets) - 1 or not stream.lost.any():
+        return None
+    people = zip(stream.boxes, stream.lost, strict=True)
+    return [box if lost else None for box, lost in people]
+
+
 def run_video(video, checkpoint, boxes, out):
     """Poses through a video; into the folder `out`: 000000.png ..., overlay.gif, poses.json.
 
@@ -1944,11 +1962,13 @@ def run_video(video, checkpoint, boxes, out):
     # whatever happens, the files tell what was found until then
     try:
         for number, (name, frame) in enumerate(read_video(video)):
+            again = look_again(stream)
             start = time.perf_counter()
-            poses = stream.step(frame)
+            poses = stream.step(frame, again)
             kind = "non-key" if stream.t else "key"
             times[kind].append(1000 * (time.perf_counter() - start))
-            print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}")
+            note = ", looked again for who was lost" if again else ""
+            print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}{note}")
             results.add(name, frame, poses)
     finally:
         results.write()
