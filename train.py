@@ -82,23 +82,22 @@ def heatmap_loss(predicted, targets, weights=None):
     return 1000 * error.mean()
 
 
-def train_step(nets, examples, optimizer, rng, chain=None):
+def train_step(nets, examples, optimizer, rng):
     """One step: the sandwich rule and in-place distillation [60, 61] (Secs 3.4.1, 3.4.2).
 
     nets: one for each frame to predict, which is T times the same super-network; or finished
-    networks, to train alone. chain: the architectures that a super-network shall train alone.
-    Returns the losses of the subnets, biggest first.
+    networks, to train alone. Returns the losses of the subnets, biggest first.
     """
     # 1. the biggest subnet learns from the ground truth alone. All its frames have the biggest
     #    CNN; only their fusions are random
     biggest = [random_fusion(net.space.largest(), net.space, rng) for net in nets]
-    predicted = predict_chain(nets, chain or biggest, examples)  # (B, T, K, H/4, W/4)
+    predicted = predict_chain(nets, biggest, examples)  # (B, T, K, H/4, W/4)
     losses = [heatmap_loss(predicted, examples.targets, examples.weights)]
     losses[0].backward()
     soft_targets = predicted.detach()  # what it says at this very step teaches the others
 
     chains = []
-    if nets[0].arch is None and not chain:  # a super-network
+    if nets[0].arch is None:  # a super-network
         # 2. the smallest subnet, with random fusions too
         chains.append([random_fusion(net.space.smallest(), net.space, rng) for net in nets])
         # 3. N = 2 random subnets: every frame of a chain draws its own CNN and fusion
@@ -249,13 +248,13 @@ def stop_requests():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def fit(run, nets, steps, name, key_net=None, chain=None):
+def fit(run, nets, steps, name, key_net=None):
     """Train `nets` for so many steps, and keep them in the run folder as `name`.
 
-    nets and chain as for `train_step`; key_net: of the frame before them, in stage t. The first
-    process reports ten times, and saves about twice a minute, at the end, and when it is asked to
-    stop: then KeyboardInterrupt. Wherever a run is cut off, even by kill -9, it goes on from what
-    was saved and ends with the same weights.
+    nets: one for each frame to predict, as for `train_step`; key_net: of the frame before them, in
+    stage t. The first process reports ten times, and saves about twice a minute, at the end, and
+    when it is asked to stop: then KeyboardInterrupt. Wherever a run is cut off, even by kill -9, it
+    goes on from what was saved and ends with the same weights.
     """
     options = run.options
     # a super-network serves all frames, but it is one network
@@ -271,13 +270,13 @@ def fit(run, nets, steps, name, key_net=None, chain=None):
             examples = make_examples(batch, run.train, len(nets), key_net, run.device)
             # the same architectures in all processes, and after --resume
             rng = random.Random(f"{options.seed} arch {step}")
-            losses = train_step(nets, examples, optimizer, rng, chain)
+            losses = train_step(nets, examples, optimizer, rng)
 
             done = step + 1
             stopping = any(search.gather(bool(asked)))  # all processes stop at the same step
             if run.is_first and (done == steps or done % max(1, steps // 10) == 0):
                 minutes = (time.time() - begun) / 60 * (steps - done) / (done - start)
-                report_losses(run, nets, name, done, losses, chain, minutes)
+                report_losses(run, nets, name, done, losses, f"{minutes:.1f} minutes left")
             if run.is_first and (done == steps or stopping or time.time() - saved > SAVE_EVERY):
                 save_training(run, name, distinct, optimizer, done)
                 saved = time.time()
@@ -326,14 +325,14 @@ def continue_training(run, name, nets, optimizer):
     return saved["step"]
 
 
-def report_losses(run, nets, name, step, losses, chain, minutes):
+def report_losses(run, nets, name, step, losses, left):
     """On the screen and in log.jsonl: the losses of the biggest subnet, the smallest and the random
     ones, and AP on val."""
     judged = [net.eval() for net in nets]
     if nets[0].arch is None:
-        # of the super-network its biggest subnet is judged, or the one that it trains alone
-        archs = chain or [net.space.largest() for net in nets]
-        judged = search.finish(nets[0], archs, run.calibration)
+        # of the super-network its biggest subnet is judged
+        biggest = [net.space.largest() for net in nets]
+        judged = search.finish(nets[0], biggest, run.calibration)
     # 16 batches are all of the drawn people, and enough of the others
     keypoints = search.predict(judged, run.validation, stop=16)
     indices = run.validation.indices[: len(keypoints)]
@@ -342,10 +341,7 @@ def report_losses(run, nets, name, step, losses, chain, minutes):
         net.train()
     phase = Path(name).stem
     numbers = " ".join([f"{loss:.2f}" for loss in losses])
-    print(
-        f"{phase} step {step}  loss {numbers}  val AP {ap:.1f}  {minutes:.1f} minutes left",
-        flush=True,
-    )
+    print(f"{phase} step {step}  loss {numbers}  val AP {ap:.1f}  {left}", flush=True)
     log(run, phase=phase, step=step, losses=losses, ap=ap)
 
 
@@ -640,11 +636,11 @@ def run_stage(options, device):
     if not options.arch:
         sets = (run.validation, run.calibration)
         archs = find(run, nets[0], options.gflops, *sets, key_net and key_net.arch)
-        # ours: the found chain of stage t trains on alone, its frames still sharing the weights
-        if options.finish:
-            fit(run, nets, options.finish, "finish.pt", key_net, archs)
         # what is cut out of the super-network gets statistics of its own
         nets = search.finish(nets[0], archs, run.calibration)
+        # ours: the found chain of stage t trains on, each network now with weights of its own
+        if options.finish:
+            fit(run, nets, options.finish, "finish.pt", key_net)
 
     chain = [key_net, *nets] if key_net else nets
     if run.is_first:
