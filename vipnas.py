@@ -544,8 +544,13 @@ class Space:
             lines = zip(self.blocks[index], stage.branches, strict=True)
             branches = [choices.within(branch) for choices, branch in lines]
             rows.append([steps(module, stage.depth, module), *branches])
-        last = arch.stages[-1].branches[0]
-        head = self.head.within(arch.head, last.width) if self.head else None
+        head = None
+        if self.head:
+            head = self.head.within(arch.head, arch.stages[-1].branches[0].width)
+            # ours: a width of the last stage is not offered if no head fits on it
+            last = rows[-1][1]
+            fitting = [width for width in last.width if head.options(width)]
+            rows[-1][1] = replace(last, width=tuple(fitting))
         stem = widths_within(self.stem, arch.stem)
         fusions = all_fusions(len(arch.stages))
         return Space.of_rows(here, stem, rows, head, self.image_size, fusions)
@@ -1081,7 +1086,8 @@ class PoseNet(nn.Module):
         self.space = Space.of(space_or_arch) if isinstance(space_or_arch, Arch) else space_or_arch
         self.joints = joints
         largest = self.space.largest()
-        # a space of one architecture makes a finished network
+        # a space of one architecture makes a finished network, whose layers still are elastic ones:
+        # they just have nothing smaller to give
         elastic = self.space.size() > 1
         self.arch = None if elastic else largest
         # every part holds the weights of its largest choice; all other choices are slices of them
