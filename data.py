@@ -839,7 +839,7 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     gain = rng.uniform(0.12, 0.45)
     dark = rng.randrange(4) + np.arange(rng.randint(1, 3)) if rng.random() < 0.5 else []
     images = np.empty((frames, *size, 3), np.uint8)
-    joints = np.empty((frames, 17, 3), np.float32)
+    joints = np.empty((frames, len(COCO.joints), 3), np.float32)
     for frame in range(frames):
         picture, joints[frame] = render_frame(rng, scene, frame)
         if frame in dark:
@@ -863,7 +863,7 @@ class SyntheticClips(Clips):
         if count < 1 or frames < 1:
             raise UserError(f"{count} clips of {frames} frames: both numbers must be at least 1")
         self.images = np.empty((count, frames, *size, 3), np.uint8)
-        joints = np.empty((count, frames, 17, 3))
+        joints = np.empty((count, frames, len(COCO.joints), 3))
         # a process for less than 16 clips would cost more time than it saves
         workers = min(workers or cores(), count // 16)
         for i, clip in enumerate(self._render(split, count, frames, size, workers)):
