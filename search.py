@@ -661,6 +661,15 @@ def random_walk(space, archs, high, rng, price):
             yield tuple(archs)
 
 
+def price_in_gflops(space):
+    """The price that the paper's budgets are in: a function of an Arch."""
+
+    def gflops(arch):
+        return cost(arch, space.image_size).gflops
+
+    return gflops
+
+
 def allocate(space, frames, budget, count, rng, price=None):
     """`count` random tuples of `frames` architectures that together cost just below the budget.
 
@@ -673,11 +682,7 @@ def allocate(space, frames, budget, count, rng, price=None):
     price: Arch -> number, default GFLOPs, the paper's. No two are the same; they are fewer only if
     there are hardly more. UserError if nothing is so cheap.
     """
-
-    def gflops(arch):
-        return cost(arch, space.image_size).gflops
-
-    price = lru_cache(maxsize=2**16)(price or gflops)  # many are asked for again
+    price = lru_cache(maxsize=2**16)(price or price_in_gflops(space))  # many are asked for again
     smallest = cheapest(space, price)
     least = price(smallest)
     if budget < frames * least:
@@ -714,10 +719,7 @@ def draw_candidates(space, budget, count, seed, frames=1, key_arch=None, shared=
     key_arch, the *average* over key and non-key frames, as Table 1 gives it; then each non-key
     frame has an architecture of its own, unless they are `shared` (Fig. 6b).
     """
-
-    def gflops(arch):
-        return cost(arch, space.image_size).gflops
-
+    gflops = price_in_gflops(space)
     rng = random.Random(f"{seed} candidates")
     total = frames * budget
     if key_arch:
