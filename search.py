@@ -64,22 +64,26 @@ POSETRACK_PARTS = {
 POSETRACK_JOINTS = sum(POSETRACK_PARTS.values(), ())
 
 
-def oks(predictions, joints, areas, sigmas=COCO.sigmas):
-    """Object keypoint similarity (Sec. 4.1), 0 to 1; 0 for a person without labelled joints.
+def joint_similarity(predictions, joints, areas, sigmas=COCO.sigmas):
+    """How near each joint is to its label: exp(-d^2 / (2 s^2 k^2)) of Sec. 4.1, 0 to 1.
 
-    The mean over labelled joints of exp(-d^2 / (2 s^2 k^2)): d is the distance between prediction
-    and label, s^2 the person's area, k = 2 sigma a constant of the joint.
-
-    predictions (..., K, 2 or more), joints (..., K, 3) with the visibility last, in pixels; areas
-    (...) in square pixels; sigmas (K). Leading dimensions broadcast; the result has them.
+    d is the distance between prediction and label, s^2 the person's area, k = 2 sigma a constant of
+    the joint. predictions (..., K, 2 or more), joints (..., K, 3) with the visibility last, in
+    pixels; areas (...) in square pixels; sigmas (K). Leading dimensions broadcast: (..., K).
     """
     offsets = predictions[..., :2] - joints[..., :2]  # (..., K, 2)
     d2 = (offsets**2).sum(-1)  # (..., K)
     k2 = (2 * np.asarray(sigmas)) ** 2  # (K)
     s2 = np.asarray(areas)[..., None]  # (..., 1)
     s2 = s2 + np.spacing(1)  # so that it is never 0, as in the official tool
-    similarity = np.exp(-d2 / k2 / s2 / 2)  # (..., K)
+    return np.exp(-d2 / k2 / s2 / 2)
 
+
+def oks(predictions, joints, areas, sigmas=COCO.sigmas):
+    """Object keypoint similarity (Sec. 4.1), 0 to 1: the mean of `joint_similarity` over labelled
+    joints, of shape (...); 0 for a person without any.
+    """
+    similarity = joint_similarity(predictions, joints, areas, sigmas)  # (..., K)
     labelled = joints[..., 2] > 0  # (..., K)
     count = np.maximum(labelled.sum(-1), 1)  # (...)
     return (similarity * labelled).sum(-1) / count
@@ -626,6 +630,29 @@ def passed(keypoints, clips, indices, first):
     return np.where(labelled, share, np.nan)
 
 
+def ap_by_part(keypoints, clips, indices, first):
+    """{part: AP} of each part of the body, left and right together, 0 to 100; arguments: `passed`.
+
+    As there, but each joint is held to the thresholds by itself.
+    """
+    frames = slice(first, first + keypoints.shape[1])
+    joints = clips.joints[indices, frames]  # (n, frames, K, 3)
+    areas = clips.areas[indices, frames]
+    similarity = joint_similarity(keypoints, joints, areas, clips.skeleton.sigmas)
+    share = (similarity[..., None] >= OKS_THRESHOLDS).mean(-1)  # (n, frames, K)
+    labelled = joints[..., 2] > 0
+
+    # the sums of all joints of a part
+    passed_sum = {}
+    count = {}
+    for k, partner in enumerate(clips.skeleton.flip):
+        part = clips.skeleton.joints[min(k, partner)].removeprefix("left_")
+        own = labelled[..., k]
+        passed_sum[part] = passed_sum.get(part, 0) + share[..., k][own].sum()
+        count[part] = count.get(part, 0) + own.sum()
+    return {part: float(100 * passed_sum[part] / count[part]) for part in count if count[part]}
+
+
 def percent(points):
     """The AP of what `passed` returns, 0 to 100."""
     return 100 * float(np.nanmean(points))
@@ -1014,23 +1041,44 @@ def check_joints(clips, about, path):
     clips.cell = about.get("cell", CELL)
 
 
-def show_frames(nets, about):
-    """Print what the finished network of each frame costs, and the average (Table 1's columns).
+def frame_costs(nets, about):
+    """What the finished networks of successive frames cost: {"params", "gflops", "ms", "fps"}, each
+    a list with the frames' numbers and, last, those of the average frame.
 
-    The average counts key and non-key frames alike. It is returned: {"gflops", "params", "ms"}.
+    The average counts key and non-key frames alike, as in Tables 1 to 4 and Figs 1 and 4. The speed
+    is that of one deployed network on one CPU thread.
     """
     size = tuple(about["size"])
-    times = vipnas.frame_times(nets)
-    rows = []
-    print(f"{'frame':9}{'GFLOPs':>9}{'parameters':>12}{'ms':>7}   architecture")
+    prices = [cost(net.arch, size, net.joints) for net in nets]
+    costs = {
+        "params": [price.params for price in prices],
+        "gflops": [price.gflops for price in prices],
+        "ms": vipnas.frame_times(nets),
+    }
+    for values in costs.values():
+        values.append(float(np.mean(values)))
+    costs["fps"] = [1000 / ms for ms in costs["ms"]]
+    return costs
+
+
+COST_TITLES = f"{'params':>12}{'GFLOPs':>9}{'ms':>8}{'FPS':>6}"
+
+
+def format_costs(costs, t=-1):
+    """One frame of `frame_costs` in the columns of COST_TITLES; -1: the average."""
+    params, gflops, ms, fps = (costs[name][t] for name in ("params", "gflops", "ms", "fps"))
+    return f"{params:12,.0f}{gflops:9.4f}{ms:8.2f}{fps:6.0f}"
+
+
+def show_frames(nets, about):
+    """Print what the network of each frame costs, and the average; returns `frame_costs`."""
+    costs = frame_costs(nets, about)
+    print(f"{'':10}{COST_TITLES}   (ms and frames a second: deployed, one CPU thread)")
     for t, net in enumerate(nets):
-        price = cost(net.arch, size, net.joints)
         frame = f"t = {t}" if t else "key frame"
-        print(f"{frame:9}{price.gflops:9.4f}{price.params:12,}{times[t]:7.2f}   {net.arch}")
-        rows.append([price.gflops, price.params, times[t]])
-    gflops, params, ms = np.mean(rows, axis=0).tolist()
-    print(f"{'average':9}{gflops:9.4f}{params:12,.0f}{ms:7.2f}   (ms: deployed, one CPU thread)")
-    return {"gflops": gflops, "params": params, "ms": ms}
+        print(f"{frame:10}{format_costs(costs, t)}   {net.arch}")
+    print(f"{'average':10}{format_costs(costs)}")
+    return costs
 
 
 # -------------------------------------------------------------------------------- the command line
@@ -1071,6 +1119,7 @@ def judge_finished(options, device):
     where = (options.data, options.root, "test", len(nets), tuple(about["size"]))
     clips = data.open_clips(*where, boxes=options.boxes)
     check_joints(clips, about, path)
+    show_frames(nets, about)
     nets = [net.to(device, memory_format=torch.channels_last) for net in nets]
     official(nets, clips, device, options.out or path.with_name(f"official_{options.data}"))
 

@@ -41,6 +41,7 @@ import data
 import search
 import vipnas
 from data import UserError
+from elastic import ElasticConv2d, ElasticConvTranspose2d
 from vipnas import PoseNet, Space
 
 # ------------------------------------------------------------------------------ one training step
@@ -428,6 +429,7 @@ def option_parser():
     add("--arch", help="train this alone: JSON file, finished network, or a name in vipnas.ARCHS")
     add("--no-fusion", action="store_true", help="stage t, --arch: without its fusions (Fig. 6a)")
     add("--init", help="stage s: start from this finished network, or a published one")
+    add("--init-std", type=float, help="stage s: .001 starts as the paper does (default: He's way)")
     add("--frames", type=int, help="stage t: T, non-key frames after a key frame (default 3)")
     add("--clips", type=int, help="train with so many clips")
     add("--steps", type=int, help="training steps")
@@ -473,9 +475,13 @@ def check_together(options):
         only_t = ("s", "frames", "finish", "shared", "no_fusion", "compare")
         forbid(options, only_t, "belongs to --stage t")
     else:
-        forbid(options, ("space", "init"), "belongs to --stage s; T starts from the network of --s")
+        of_s = ("space", "init", "init_std")
+        forbid(options, of_s, "belongs to --stage s; T starts from the network of --s")
         if options.data == "coco":
             raise UserError("COCO has no videos: --stage t needs --data posetrack or synthetic")
+
+    if options.init:
+        forbid(options, ("init_std",), "draws new weights, and --init takes those of a file")
 
     # what belongs to a search, or to one architecture
     if options.arch:
@@ -505,7 +511,7 @@ def forbid(options, names, reason):
 
 def check_numbers(options):
     """UserError for numbers that are not finite, or not above zero where they have to be."""
-    for name in ("frames", "lr", "gflops", *FROM_RECIPE):
+    for name in ("frames", "lr", "gflops", "init_std", *FROM_RECIPE):
         value = getattr(options, name)
         zero_is_fine = name in ("rotation", "scale", "finish")
         if value is None or (value == 0 and zero_is_fine):
@@ -673,6 +679,8 @@ def prepare_s(options, device):
     # one heatmap for each joint that the data name
     skeleton = data.POSETRACK if options.data == "posetrack" else data.COCO
     net = PoseNet(space, joints=len(skeleton.joints))
+    if options.init_std:
+        draw_weights(net, options.init_std)
     if options.init:
         # the whole of a network of the same architecture, or slices of a larger one
         (larger, *_), _ = vipnas.load_networks(options.init)
@@ -682,6 +690,16 @@ def prepare_s(options, device):
             raise UserError(f"--init {options.init} is smaller than needed: {error}") from None
     net.to(device, memory_format=torch.channels_last)
     return Run(options, device, space), [net], None
+
+
+def draw_weights(net, std):
+    """The paper's initialisation (Sec. 4.2): weights from a Gaussian of mean 0, with std = .001.
+
+    Without it they are He's: of a size with which a layer keeps the scale of its input.
+    """
+    for layer in net.modules():
+        if isinstance(layer, ElasticConv2d | ElasticConvTranspose2d):
+            nn.init.normal_(layer.weight, std=std)
 
 
 def prepare_t(options, device):
@@ -797,69 +815,86 @@ def train_rival(run, supernet, chain):
 def report_s(run, nets):
     """What was found: its cost, and its AP on the test split, which no decision has looked at."""
     print("\nS-ViPNAS")
-    average = search.show_frames(nets, run.about)
+    costs = search.show_frames(nets, run.about)
+    log(run, event="found", archs=[json.loads(nets[0].arch.to_json())])
     test = search.EvaluationSet(run.test, run.device)
     keypoints = search.predict(nets, test)  # (N, 1, K, 3)
-    points = search.passed(keypoints, run.test, test.indices, test.first)
-    points = np.ma.masked_invalid(points)  # (N, 1), without people who are not labelled
-    ap = float(100 * points.mean())
-    print(f"test AP {ap:.1f} +- {standard_error(points):.1f} ({len(points)} people)")
-    arch = nets[0].arch.to_json()
-    log(run, event="found", arch=arch, gflops=average["gflops"], test_ap=ap)
+    compare(run, test, {"S-ViPNAS": keypoints}, {"S-ViPNAS": costs})
     conclude(run, nets, keypoints, "poses.png")
 
 
-def standard_error(points):
-    """Of an AP, in percent, from one number for each person or clip."""
-    return float(100 * points.std() / math.sqrt(max(1, points.count())))
-
-
 def report_t(run, chain, rival):
-    """What was found: its cost, and its AP beside that of the rival and of a copied pose."""
+    """What was found, and the rows of Tables 1 and 3: T, S on every frame, the single-frame rival
+    of T's average cost; and the key frame's pose copied, which any of them has to beat."""
     print("\nT-ViPNAS")
-    average = search.show_frames(chain, run.about)
-    archs = [net.arch.to_json() for net in chain[1:]]
-    log(run, event="found", archs=archs, average_gflops=average["gflops"])
-
+    costs = {"T-ViPNAS": search.show_frames(chain, run.about)}
+    log(run, event="found", archs=[json.loads(net.arch.to_json()) for net in chain[1:]])
     test = search.EvaluationSet(run.test, run.device)
     keypoints = search.predict(chain, test)  # (N, T + 1, K, 3), the key frame first
-    compared = {"T-ViPNAS": keypoints}
-    if rival:
-        gflops = average_gflops([rival.arch], run.space, rival.joints)
-        compared[f"single frame, {gflops:.4f} GFLOPs"] = search.predict([rival] * len(chain), test)
+    found = {"T-ViPNAS": keypoints}
+    for name, net in {"S on every frame": chain[0], "rival on every frame": rival}.items():
+        if net:
+            costs[name] = search.frame_costs([net], run.about)
+            found[name] = search.predict([net] * len(chain), test)
     # where the joints were in the key frame's image, there they are said to be in every frame
-    compared["the key frame's pose, copied"] = np.repeat(keypoints[:, :1], len(chain), axis=1)
-    compare(run, test, compared)
+    found["key frame's pose, copied"] = np.repeat(keypoints[:, :1], len(chain), axis=1)
+    compare(run, test, found, costs)
     conclude(run, chain, keypoints, "poses.gif")
 
 
-def compare(run, test, compared):
-    """Print AP over non-key frames; and by how much T, the first, is better, paired clip by clip.
-
-    compared: {name: keypoints (N, T + 1, K, 3)}.
+def compare(run, test, found, costs):
+    """Print and log {name: keypoints (N, F, K, 3)} on the test split: AP of all frames, of some,
+    and of each part of the body; and by how much the first is better. costs: {name: frame_costs}.
     """
-    distances = "  ".join([f"t = {t}" for t in range(1, run.options.frames + 1)])
-    title = f"non-key frames of {len(run.test)} test clips"
-    print(f"\n{title:45}    AP   {distances}")
-    ours = None
-    for name, keypoints in compared.items():
-        points = search.passed(keypoints, run.test, test.indices, test.first)
-        # without the key frame, which all of them see with the same network or none of them; and
-        # without people who are not labelled in a frame
-        points = np.ma.masked_invalid(points[:, 1:])  # (N, T)
-        ap = float(100 * points.mean())
-        by_frame = 100 * points.mean(axis=0).filled(np.nan)  # (T,)
-        row = f"{name:45} {ap:5.1f}   " + "  ".join([f"{value:5.1f}" for value in by_frame])
-        entry = {"name": name, "ap": ap, "ap_by_frame": by_frame.tolist()}
-        if ours is None:
-            ours = points
-        else:
-            better = float(100 * (ours - points).mean())
-            error = standard_error((ours - points).mean(axis=1))
-            row += f"   T is {better:+.1f} +- {error:.1f} better"
-            entry.update(t_better=better, standard_error=error)
-        print(row)
-        log(run, event="test", **entry)
+    columns = {"AP": slice(None)}
+    if run.test.frames > 1:
+        columns["non-key"] = slice(1, None)
+        for t in range(1, run.test.frames):
+            columns[f"t = {t}"] = slice(t, t + 1)
+    titles = "".join([f"{title:>9}" for title in columns])
+    print(f"\n{f'{len(run.test)} test clips':25}{search.COST_TITLES}{titles}")
+
+    parts = {}
+    points = {}
+    for name, keypoints in found.items():
+        passed = search.passed(keypoints, run.test, test.indices, test.first)
+        passed = np.ma.masked_invalid(passed)  # (N, F), without people who are not labelled
+        points[name] = passed
+        ap = {title: float(100 * passed[:, frames].mean()) for title, frames in columns.items()}
+        numbers = search.format_costs(costs[name]) if name in costs else " " * 35
+        print(f"{name:25}{numbers}" + "".join([f"{value:9.1f}" for value in ap.values()]))
+        parts[name] = search.ap_by_part(keypoints, run.test, test.indices, test.first)
+        average = {key: values[-1] for key, values in costs.get(name, {}).items()}
+        log(run, event="test", name=name, ap=ap, ap_by_part=parts[name], **average)
+
+    ours, *others = points
+    show_parts(parts)
+    print(f"\nstandard error of {ours}'s AP: {standard_error(points[ours].mean(axis=1)):.1f}")
+    for other in others:
+        compare_pair(run, points, ours, other)
+
+
+def show_parts(parts):
+    """Print {name: {part: AP}}, a column for each part of the body."""
+    titles = "".join([f"{title:>9}" for title in next(iter(parts.values()))])
+    print(f"\n{'AP of single joints':25}{titles}")
+    for name, ap in parts.items():
+        print(f"{name:25}" + "".join([f"{value:9.1f}" for value in ap.values()]))
+
+
+def compare_pair(run, points, ours, other):
+    """Print and log by how much `ours` is better than `other` on non-key frames, paired clip by
+    clip: their difference does not feel which clips are hard for both."""
+    difference = points[ours][:, 1:] - points[other][:, 1:]  # (N, T)
+    better = float(100 * difference.mean())
+    error = standard_error(difference.mean(axis=1))
+    print(f"{ours} is {better:+.1f} +- {error:.1f} AP better than {other} (non-key frames)")
+    log(run, event="pair", ours=ours, other=other, better=better, standard_error=error)
+
+
+def standard_error(points):
+    """Of a mean AP, in percent, from one number for each person or clip."""
+    return float(100 * points.std() / math.sqrt(max(1, points.count())))
 
 
 def conclude(run, nets, keypoints, name):
