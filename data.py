@@ -1005,9 +1005,11 @@ class FileClips(Clips):
             reason = "is missing, damaged or no picture: fetch it again, or correct --root"
             raise UserError(f"{path} {reason}") from None
 
-    def _read_page(self, path, hint):
+    def _read_page(self, path, hint, has_people=True):
         """An annotation file: a dict with the lists `images` and `annotations`, usable images."""
         page = _read_json(path, hint)
+        if isinstance(page, dict) and not has_people:
+            page["annotations"] = []
         if not _has_types(page, {"images": list, "annotations": list}):
             raise UserError(f"{path} has no lists of images and annotations: {hint}")
         page["images"] = [image for image in page["images"] if _has_types(image, self.image_keys)]
@@ -1083,7 +1085,10 @@ class CocoPeople(FileClips):
         root/val2017/000000000785.jpg
 
     boxes: look at everyone whom a detector found instead: a JSON list of {image_id, category_id,
-    bbox, score}. They have no joints.
+    bbox, score}. They have no joints. The split test-dev, whose annotations nobody has, needs them:
+
+        root/annotations/image_info_test-dev2017.json       images and categories
+        root/test2017/000000000001.jpg
     """
 
     skeleton = COCO
@@ -1093,10 +1098,14 @@ class CocoPeople(FileClips):
 
     def __init__(self, root, split, size=(256, 192), boxes=None):
         self.skipped = collections.Counter()
-        folder = Path(root, f"{split}2017")
-        path = Path(root, "annotations", f"person_keypoints_{split}2017.json")
+        has_people = split != "test-dev"
+        if not (has_people or boxes):
+            raise UserError("COCO test-dev has no annotated boxes: give --boxes, detected people")
+        folder = Path(root, f"{split.removesuffix('-dev')}2017")
+        name = "person_keypoints" if has_people else "image_info"
+        path = Path(root, "annotations", f"{name}_{split}2017.json")
         hint = "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/"
-        self.annotations = page = self._read_page(path, hint)
+        self.annotations = page = self._read_page(path, hint, has_people)
 
         # with detections too: it takes out what an evaluation could not use
         people = self._people(page["annotations"], page["images"], folder)
@@ -1188,7 +1197,7 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
 
     split: train; val, which a search looks at; test, which only a report looks at. The real data
     sets keep their test annotations to themselves: there it is val too, with every labelled frame
-    of PoseTrack18. boxes: see CocoPeople.
+    of PoseTrack18. test-dev2017 is COCO's, for its evaluation server. boxes: see CocoPeople.
     """
     if kind == "synthetic":
         return SyntheticClips(split, count, frames, size)
@@ -1196,7 +1205,7 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
     # the annotated parts of the real data sets are train and val
     part = "val" if split == "test" else split
     if kind == "coco":
-        clips = CocoPeople(root, part, size, boxes)
+        clips = CocoPeople(root, part.removesuffix("2017"), size, boxes)
     else:
         clips = PoseTrackClips(root, part, frames, size, whole=split != "test")
     if clips.left_out:
@@ -1211,17 +1220,20 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
 def export(kind, out, count, frames=8, size=(256, 192)):
     """Write drawn people in the layout of `kind`, "coco" or "posetrack", to try what reads those.
 
-    `count` people (or sequences of `frames` frames) to train with, a quarter as many to validate.
+    `count` people (or sequences of `frames` frames) to train with, a quarter as many to validate,
+    and of COCO as many again without annotations, as in test-dev.
     """
-    for split, number in (("train", count), ("val", max(1, count // 4))):
-        if kind == "coco":
+    few = max(1, count // 4)
+    if kind == "coco":
+        for split, number in (("train", count), ("val", few), ("test", few)):
             _export_coco(SyntheticClips(split, number, 1, size), Path(out), split)
-        else:
+    else:
+        for split, number in (("train", count), ("val", few)):
             _export_posetrack(SyntheticClips(split, number, frames, size), Path(out), split)
 
 
 def _export_coco(clips, out, split):
-    """Pictures and annotations; to validate also detections: the boxes, moved a little, twice."""
+    """Pictures and annotations; of val and test also detections: the boxes, moved, twice each."""
     page = {"images": [], "annotations": [], "categories": [COCO.category]}
     height, width = clips.size
     for index in range(len(clips)):
@@ -1233,17 +1245,24 @@ def _export_coco(clips, out, split):
         person["area"] = float(clips.areas[index, 0])
         page["images"].append(image)
         page["annotations"].append(person)
-    write_json(page, out / "annotations" / f"person_keypoints_{split}2017.json")
 
+    rng = random.Random(0)
+    detections = []
+    for person in page["annotations"]:
+        for _ in range(2):
+            box = [value + rng.gauss(0, width / 50) for value in person["bbox"]]
+            found = {"image_id": person["id"], "category_id": 1, "bbox": box}
+            detections.append({**found, "score": rng.random()})
+
+    folder = out / "annotations"
+    if split == "test":  # its people are not told
+        del page["annotations"]
+        write_json(page, folder / "image_info_test-dev2017.json")
+        write_json(detections, folder / "person_detections_test-dev2017.json")
+    else:
+        write_json(page, folder / f"person_keypoints_{split}2017.json")
     if split == "val":
-        rng = random.Random(0)
-        detections = []
-        for person in page["annotations"]:
-            for _ in range(2):
-                box = [value + rng.gauss(0, width / 50) for value in person["bbox"]]
-                found = {"image_id": person["id"], "category_id": 1, "bbox": box}
-                detections.append({**found, "score": rng.random()})
-        write_json(detections, out / "annotations" / "person_detections_val2017.json")
+        write_json(detections, folder / "person_detections_val2017.json")
 
 
 def _export_posetrack(clips, out, split):

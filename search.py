@@ -1028,6 +1028,8 @@ def official(nets, clips, device, out):
 
     data.write_json(results, Path(out, "results.json"))
     print(f"{clips.name}, official evaluation of {len(results)} poses (results.json in {out})")
+    if not clips.annotations["annotations"]:
+        print("its people are not told: hand results.json in to the evaluation server")
     print("".join(f"{name:>7}" for name in table))
     print("".join(f"{value:7.1f}" for value in table.values()))
     return table

@@ -412,6 +412,16 @@ def test_exported_people_are_read_back(exports):
     assert found.scores.tolist() == [entry["score"] for entry in json.loads(boxes.read_text())[:3]]
 
 
+def test_test_dev_is_seen_through_detected_boxes_alone(exports):
+    root = exports / "coco"
+    one_sentence("give --boxes", data.open_clips, "coco", root, "test-dev2017", 1, (128, 96))
+    boxes = root / "annotations/person_detections_test-dev2017.json"
+    clips = data.open_clips("coco", root, "test-dev2017", 1, (128, 96), boxes=boxes)
+    assert len(clips) == 4 and not clips.joints.any()
+    assert clips.files[0, 0] == root / "test2017/000000000001.jpg"
+    assert len(clips.annotations["images"]) == 2 and clips.annotations["annotations"] == []
+
+
 MIXED = (0, 4, 8, 9, 10, 13)  # every fourth frame, then each, then a gap
 CUT = [
     (MIXED, 3, "val", [[0, 1, 2]]),
