@@ -116,7 +116,7 @@ class ElasticConv2d(Elastic):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
         # ours: He initialisation over the fan-out, so that a layer keeps the scale of its input
-        # whatever its group number. The paper's sigma = .001 trains too, but starts slowly.
+        # whatever its group number. The paper's sigma = .001: train.py --init-std .001.
         fan_out = out_channels // groups * kernel * kernel
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_out))
 

@@ -11,6 +11,7 @@ for T-ViPNAS. It is cut out of a trained super-network; nothing is trained here.
     python search.py --checkpoint runs/t/supernet.pt --gflops 0.014 --frames 4    # Table 4
     python search.py --checkpoint runs/t/supernet.pt --gflops 0.014 --shared      # Fig. 6b
     python search.py --checkpoint FINISHED --data coco --root DIR      # official numbers
+    python search.py --checkpoint FINISHED --data coco --root DIR --split test-dev2017 --boxes FILE
 """
 
 import argparse
@@ -688,11 +689,11 @@ def random_walk(space, archs, high, rng, price):
             yield tuple(archs)
 
 
-def price_in_gflops(space):
+def price_in_gflops(space, joints=17):
     """The price that the paper's budgets are in: a function of an Arch."""
 
     def gflops(arch):
-        return cost(arch, space.image_size).gflops
+        return cost(arch, space.image_size, joints).gflops
 
     return gflops
 
@@ -739,14 +740,14 @@ def sample(space, budget, count, rng, price=None):
     return [archs[0] for archs in allocate(space, 1, budget, count, rng, price)]
 
 
-def draw_candidates(space, budget, count, seed, frames=1, key_arch=None, shared=False):
+def draw_candidates(space, budget, count, seed, joints, frames=1, key_arch=None, shared=False):
     """What a search looks at: a list of tuples of architectures, one for each of `frames` frames.
 
     budget, in GFLOPs: of S, which is one architecture for all frames. Or, with the key frame's
     key_arch, the *average* over key and non-key frames, as Table 1 gives it; then each non-key
     frame has an architecture of its own, unless they are `shared` (Fig. 6b).
     """
-    gflops = price_in_gflops(space)
+    gflops = price_in_gflops(space, joints)
     rng = random.Random(f"{seed} candidates")
     total = frames * budget
     if key_arch:
@@ -761,8 +762,8 @@ def draw_candidates(space, budget, count, seed, frames=1, key_arch=None, shared=
                 f"frame and {frames} of the smallest networks make: give more"
             )
     if shared or not key_arch:
-        return [(arch,) * frames for arch in sample(space, total / frames, count, rng)]
-    return allocate(space, frames, total, count, rng)
+        return [(arch,) * frames for arch in sample(space, total / frames, count, rng, gflops)]
+    return allocate(space, frames, total, count, rng, gflops)
 
 
 # -------------------------------------------------------------------------------------- the search
@@ -950,7 +951,8 @@ def find(
     candidate; a search that was interrupted goes on from there. OUT/NAME.png is a picture of it.
     """
     frames = validation.frames
-    candidates = draw_candidates(supernet.space, budget, count, seed, frames, key_arch, shared)
+    how = (frames, key_arch, shared)
+    candidates = draw_candidates(supernet.space, budget, count, seed, supernet.joints, *how)
     # what makes it this search: a table of another one is not continued
     about = {"budget": budget, "frames": frames, "candidates_wanted": count, "seed": seed}
     about["key"] = key_arch and json.loads(key_arch.to_json())
@@ -1029,7 +1031,8 @@ def official(nets, clips, device, out):
     data.write_json(results, Path(out, "results.json"))
     print(f"{clips.name}, official evaluation of {len(results)} poses (results.json in {out})")
     if not clips.annotations["annotations"]:
-        print("its people are not told: hand results.json in to the evaluation server")
+        print("who is in it is not told: hand results.json in to COCO's evaluation server")
+        return {}
     print("".join(f"{name:>7}" for name in table))
     print("".join(f"{value:7.1f}" for value in table.values()))
     return table
@@ -1079,7 +1082,8 @@ def show_frames(nets, about):
     for t, net in enumerate(nets):
         frame = f"t = {t}" if t else "key frame"
         print(f"{frame:10}{format_costs(costs, t)}   {net.arch}")
-    print(f"{'average':10}{format_costs(costs)}")
+    if len(nets) > 1:
+        print(f"{'average':10}{format_costs(costs)}")
     return costs
 
 
@@ -1089,7 +1093,7 @@ def check_options(options, contents):
     if contents.get("kind") == "supernet":
         what = f"{options.checkpoint} is a super-network of stage {contents['stage']}"
         needed = ["gflops"]
-        useless = ["data", "boxes"]
+        useless = ["data", "boxes", "split"]
         if contents["stage"] == "s":
             useless += ["frames", "shared"]
         if contents["config"]["data"] == "synthetic":
@@ -1106,6 +1110,8 @@ def check_options(options, contents):
             raise UserError(f"{what}: give --{name}")
     if options.boxes and options.data != "coco":
         raise UserError("--boxes, a file of detected people, belongs to --data coco")
+    if options.split and not options.boxes:
+        raise UserError(f"--split {options.split} has no annotated boxes: give --data coco --boxes")
     for name in ("gflops", "frames", "candidates"):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
@@ -1118,7 +1124,8 @@ def judge_finished(options, device):
     nets, about = vipnas.load_networks(path)
     if options.data == "coco" and len(nets) > 1:
         raise UserError("COCO has no videos: name the key frame's network, vipnas_s.pt")
-    where = (options.data, options.root, "test", len(nets), tuple(about["size"]))
+    split = options.split or "test"
+    where = (options.data, options.root, split, len(nets), tuple(about["size"]))
     clips = data.open_clips(*where, boxes=options.boxes)
     check_joints(clips, about, path)
     show_frames(nets, about)
@@ -1148,7 +1155,7 @@ def search_again(options, device):
         net.to(device, memory_format=torch.channels_last)
 
     # an impossible budget is said before any picture is read
-    how = (options.seed, frames, key_arch, options.shared)
+    how = (options.seed, supernet.joints, frames, key_arch, options.shared)
     draw_candidates(supernet.space, options.gflops, 1, *how)
     train = open_split("train", options, contents, len(nets) + frames)
     val = open_split("val", options, contents, len(nets) + frames)
@@ -1185,6 +1192,7 @@ def main(arguments=None):
     add("--data", choices=("coco", "posetrack"), help="finished network: what to judge it on")
     add("--root", help="folder of the real data (search: where the run had it)")
     add("--boxes", help="finished network, coco: JSON file of detected people")
+    add("--split", choices=["test-dev2017"], help="coco: results for the evaluation server")
     add("--out", help="folder for the result (default: beside the checkpoint)")
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -346,10 +346,15 @@ def report_losses(run, nets, name, step, losses, left):
     log(run, phase=phase, step=step, losses=losses, ap=ap)
 
 
+def as_json(entry, indent=None):
+    """What is not a number, as the AP of nobody, becomes null."""
+    return json.dumps(entry, indent=indent).replace("NaN", "null")
+
+
 def log(run, **entry):
-    """Add a line to log.jsonl. What is not a number, as the AP of nobody, becomes null."""
+    """Add a line to log.jsonl."""
     with open(run.out / "log.jsonl", "a") as file:
-        file.write(json.dumps(entry).replace("NaN", "null") + "\n")
+        file.write(as_json(entry) + "\n")
 
 
 # --------------------------------------------------------------------------- recipes and options
@@ -547,45 +552,51 @@ class Run:
         poses.png, poses.gif          predictions on clips of the test split
         finish.pt, rival.*            stage t: the found chain as it trains on, and its rival
 
-    Making one checks all that is left to check before anything is trained, and opens the folder.
+    report.json                   what is printed at the end: costs, AP, paired differences
+
+    Making one reads who is in val, and checks whether that fits; `open` does the rest.
     """
 
     def __init__(self, options, device, space, key_net=None, about=None):
-        rank, processes = search.rank_and_world()
+        rank, self.processes = search.rank_and_world()
         self.is_first = rank == 0  # of the processes: the one that prints and writes
         self.options = options
         self.device = device
         self.space = space
         self.key_net = key_net
         # what --resume compares; search.py finds the data with it
-        self.config = {**vars(options), "processes": processes}
+        self.config = {**vars(options), "processes": self.processes}
         if key_net:
             weights = sum(p.double().sum().item() for p in key_net.parameters())
             self.config["sum of the weights of --s"] = round(weights, 6)
         self.out = Path(options.out)
         self.resumed = check_resume(self.out, self.config)
+        self.val = open_split(options, "val", space.image_size)
+        self.about = about or data.about(self.val.skeleton, space.image_size)
 
+    def open(self):
+        """Read or draw everyone, make the folder, say what is run, and crop who is judged."""
         # val is for the search, test only for the report
-        size = space.image_size
+        options = self.options
+        size = self.space.image_size
         self.train = open_split(options, "train", size)
-        self.val = open_split(options, "val", size)
         self.test = self.official = open_split(options, "test", size)
         if options.boxes:  # then the official numbers are of these
             self.official = open_split(options, "test", size, options.boxes)
-        self.about = about or data.about(self.train.skeleton, size)
         for clips in (self.train, self.val, self.test):
             search.check_joints(clips, self.about, options.s)
 
         # as told, or the recipe's epochs over the clips
         epochs = RECIPES[options.data, options.stage].epochs or 0
-        by_epochs = math.ceil(epochs * len(self.train) / (options.batch * processes))
+        by_epochs = math.ceil(epochs * len(self.train) / (options.batch * self.processes))
         self.steps = options.steps or by_epochs
 
         open_folder(self.out, self.resumed)
         given = [f"{name} {value}" for name, value in self.config.items() if value]
         print("run: " + "  ".join(given) + f"  ({self.steps} steps)", flush=True)
-        self.calibration = search.calibration_set(self.train, device, options.seed, key_net)
-        self.validation = search.validation_set(self.val, device, options.seed, key_net)
+        where = (self.device, options.seed, self.key_net)
+        self.calibration = search.calibration_set(self.train, *where)
+        self.validation = search.validation_set(self.val, *where)
 
 
 def check_resume(out, config):
@@ -636,6 +647,7 @@ def run_stage(options, device):
     names alone."""
     prepare = prepare_s if options.stage == "s" else prepare_t
     run, nets, s_supernet = prepare(options, device)
+    run.open()
     key_net = run.key_net
     fit(run, nets, run.steps, "supernet.pt", key_net)
     # what trained alone keeps the batch-norm statistics that it was trained with
@@ -668,17 +680,17 @@ def prepare_s(options, device):
         if len(archs) > 1 or archs[0].fusion:
             raise UserError(f"--arch {options.arch} holds non-key frames: that is for --stage t")
         space = Space.of(archs[0])
-        fill_in_for(options, space.backbone)
     else:
         space = vipnas.SPACES[options.space]
-        fill_in_for(options, space.backbone)
+    fill_in_for(options, space.backbone)
+    run = Run(options, device, space)
+    joints = len(run.about["joints"])  # one heatmap for each that the data name
+    if not options.arch:
         # an impossible budget raises here, not after the training
-        search.draw_candidates(space, options.gflops, 1, options.seed)
+        search.draw_candidates(space, options.gflops, 1, options.seed, joints)
 
     torch.manual_seed(options.seed)
-    # one heatmap for each joint that the data name
-    skeleton = data.POSETRACK if options.data == "posetrack" else data.COCO
-    net = PoseNet(space, joints=len(skeleton.joints))
+    net = PoseNet(space, joints)
     if options.init_std:
         draw_weights(net, options.init_std)
     if options.init:
@@ -689,7 +701,7 @@ def prepare_s(options, device):
         except ValueError as error:
             raise UserError(f"--init {options.init} is smaller than needed: {error}") from None
     net.to(device, memory_format=torch.channels_last)
-    return Run(options, device, space), [net], None
+    return run, [net], None
 
 
 def draw_weights(net, std):
@@ -723,7 +735,7 @@ def prepare_t(options, device):
         nets = [supernet.extract(arch) for arch in archs]
     else:
         # all frames share the weights. An impossible budget raises here, not after the training
-        how = (options.frames, key_net.arch, options.shared)
+        how = (key_net.joints, options.frames, key_net.arch, options.shared)
         archs = search.draw_candidates(space, options.gflops, 1, options.seed, *how)[0]
         nets = [supernet] * options.frames
     # the rival's budget, if what is found costs as much as these
@@ -763,7 +775,7 @@ def open_rivals(options, size, budget):
         supernet, key_net, _ = vipnas.load_supernet(path)
         if key_net or supernet.space.image_size != size:
             raise UserError(f"{path} is not the super-network that {options.s} was found in")
-        search.draw_candidates(supernet.space, budget, 1, options.seed)
+        search.draw_candidates(supernet.space, budget, 1, options.seed, supernet.joints)
         return supernet
     except UserError as error:
         if options.compare:
@@ -814,13 +826,14 @@ def train_rival(run, supernet, chain):
 
 def report_s(run, nets):
     """What was found: its cost, and its AP on the test split, which no decision has looked at."""
-    print("\nS-ViPNAS")
+    name = f"--arch {run.options.arch}"[-24:] if run.options.arch else "S-ViPNAS"
+    print(f"\n{name}")
     costs = search.show_frames(nets, run.about)
     log(run, event="found", archs=[json.loads(nets[0].arch.to_json())])
     test = search.EvaluationSet(run.test, run.device)
     keypoints = search.predict(nets, test)  # (N, 1, K, 3)
-    compare(run, test, {"S-ViPNAS": keypoints}, {"S-ViPNAS": costs})
-    conclude(run, nets, keypoints, "poses.png")
+    report = compare(run, test, {name: keypoints}, {name: costs})
+    conclude(run, nets, keypoints, report, "poses.png")
 
 
 def report_t(run, chain, rival):
@@ -838,13 +851,15 @@ def report_t(run, chain, rival):
             found[name] = search.predict([net] * len(chain), test)
     # where the joints were in the key frame's image, there they are said to be in every frame
     found["key frame's pose, copied"] = np.repeat(keypoints[:, :1], len(chain), axis=1)
-    compare(run, test, found, costs)
-    conclude(run, chain, keypoints, "poses.gif")
+    report = compare(run, test, found, costs)
+    conclude(run, chain, keypoints, report, "poses.gif")
 
 
 def compare(run, test, found, costs):
-    """Print and log {name: keypoints (N, F, K, 3)} on the test split: AP of all frames, of some,
-    and of each part of the body; and by how much the first is better. costs: {name: frame_costs}.
+    """Print {name: keypoints (N, F, K, 3)} on the test split: AP of all frames, of some, and of
+    each part of the body; and by how much the first is better. costs: {name: frame_costs}.
+
+    Returns all that, for report.json.
     """
     columns = {"AP": slice(None)}
     if run.test.frames > 1:
@@ -854,7 +869,7 @@ def compare(run, test, found, costs):
     titles = "".join([f"{title:>9}" for title in columns])
     print(f"\n{f'{len(run.test)} test clips':25}{search.COST_TITLES}{titles}")
 
-    parts = {}
+    rows = {}
     points = {}
     for name, keypoints in found.items():
         passed = search.passed(keypoints, run.test, test.indices, test.first)
@@ -863,33 +878,35 @@ def compare(run, test, found, costs):
         ap = {title: float(100 * passed[:, frames].mean()) for title, frames in columns.items()}
         numbers = search.format_costs(costs[name]) if name in costs else " " * 35
         print(f"{name:25}{numbers}" + "".join([f"{value:9.1f}" for value in ap.values()]))
-        parts[name] = search.ap_by_part(keypoints, run.test, test.indices, test.first)
-        average = {key: values[-1] for key, values in costs.get(name, {}).items()}
-        log(run, event="test", name=name, ap=ap, ap_by_part=parts[name], **average)
+        rows[name] = {key: values[-1] for key, values in costs.get(name, {}).items()}
+        rows[name]["ap"] = ap
+        rows[name]["standard_error"] = standard_error(passed.mean(axis=1))
+        rows[name]["ap_by_part"] = search.ap_by_part(keypoints, run.test, test.indices, test.first)
 
-    ours, *others = points
-    show_parts(parts)
-    print(f"\nstandard error of {ours}'s AP: {standard_error(points[ours].mean(axis=1)):.1f}")
-    for other in others:
-        compare_pair(run, points, ours, other)
-
-
-def show_parts(parts):
-    """Print {name: {part: AP}}, a column for each part of the body."""
-    titles = "".join([f"{title:>9}" for title in next(iter(parts.values()))])
-    print(f"\n{'AP of single joints':25}{titles}")
-    for name, ap in parts.items():
-        print(f"{name:25}" + "".join([f"{value:9.1f}" for value in ap.values()]))
+    ours, *others = rows
+    show_parts(rows)
+    print(f"\nstandard error of {ours}'s AP: {rows[ours]['standard_error']:.1f}")
+    return {"rows": rows, "pairs": [compare_pair(points, ours, other) for other in others]}
 
 
-def compare_pair(run, points, ours, other):
-    """Print and log by how much `ours` is better than `other` on non-key frames, paired clip by
-    clip: their difference does not feel which clips are hard for both."""
+def show_parts(rows):
+    """Print a column for each part of the body."""
+    titles = [f"{part:>9}" for part in next(iter(rows.values()))["ap_by_part"]]
+    print(f"\n{'AP of single joints':25}" + " ".join(titles))
+    for name, row in rows.items():
+        values = row["ap_by_part"].values()
+        cells = [f"{ap:{len(title)}.1f}" for ap, title in zip(values, titles, strict=True)]
+        print(f"{name:25}" + " ".join(cells))
+
+
+def compare_pair(points, ours, other):
+    """Print by how much `ours` is better than `other` on non-key frames, paired clip by clip:
+    their difference does not feel which clips are hard for both. Returns it for report.json."""
     difference = points[ours][:, 1:] - points[other][:, 1:]  # (N, T)
     better = float(100 * difference.mean())
     error = standard_error(difference.mean(axis=1))
     print(f"{ours} is {better:+.1f} +- {error:.1f} AP better than {other} (non-key frames)")
-    log(run, event="pair", ours=ours, other=other, better=better, standard_error=error)
+    return {"ours": ours, "other": other, "better": better, "standard_error": error}
 
 
 def standard_error(points):
@@ -897,12 +914,13 @@ def standard_error(points):
     return float(100 * points.std() / math.sqrt(max(1, points.count())))
 
 
-def conclude(run, nets, keypoints, name):
-    """The official numbers, on real data; and a picture of predictions (N, F, K, 3) on test clips,
-    a moving one of several frames."""
+def conclude(run, nets, keypoints, report, name):
+    """The official numbers, on real data; report.json; and a picture `name` of predictions
+    (N, F, K, 3) on test clips, a moving one of several frames."""
     if run.options.data != "synthetic":
-        table = search.official(nets, run.official, run.device, run.out)
-        log(run, event="official", **table)
+        report["official"] = search.official(nets, run.official, run.device, run.out)
+    with data.whole_file(run.out / "report.json") as file:
+        file.write(as_json(report, indent=1).encode())
     # two rows of six people
     batch = run.test.batch(range(min(12, len(keypoints))))
     frames = []
