@@ -2095,10 +2095,12 @@ def test_reports_have_the_columns_of_the_papers_tables(runs):
 
 
 def test_ap_by_part_holds_each_joint_to_the_thresholds(people):
-    keypoints = people.joints[:, :1].copy()
-    keypoints[:, :, 9] += 1000  # left wrists
-    indices = list(range(len(people)))
-    ap = search.ap_by_part(keypoints, people, indices, first=0)
-    wrists = people.joints[:, 0, 9:11, 2] > 0
-    assert ap["wrist"] == pytest.approx(100 * wrists[:, 1].sum() / wrists.sum())
+    clips = people.head(8)
+    clips.joints = clips.joints.copy()
+    clips.joints[:, 0, 9:11, 2] = 1  # wrists
+    clips.joints[:5, 0, 10, 2] = 0
+    keypoints = clips.joints[:, :1].copy()
+    keypoints[:, :, 9] += 1000
+    ap = search.ap_by_part(keypoints, clips, list(range(8)), first=0)
+    assert ap["wrist"] == pytest.approx(100 * 3 / 11)  # of 8 left and 3 right ones
     assert all(value == 100 for part, value in ap.items() if part != "wrist")
