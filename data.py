@@ -32,6 +32,7 @@ import json
 import math
 import multiprocessing
 import os
+import pickle
 import random
 import re
 import signal
@@ -1194,20 +1195,18 @@ class FileClips(Clips):
         """
         image_of = {image["id"]: image for image in images}
         usable = []
-        people = []
+        good = []
         for entry in entries:
             why = self._why_unusable(entry, image_of)
             if not why:
                 entry = self._complete(entry)
-                image = image_of[entry["image_id"]]
-                path = Path(folder, image["file_name"])
                 usable.append(entry)
-                why = self._why_left_out(entry, image, path)
+                why = self._why_left_out(entry, image_of[entry["image_id"]], folder)
             if why:
                 self._leave_out(*why)
             else:
-                people.append(self._person(entry, image, path))
-        return usable, people
+                good.append(entry)
+        return usable, [self._person(entry, image_of[entry["image_id"]], folder) for entry in good]
 
     def _why_unusable(self, entry, image_of):
         """(reason, example) if neither we nor an evaluation can use an entry, else None."""
@@ -1270,7 +1269,7 @@ class FileClips(Clips):
             filled["num_keypoints"] = sum([visible > 0 for visible in joints[2::3]])
         return filled | entry
 
-    def _why_left_out(self, entry, image, path):
+    def _why_left_out(self, entry, image, folder):
         """(reason, example) if a usable entry has nothing for us. The last check is the slow."""
         where = f"of image {image['id']!r}"
         if entry.get("iscrowd"):
@@ -1282,11 +1281,12 @@ class FileClips(Clips):
             return "box without area", f"{entry.get('bbox')!r:.60} {where}"
         if "keypoints" in self.needed and max(entry["keypoints"][2::3]) <= 0:
             return "no joints", where
+        path = os.path.join(folder, image["file_name"])
         if not os.path.isfile(path) or os.path.getsize(path) == 0:
-            return "picture missing or empty", f"{str(path)!r}"
+            return "picture missing or empty", repr(path)
         return None
 
-    def _person(self, entry, image, path):
+    def _person(self, entry, image, folder):
         """A good entry -> Person. Some of it is missing in some kinds of files."""
         box = _numbers(entry["bbox"], (4,))
         joints = np.zeros((len(self.skeleton.joints), 3))
@@ -1294,7 +1294,7 @@ class FileClips(Clips):
             joints = np.array(entry["keypoints"], float).reshape(-1, 3)[self.order]
         entry_id = entry.get(self.id_key)
         return Person(
-            path=path,
+            path=Path(folder, image["file_name"]),
             image_id=image["id"],
             entry_id=entry_id if _is_id(entry_id) else None,
             time=image.get("frame_id", 0),
@@ -1362,7 +1362,7 @@ class CocoPeople(FileClips):
     @staticmethod
     def _read(path, hint, split):
         """What the annotation file says. To validate and to test it is the same one: read once."""
-        if split == "train" or not path.is_file():
+        if split == "train" or not os.path.isfile(path):
             return _read_json(path, hint)
         stat = path.stat()
         return _read_again(path, hint, (stat.st_mtime_ns, stat.st_size))
@@ -1402,7 +1402,7 @@ class PoseTrackClips(FileClips):
         self.annotations = {"images": [], "annotations": []}
         folder = Path(root, "annotations", split)
         hint = "--root must be a folder with PoseTrack18's annotations/ and images/"
-        paths = sorted(folder.glob("[!.]*.json"))
+        paths = sorted(folder.glob("*.json")) if os.path.isdir(folder) else []
         if not paths:
             raise UserError(f"there is no annotation file in {folder}: {hint}")
 
@@ -1509,7 +1509,9 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
     if clips.left_out:
         print(f"{clips.name}: left out {clips.left_out}")
     if split == "train":
-        clips.annotations = None  # only an evaluation needs them; of COCO's train they are 1.4 GB
+        # only an evaluation needs them: of COCO 1.4 GB, which a few numbers among them would hold
+        clips.annotations = None
+        clips.ids = pickle.loads(pickle.dumps(clips.ids))
     return clips.head(count) if count else clips
 
 
