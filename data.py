@@ -32,7 +32,9 @@ import json
 import math
 import multiprocessing
 import os
+import pickle
 import random
+import re
 import signal
 import sys
 import time
@@ -45,7 +47,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageColor, ImageDraw, ImageOps
 from torch.utils.data import DataLoader, default_collate
 
 
@@ -97,9 +99,20 @@ def cores():
 
 
 # ---------------------------------------------------------------------------------------- skeletons
+# What tells the side of a joint: left or right anywhere in its name, or a letter that stands alone,
+# as in L_Eye, eye-r, LKnee (but not in "lip").
+OTHER_SIDE = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "l": "r", "L": "R"}
+OTHER_SIDE |= {right: left for left, right in OTHER_SIDE.items()}
+SIDE = re.compile("[Ll]eft|LEFT|[Rr]ight|RIGHT|(?<![A-Za-z])[LlRr](?![a-z])")
+
+
+def _other_side(match):
+    return OTHER_SIDE[match[0]]
+
+
 @dataclass(frozen=True)
 class Skeleton:
-    """K joints, in the order of the annotation files. Nothing else in the project names them."""
+    """K joints. Those of the two data sets are below; other files bring their own."""
 
     name: str
     joints: tuple
@@ -111,7 +124,7 @@ class Skeleton:
         """Joint k of a mirrored person is joint flip[k] of the person: left and right change."""
         partners = []
         for joint in self.joints:
-            partner = joint.replace("left", "#").replace("right", "left").replace("#", "right")
+            partner = SIDE.sub(_other_side, joint)
             partners.append(self.joints.index(partner if partner in self.joints else joint))
         return tuple(partners)
 
@@ -146,6 +159,52 @@ POSETRACK = Skeleton(
     limbs=((0, 1), (0, 2), (1, 5), (1, 6), *ARMS, *TRUNK, *LEGS),
     sigmas=(0.026, 0.079, 0.035, *BODY_SIGMAS),
 )
+
+UNKNOWN_SIGMA = 0.05  # ours: of a joint that COCO does not know
+
+
+@functools.cache
+def say_once(text):
+    """Print something, if it was not said before."""
+    print(text)
+
+
+def skeleton_from(category):
+    """What the `category` of a file says of its K joints -> (skeleton, order).
+
+    The file's joint order[k] is joint k of the skeleton. COCO's and PoseTrack18's joints are those
+    skeletons, in whatever order a file has them; others are a skeleton of their own.
+    """
+    names = category["keypoints"]
+    for skeleton in (COCO, POSETRACK):
+        if sorted(names) == sorted(skeleton.joints):
+            return skeleton, [names.index(joint) for joint in skeleton.joints]
+
+    return own_skeleton(category), list(range(len(names)))
+
+
+def own_skeleton(category):
+    """The skeleton of other joints than the data sets': what is senseless about it is left out."""
+    name = category["name"]
+    names = category["keypoints"]
+    limbs = []
+    pairs = category.get("skeleton")
+    for pair in pairs if isinstance(pairs, list) else []:
+        ends = _numbers(pair, (2,))  # from 1
+        if ends is not None and len({*ends} & {*range(1, len(names) + 1)}) == 2:
+            limbs.append((int(ends[0]) - 1, int(ends[1]) - 1))
+
+    sigmas = _numbers(category.get("sigmas"), (len(names),))
+    if sigmas is None or sigmas.min() <= 0:
+        known = dict(zip(COCO.joints, COCO.sigmas, strict=True))
+        sigmas = np.array([known.get(joint, UNKNOWN_SIGMA) for joint in names])
+        unknown = [joint for joint in names if joint not in known]
+        if unknown:
+            say_once(
+                f'{name}: without "sigmas", OKS takes {UNKNOWN_SIGMA} for {", ".join(unknown)}'
+            )
+    return Skeleton(name, tuple(names), tuple(limbs), tuple(sigmas.tolist()))
+
 
 # ----------------------------------------------------------------------------------- windows, crops
 # What is written here in numbers is saved with every finished network (`about`): it must be used
@@ -241,27 +300,76 @@ def transform(points, matrix):
     return np.concatenate([moved, points[..., 2:]], axis=-1)
 
 
+@contextlib.contextmanager
+def open_picture(path):
+    """An opened picture file, not yet decoded. UserError if it is none, or damaged (in the `with`).
+
+    A turn that is noted in EXIF is not applied: annotations are for the pixels as stored.
+    """
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        reason = "is missing, damaged or no picture: fetch it again, or name another"
+        raise UserError(f"{path} {reason}") from None
+
+
+def _as_array(frame):
+    """An array, tensor or PIL image -> array (H, W) or (H, W, C); None if it is none of these."""
+    if isinstance(frame, Image.Image):
+        array = np.asarray(frame)
+        if frame.mode.startswith("I"):  # grey of 16 bits, whatever holds it
+            array = array.clip(0, 65535).astype(np.uint16)
+        return array
+    if isinstance(frame, torch.Tensor):
+        # of bfloat16 there are no arrays; of sparse or meta tensors neither
+        with contextlib.suppress(TypeError, RuntimeError):
+            tensor = frame.detach().cpu()
+            array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+            is_planar = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+            return array.transpose(1, 2, 0) if is_planar else array
+    return frame if isinstance(frame, np.ndarray) else None
+
+
+def _as_bytes(array):
+    """Pixels of any numbers as uint8; None if they are none."""
+    kind = array.dtype.kind
+    if kind == "u" and array.dtype.itemsize == 2:
+        return (array >> 8).astype(np.uint8)
+    if kind in "bf":  # yes or no, or fractions
+        array = array.astype(np.float64)
+        array = (array * 255 if array.max() <= 1.001 else array).round()
+    if kind in "buif" and array.min() >= 0 and array.max() <= 255:  # not of NaN
+        return array.astype(np.uint8)
+    return None
+
+
 def as_picture(frame):
     """Whatever is handed over as a picture -> an RGB PIL image.
 
-    frame: a PIL image of any mode, or an array (H, W, 3), (H, W, 1) or (H, W), uint8 or uint16.
-    Of 16-bit pixels the upper 8 bits are taken. Raises UserError for anything else.
+    frame: the path of a file; a PIL image of any mode; an array (H, W) or (H, W, 1, 3 or 4); a
+    tensor, also (1, 3 or 4, H, W). Of 16-bit pixels the upper 8 bits are taken; other numbers are
+    0 to 255, or fractions up to 1. Raises UserError for anything else.
     """
-    kind = type(frame).__name__
-    if isinstance(frame, Image.Image):
-        if not frame.mode.startswith("I"):
-            return frame if frame.mode == "RGB" else frame.convert("RGB")
-        # grey of 16 bits: Pillow would not divide it by 256 but cut it off at 255
-        frame = np.asarray(frame).clip(0, 65535).astype(np.uint16)
-    if isinstance(frame, np.ndarray):
-        kind = f"{frame.dtype} array {frame.shape}"
-        pixels = frame[:, :, 0] if frame.shape[2:] == (1,) else frame
-        if pixels.dtype == np.uint16:
-            pixels = (pixels >> 8).astype(np.uint8)
-        has_shape = pixels.ndim == 2 or pixels.shape[2:] == (3,)
-        if has_shape and pixels.size > 0 and pixels.dtype == np.uint8:
+    if isinstance(frame, (str, os.PathLike)):
+        with open_picture(frame) as image:
+            return as_picture(ImageOps.exif_transpose(image))  # as people see it
+    # Pillow would cut off deep pixels (modes I and F) at 255
+    if isinstance(frame, Image.Image) and frame.mode[0] not in "IF" and min(frame.size) > 0:
+        return frame if frame.mode == "RGB" else frame.convert("RGB")
+
+    array = _as_array(frame)
+    if array is not None:
+        if array.shape[2:] == (1,):
+            array = array[:, :, 0]
+        has_shape = array.ndim == 2 or array.shape[2:] in ((3,), (4,))
+        pixels = _as_bytes(array) if has_shape and array.size > 0 else None
+        if pixels is not None:
             return Image.fromarray(pixels).convert("RGB")
-    raise UserError(f"a {kind} is no frame: hand over a Pillow image or uint8 array (H, W, 3)")
+    shape = getattr(frame, "shape", "")
+    what = f"a {type(frame).__name__} {tuple(shape) if shape else ''}".strip()
+    wanted = "a Pillow image, or pixels (H, W, 3) of 0 to 255"
+    raise UserError(f"{what} is no frame: hand over {wanted}")
 
 
 def crop(image, matrix, size):
@@ -421,6 +529,7 @@ def about(skeleton, size, cell=CELL):
         "joints": list(skeleton.joints),
         "flip": list(skeleton.flip),
         "limbs": [list(limb) for limb in skeleton.limbs],
+        "sigmas": list(skeleton.sigmas),
     }
 
 
@@ -430,10 +539,10 @@ def skeleton_of(about):
     for skeleton in (COCO, POSETRACK):
         if joints == skeleton.joints:
             return skeleton
-    limbs = tuple(map(tuple, about["limbs"]))
-    coco_sigmas = dict(zip(COCO.joints, COCO.sigmas, strict=True))
-    sigmas = tuple([coco_sigmas.get(joint, 0.05) for joint in joints])  # ours: .05
-    return Skeleton("own joints", joints, limbs, sigmas)
+    # the same as a file's category says, where limbs count from 1; older files have no sigmas
+    limbs = [[a + 1, b + 1] for a, b in about["limbs"]]
+    category = {"name": "own joints", "keypoints": joints, "skeleton": limbs}
+    return own_skeleton({**category, "sigmas": about.get("sigmas")})
 
 
 # ----------------------------------------------------------------------------------- clips, batches
@@ -452,7 +561,7 @@ class Clips:
     windows may depend on a later frame. (Drawn people are drawn in a window that stands still.)
 
     name      for people to read
-    skeleton  the K joints, which a subclass says
+    skeleton  the K joints
     size      (H, W) of the crops, multiples of 4
     cell      of the heatmaps, as for `targets`: CELL, or what a network was trained with
     frames    F
@@ -896,41 +1005,94 @@ class SyntheticClips(Clips):
 
 # -------------------------------------------------------------------------------- COCO, PoseTrack18
 #     file ---> page {images, annotations} ---> `Person`s ---> clips of F of them ---> arrays
-#       _read_page                    _people             _cut                __init__
+#       _check_page                   _people             _cut                __init__
 #
 # Files that people hand over are never quite what they should be: an annotation lacks a number, a
-# picture was not copied. Every entry is checked once, where it is read into a `Person`. What fails
-# is left out and counted by reason; only what makes the whole file useless is a UserError.
+# picture was not copied. Every entry is checked once, where it is read into a `Person`; what may be
+# missing is filled in there, too. What fails is left out and counted by reason, with an example;
+# only what makes the whole file useless is a UserError.
 SENSELESS = "incomplete or senseless entry"
-NOT_LISTED = "picture not listed"
+LARGEST = 1e5  # pixels: nothing lies farther away, and COCO's evaluation knows no larger people
 
 
 def _read_json(path, hint):
     """What a JSON file says; UserError if it cannot be read. hint: what the user should name."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = Path(path).read_text(encoding="utf-8-sig")  # with or without a byte order mark
+        # NaN is no number: it stays a text, which can be written again
+        return json.loads(text, parse_constant=str)
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): {hint}") from None
 
 
-def _has_types(entry, types):
-    """Whether an entry is a dict with these keys: {key: type}."""
-    return isinstance(entry, dict) and all(isinstance(entry.get(k), types[k]) for k in types)
+@functools.lru_cache(maxsize=1)
+def _read_again(path, hint, changed):
+    """`_read_json`, but a file that was the last one and did not change is not parsed again."""
+    return _read_json(path, hint)
 
 
-def _numbers(entry, key, shape=(), default=None):
-    """The finite numbers under `key`: float64 of that shape. If there are none, the default.
+def _is_id(value):
+    """Whether a value can tell images, people or categories apart: a number or a text."""
+    return isinstance(value, (int, float, str))
+
+
+def _numbers(value, *shapes):
+    """A value as a finite float64 array of one of these shapes; None if it is none.
 
     Nothing is taken for a number that is none: a text, a list where one number is wanted, null,
     NaN, or an integer that no float can hold.
     """
-    with contextlib.suppress(KeyError, ValueError):  # it is missing; lists of several lengths
-        values = np.array(entry[key])
+    with contextlib.suppress(ValueError):  # lists of several lengths
+        values = np.array(value)
         # kinds of numbers: bool, integers with and without a sign, floats
         is_numeric = values.dtype.kind in "biuf"
-        if is_numeric and values.shape == shape and np.isfinite(values).all():
+        if is_numeric and values.shape in shapes and np.isfinite(values).all():
             return values.astype(np.float64)
-    return default
+    return None
+
+
+def person_category(page, path):
+    """The category of `page` that is looked at: that of people. path: what to name in an error.
+
+    The one called person; else the only one with keypoints; else the only one. A file without any
+    means COCO's.
+    """
+    listed = page.get("categories")
+    listed = [entry for entry in listed or [] if isinstance(entry, dict)]
+    listed = [{"id": 1, "name": "unnamed", **entry} for entry in listed]
+    people = [entry for entry in listed if str(entry["name"]).lower() == "person"]
+    with_joints = [entry for entry in listed if entry.get("keypoints")]
+    for found in (people[:1], with_joints, listed):
+        if len(found) == 1 and _is_id(found[0]["id"]):
+            return {**found[0], "name": str(found[0]["name"])}
+    if listed:
+        names = ", ".join([str(entry["name"]) for entry in listed])
+        raise UserError(f'{path} has the categories {names:.200}: name the one to look at "person"')
+    return {"id": 1, "name": "person"}
+
+
+def name_joints(category, entries, skeleton, path):
+    """`category` with names for its joints, for those of `skeleton` if it does not name them."""
+    names = category.get("keypoints")
+    are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if are_names and 0 < len(names) == len(set(names)):
+        return category
+
+    # how many joints have most people? Three numbers each; if that cannot be, x and y
+    lengths = collections.Counter()
+    for entry in entries:
+        if isinstance(entry, dict) and isinstance(entry.get("keypoints"), list):
+            lengths[len(entry["keypoints"])] += 1
+    numbers = lengths.most_common(1)[0][0] if lengths else 0
+    count = numbers // (2 if numbers % 3 else 3)
+    if count in (0, len(skeleton.joints)):
+        names = list(skeleton.joints)
+        taken = f"those of {skeleton.name} are taken"
+    else:
+        names = [f"joint_{number}" for number in range(1, count + 1)]
+        taken = f"they are called joint_1 to joint_{count}"
+    say_once(f"{path} does not name the joints of a {category['name']}: {taken}")
+    return {**category, "keypoints": names}
 
 
 @dataclass
@@ -938,8 +1100,8 @@ class Person:
     """A person in one picture, as a file describes him, checked: what is used is what is here."""
 
     path: Path  # of the picture
-    image_id: int  # -1: this only fills up a clip
-    entry_id: int  # of the annotation or track, -1 if there is none
+    image_id: int | str | None  # None: this only fills up a clip
+    entry_id: int | str | None  # of the annotation or track
     time: int  # number of the frame in its video
     box: np.ndarray  # (4,) x, y, w, h
     joints: np.ndarray  # (K, 3), zeros where they were not asked for
@@ -950,32 +1112,37 @@ class Person:
 class FileClips(Clips):
     """Clips whose frames are read from files.
 
+    skeleton     of the category that the file calls person, category_id
+    order        the file's joint order[k] is joint k of the skeleton
     files        array (N, F): paths of the pictures
-    ids          array (N, F, 2): image id and annotation or track id; -1 for frames that fill up
+    ids          array (N, F, 2): image id and annotation or track id, as the file has them, numbers
+                 or texts; None for frames that fill up
     scores       array (N,): of detected boxes, 1 where people drew them
-    annotations  what was read, without entries that no evaluation could use
-    skipped      Counter {reason: how many people were left out}; left_out says it in words
+    annotations  what was read, completed, without entries that no evaluation could use
+    skipped      Counter {reason: how many were left out}; left_out says it in words
 
-    Subclasses say what they need of a file: `image_keys` {key: type} of an image, `person_keys`
-    {key: shape of the numbers} of a person, and `id_key`, what tells people apart.
+    Subclasses say what they need of a file: `skeleton`, where it does not name the joints;
+    `image_keys` {key: type} of an image; `needed_ids` and `needed`, the numbers of a person;
+    `id_key`, what tells people apart; `remedy`, what to change where nobody is left.
     """
 
     per_clip = (*Clips.per_clip, "files", "ids", "scores")
+    optional = ("area", "iscrowd", "num_keypoints")  # numbers of a person that may be missing
 
     def __init__(self, name, size, clips, where):
         """clips: lists of F `Person`s; where: the file or folder they were read from."""
         if not clips:
-            reason = self.left_out or "it lists no person"
-            raise UserError(f"{where} has nobody to look at ({reason}): check --root or --frames")
+            reason = f"left out {self.left_out}" if self.skipped else "it lists no person"
+            raise UserError(f"{where} has nobody to look at ({reason}): {self.remedy}")
         people = list(itertools.chain.from_iterable(clips))
 
-        def array(field):
+        def array(field, dtype=None):
             """(N, F, ...): a field of everyone."""
-            values = np.array([getattr(person, field) for person in people])
+            values = np.array([getattr(person, field) for person in people], dtype)
             return values.reshape(len(clips), -1, *values.shape[1:])
 
         self.files = array("path")
-        self.ids = np.stack([array("image_id"), array("entry_id")], axis=-1)
+        self.ids = np.stack([array("image_id", object), array("entry_id", object)], axis=-1)
         self.scores = array("score")[:, 0]
         super().__init__(name, size, array("box"), array("joints"), array("area"))
 
@@ -986,102 +1153,167 @@ class FileClips(Clips):
                 return
         raise UserError(f"no picture of {name} can be read (20 were tried): fetch them again")
 
+    def _leave_out(self, reason, example):
+        self.skipped[reason] += 1
+        self.examples.setdefault(reason, f"{example:.300}")
+
     @property
     def left_out(self):
-        """How many people were left out and why, to read."""
-        return ", ".join(f"{count} x {reason}" for reason, count in self.skipped.items())
+        """How many people were left out and why, with an example each, to read."""
+        parts = []
+        for reason, count in self.skipped.items():
+            parts.append(f"{count} x {reason} ({self.examples[reason]})")
+        return ", ".join(parts)
 
-    @contextlib.contextmanager
     def open_image(self, index, t):
-        """Frame t of a clip, an opened file. UserError if it is damaged or no picture.
+        """Frame t of a clip, an opened file: see `open_picture`."""
+        return open_picture(self.files[index, t])
 
-        A turn that is noted in EXIF is not applied: annotations are for the pixels as stored.
-        """
-        path = self.files[index, t]
-        try:
-            with Image.open(path) as image:
-                yield image
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-            reason = "is missing, damaged or no picture: fetch it again, or correct --root"
-            raise UserError(f"{path} {reason}") from None
-
-    def _read_page(self, path, hint, has_people=True):
-        """An annotation file: a dict with the lists `images` and `annotations`, usable images."""
-        page = _read_json(path, hint)
-        if isinstance(page, dict) and not has_people:
-            page["annotations"] = []
-        if not _has_types(page, {"images": list, "annotations": list}):
-            raise UserError(f"{path} has no lists of images and annotations: {hint}")
-        page["images"] = [image for image in page["images"] if _has_types(image, self.image_keys)]
-        return page
+    def _check_page(self, page, path, hint):
+        """Of what a file says its lists of images and annotations, and its category; it also tells
+        the skeleton."""
+        for key in ("images", "annotations"):
+            if not isinstance(page, dict) or not isinstance(page.get(key), list):
+                raise UserError(f"{path} has no list of {key}: {hint}")
+        category = person_category(page, path)
+        category = name_joints(category, page["annotations"], type(self).skeleton, path)
+        skeleton, order = skeleton_from(category)
+        if "skeleton" in vars(self) and skeleton.joints != self.skeleton.joints:
+            raise UserError(f"{path} has other joints than the file before it")
+        self.skeleton = skeleton
+        self.order = order
+        self.category_id = category["id"]
+        images = [image for image in page["images"] if isinstance(image, dict)]
+        images = [image for image in images if _is_id(image.get("id"))]
+        return {"images": images, "annotations": page["annotations"], "categories": [category]}
 
     def _people(self, entries, images, folder):
-        """Everyone among `entries` (annotations or detections) who is looked at, as a Person.
+        """(entries, people): the usable ones of `entries`, and as `Person`s who is looked at.
 
-        The others are counted in `skipped`. What is unusable is also taken out of `entries`, so
-        that the evaluation need not fear it; who is only not looked at stays, for the official
-        evaluations ask for crowds and people without joints.
+        entries: annotations or detections. The others are counted in `skipped`. Who is only not
+        looked at is usable, for the official evaluations ask for crowds and people without joints.
         """
         image_of = {image["id"]: image for image in images}
-        reasons = [self._why_left_out(entry, image_of, folder) for entry in entries]
-        self.skipped.update([reason for reason in reasons if reason])
-        judged = list(zip(entries, reasons, strict=True))
-        entries[:] = [entry for entry, reason in judged if reason not in (SENSELESS, NOT_LISTED)]
-        good = [entry for entry, reason in judged if not reason]
-        return [self._person(entry, image_of[entry["image_id"]], folder) for entry in good]
+        usable = []
+        good = []
+        for entry in entries:
+            why = self._why_unusable(entry, image_of)
+            if not why:
+                entry = self._complete(entry)
+                usable.append(entry)
+                why = self._why_left_out(entry, image_of[entry["image_id"]], folder)
+            if why:
+                self._leave_out(*why)
+            else:
+                good.append(entry)
+        return usable, [self._person(entry, image_of[entry["image_id"]], folder) for entry in good]
 
-    def _why_left_out(self, entry, image_of, folder):
-        """Why an entry is not looked at, "" if it is. The last check is the slow one."""
-        # what neither we nor an evaluation can use
-        if not _has_types(entry, {"image_id": int}):
-            return SENSELESS
+    def _why_unusable(self, entry, image_of):
+        """(reason, example) if neither we nor an evaluation can use an entry, else None."""
+        for key in self.needed_ids:
+            if not isinstance(entry, dict) or not _is_id(entry.get(key)):
+                return SENSELESS, f"no {key}"
         image = image_of.get(entry["image_id"])
         if image is None:
-            return NOT_LISTED
-        for key, shape in self.person_keys.items():
-            if _numbers(entry, key, shape) is None:
-                return SENSELESS
-        # what an evaluation must see, although there is nothing in it for us
+            return "picture not listed", f"image_id {entry['image_id']!r}"
+        category = entry.get("category_id", self.category_id)
+        if category != self.category_id:
+            return (
+                "not a person",
+                f"category_id {category!r}, that of people is {self.category_id!r}",
+            )
+        for key, kind in self.image_keys.items():
+            if not isinstance(image.get(key), kind):
+                return "picture not listed", f"no {key} of image {entry['image_id']!r}"
+        for key in (*self.needed, *self.optional):
+            what = self._what_is_wrong(key, entry.get(key))
+            if what:
+                return SENSELESS, what
+        return None
+
+    def _what_is_wrong(self, key, value):
+        """What is wrong with what an entry has under `key`, "" if nothing."""
+        if value is None:
+            return "" if key in self.optional else f"no {key}"
+        count = len(self.skeleton.joints)
+        shapes = {"bbox": [(4,)], "bbox_head": [(4,)], "keypoints": [(3 * count,), (2 * count,)]}
+        numbers = _numbers(value, *shapes.get(key, [()]))
+        if numbers is not None:
+            if key in shapes and np.abs(numbers).max() > LARGEST:
+                return f"{key} reaches beyond {LARGEST:.0f} pixels"
+            return f"{key} below 0" if key in self.optional and numbers < 0 else ""
+        if (
+            key == "keypoints"
+            and isinstance(value, list)
+            and len(value) not in (3 * count, 2 * count)
+        ):
+            return (
+                f"{len(value)} numbers for {len(value) / 3:.3g} joints, wanted are {count} joints"
+            )
+        return f"{key} is {value!r:.60}"
+
+    def _complete(self, entry):
+        """An entry with all that an evaluation asks for."""
+        entry = {key: value for key, value in entry.items() if value is not None}
+        box = _numbers(entry.get("bbox"), (4,))
+        width, height = (0, 0) if box is None else box[2:].clip(0, LARGEST).tolist()
+        filled = {"area": BOX_TO_AREA * width * height, "iscrowd": 0}
+        if "keypoints" in self.needed:
+            joints = entry["keypoints"]
+            if len(joints) == 2 * len(self.skeleton.joints):
+                # x and y: visible where they are not 0, 0
+                places = np.reshape(joints, (-1, 2))
+                visible = 2 * places.any(axis=1)
+                joints = np.column_stack([places, visible]).ravel().tolist()
+            entry["keypoints"] = joints
+            filled["num_keypoints"] = sum([visible > 0 for visible in joints[2::3]])
+        return filled | entry
+
+    def _why_left_out(self, entry, image, folder):
+        """(reason, example) if a usable entry has nothing for us. The last check is the slow."""
+        where = f"of image {image['id']!r}"
         if entry.get("iscrowd"):
-            return "crowd"
-        if entry.get("category_id", 1) != 1:
-            return "not a person"
+            return "crowd", where
         if not image.get("is_labeled", True):
-            return "unlabelled frame"
-        if (_numbers(entry, "bbox", (4,), default=np.zeros(4))[2:] <= 0).any():
-            return "box without area"
-        if "keypoints" in self.person_keys and max(entry["keypoints"][2::3]) <= 0:
-            return "no joints"
-        path = Path(folder, image["file_name"])
+            return "unlabelled frame", where
+        box = _numbers(entry.get("bbox"), (4,))
+        if box is None or (box[2:] < 0.01).any() or np.abs(box).max() > LARGEST:
+            return "box without area", f"{entry.get('bbox')!r:.60} {where}"
+        if "keypoints" in self.needed and max(entry["keypoints"][2::3]) <= 0:
+            return "no joints", where
+        path = os.path.join(folder, image["file_name"])
         if not os.path.isfile(path) or os.path.getsize(path) == 0:
-            return "picture missing or empty"
-        return ""
+            return "picture missing or empty", repr(path)
+        return None
 
     def _person(self, entry, image, folder):
         """A good entry -> Person. Some of it is missing in some kinds of files."""
-        box = _numbers(entry, "bbox", (4,))
-        joints = np.zeros(3 * len(self.skeleton.joints))
-        if "keypoints" in self.person_keys:
-            joints = _numbers(entry, "keypoints", joints.shape)
+        box = _numbers(entry["bbox"], (4,))
+        joints = np.zeros((len(self.skeleton.joints), 3))
+        if "keypoints" in self.needed:
+            joints = np.array(entry["keypoints"], float).reshape(-1, 3)[self.order]
+        entry_id = entry.get(self.id_key)
         return Person(
             path=Path(folder, image["file_name"]),
             image_id=image["id"],
-            entry_id=int(_numbers(entry, self.id_key, default=-1)),
+            entry_id=entry_id if _is_id(entry_id) else None,
             time=image.get("frame_id", 0),
             box=box,
-            joints=joints.reshape(-1, 3),
-            area=float(_numbers(entry, "area", default=BOX_TO_AREA * box[2] * box[3])),
-            score=float(_numbers(entry, "score", default=1)),
+            joints=joints,
+            area=float(entry["area"]),
+            score=float(entry.get("score", 1)),
         )
 
 
 class CocoPeople(FileClips):
-    """Everyone with joints in COCO 2017, as clips of one frame.
+    """Everyone with joints in COCO 2017, or in files like it, as clips of one frame.
 
         root/annotations/person_keypoints_val2017.json      or train2017
             images:      {id, file_name} and more, one for each picture
             annotations: {id, image_id, bbox [x, y, w, h], keypoints [x, y, v, x, y, v, ...], area,
                           iscrowd, num_keypoints, category_id}, one for each person
+            categories:  {id, name, keypoints [names], skeleton [[1, 2], ...], sigmas}; own joints
+                         are read from here
         root/val2017/000000000785.jpg
 
     boxes: look at everyone whom a detector found instead: a JSON list of {image_id, category_id,
@@ -1092,33 +1324,48 @@ class CocoPeople(FileClips):
     """
 
     skeleton = COCO
-    image_keys = {"id": int, "file_name": str}
-    person_keys = {"bbox": (4,), "keypoints": (51,), "area": (), "iscrowd": (), "num_keypoints": ()}
+    image_keys = {"file_name": str}
+    needed_ids = ("image_id",)
+    needed = ("bbox", "keypoints")
     id_key = "id"
+    remedy = "mend the file, or name another with --root or --boxes"
 
     def __init__(self, root, split, size=(256, 192), boxes=None):
         self.skipped = collections.Counter()
+        self.examples = {}
         has_people = split != "test-dev"
         if not (has_people or boxes):
             raise UserError("COCO test-dev has no annotated boxes: give --boxes, detected people")
         folder = Path(root, f"{split.removesuffix('-dev')}2017")
         name = "person_keypoints" if has_people else "image_info"
-        path = Path(root, "annotations", f"{name}_{split}2017.json")
+        where = Path(root, "annotations", f"{name}_{split}2017.json")
         hint = "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/"
-        self.annotations = page = self._read_page(path, hint, has_people)
+        page = self._read(where, hint, split)
+        if not has_people and isinstance(page, dict):
+            page = {**page, "annotations": []}
+        page = self._check_page(page, where, hint)
 
         # with detections too: it takes out what an evaluation could not use
-        people = self._people(page["annotations"], page["images"], folder)
+        usable, people = self._people(page["annotations"], page["images"], folder)
+        self.annotations = {**page, "annotations": usable}
         name = f"COCO {split}2017"
         if boxes:
             hint = "--boxes wants a JSON list of {image_id, category_id, bbox, score}"
             detections = _read_json(boxes, hint)
             if not isinstance(detections, list):
                 raise UserError(f"{boxes} is no list: {hint}")
-            self.person_keys = {"bbox": (4,), "score": (), "category_id": ()}
-            people = self._people(detections, page["images"], folder)
+            self.needed = ("bbox", "score")
+            _, people = self._people(detections, page["images"], folder)
             name += ", detected boxes"
-        super().__init__(name, size, [[person] for person in people], boxes or path)
+        super().__init__(name, size, [[person] for person in people], boxes or where)
+
+    @staticmethod
+    def _read(path, hint, split):
+        """What the annotation file says. To validate and to test it is the same one: read once."""
+        if split == "train" or not os.path.isfile(path):
+            return _read_json(path, hint)
+        stat = path.stat()
+        return _read_again(path, hint, (stat.st_mtime_ns, stat.st_size))
 
 
 class PoseTrackClips(FileClips):
@@ -1127,43 +1374,93 @@ class PoseTrackClips(FileClips):
         root/annotations/val/003418_mpii_test.json          or train: one file for each video
             images:      {id, frame_id, file_name, is_labeled}
             annotations: {image_id, track_id, bbox, bbox_head, keypoints}, a track is one person
+            categories:  as in COCO
         root/images/val/003418_mpii_test/000000.jpg         a file_name starts with "images"
 
     whole: parts of a track that are too short for a clip are left out. Otherwise they are filled up
-    with their last frame, unlabelled and with the ids -1, so that an evaluation finds each labelled
-    frame in exactly one clip. `sequences`: {name of the file: its images}.
+    with their last frame, unlabelled and with the ids None, so that an evaluation finds each
+    labelled frame in exactly one clip.
+
+    sequences    {name of the file: its images}
+    sequence     array (N,): the file that a clip is from
+    annotations  the lists of all files joined, with joints in the skeleton's order. As files may
+                 number their images alike, each entry says of which "sequence" it is
     """
 
     skeleton = POSETRACK
-    image_keys = {"id": int, "file_name": str, "frame_id": int}
-    person_keys = {"track_id": (), "bbox_head": (4,), "keypoints": (51,)}
+    image_keys = {"file_name": str, "frame_id": int}
+    needed_ids = ("image_id", "track_id")
+    needed = ("bbox_head", "keypoints")
     id_key = "track_id"
+    remedy = "mend the files, name another --root, or lower --frames"
+    per_clip = (*FileClips.per_clip, "sequence")
 
     def __init__(self, root, split, frames=4, size=(256, 192), whole=True):
         self.skipped = collections.Counter()
+        self.examples = {}
         self.sequences = {}
-        self.annotations = {"images": [], "annotations": [], "categories": [POSETRACK.category]}
+        self.annotations = {"images": [], "annotations": []}
         folder = Path(root, "annotations", split)
         hint = "--root must be a folder with PoseTrack18's annotations/ and images/"
-        paths = sorted(folder.glob("*.json"))
+        paths = sorted(folder.glob("*.json")) if os.path.isdir(folder) else []
         if not paths:
             raise UserError(f"there is no annotation file in {folder}: {hint}")
 
-        # a track is a person, {frame number: Person}; its id tells it apart within one file only
         clips = []
+        sequence = []
         for path in paths:
-            page = self._read_page(path, hint)
-            tracks = collections.defaultdict(dict)
-            for person in self._people(page["annotations"], page["images"], root):
-                first = tracks[person.entry_id].setdefault(person.time, person)
-                if first is not person:
-                    self.skipped["track that is twice in a frame"] += 1
-            for track in tracks.values():
+            try:
+                page = self._check_page(_read_json(path, hint), path, hint)
+            except UserError as error:
+                self._leave_out("annotation file", str(error))
+                continue
+            images = [self._with_sane_regions(image) for image in page["images"]]
+            entries, people = self._people(page["annotations"], images, root)
+            for track in self._tracks(people):
                 clips += self._cut(track, frames, whole)
-            self.sequences[path.name] = page["images"]
-            self.annotations["images"] += page["images"]
-            self.annotations["annotations"] += page["annotations"]
+            sequence += [path.name] * (len(clips) - len(sequence))
+            self._join(path.name, images, entries)
+        self.sequence = np.array(sequence)
         super().__init__(f"PoseTrack18 {split}", size, clips, folder)
+
+    def _with_sane_regions(self, image):
+        """An image whose regions to be ignored are polygons, with as many x as y."""
+        lists = [image.get("ignore_regions_x"), image.get("ignore_regions_y")]
+        if lists == [None, None]:
+            return image
+        sane = {"ignore_regions_x": [], "ignore_regions_y": []}
+        lists = [regions if isinstance(regions, list) else [None] for regions in lists]
+        for x, y in itertools.zip_longest(*lists):
+            corners = len(x) if isinstance(x, list) else 0
+            if _numbers(x, (corners,)) is None or _numbers(y, (corners,)) is None:
+                self._leave_out("region to be ignored", f"x {x!r:.60}, y {y!r:.60}")
+            else:
+                sane["ignore_regions_x"].append(x)
+                sane["ignore_regions_y"].append(y)
+        return image | sane
+
+    @staticmethod
+    def _tracks(people):
+        """The tracks of one file: of each person {frame number: Person}."""
+        tracks = collections.defaultdict(dict)
+        for person in people:
+            # a second one of that id in a frame is somebody else
+            twin = 0
+            while person.time in tracks[person.entry_id, twin]:
+                twin += 1
+            tracks[person.entry_id, twin][person.time] = person
+        return tracks.values()
+
+    def _join(self, name, images, entries):
+        """Add a file to what an evaluation sees of all files."""
+        self.sequences[name] = images
+        joined = self.annotations
+        joined["images"] += [{**image, "sequence": name} for image in images]
+        for entry in entries:
+            joints = np.reshape(entry["keypoints"], (-1, 3))[self.order]
+            keypoints = joints.ravel().tolist()
+            joined["annotations"].append({**entry, "keypoints": keypoints, "sequence": name})
+        joined["categories"] = [{**self.skeleton.category, "id": self.category_id}]
 
     def _cut(self, track, frames, whole):
         """One track -> its clips of `frames` people, from the first frame on."""
@@ -1179,14 +1476,15 @@ class PoseTrackClips(FileClips):
 
             # too short for a clip: the next may start one frame later
             if count < frames and whole:
-                self.skipped[f"frame without {frames - 1} labelled ones after it"] += 1
+                reason = f"frame without {frames - 1} labelled ones after it"
+                self._leave_out(reason, f"frame {times[0]} of track {track[times[0]].entry_id!r}")
                 times = times[1:]
                 continue
 
             # a whole one, or filled up; no other clip has these frames
             clip = [track[number] for number in times[:count]]
             last = clip[-1]
-            filler = replace(last, image_id=-1, entry_id=-1, joints=last.joints * [1, 1, 0])
+            filler = replace(last, image_id=None, entry_id=None, joints=last.joints * [1, 1, 0])
             clips.append(clip + [filler] * (frames - count))
             times = times[count:]
         return clips
@@ -1210,6 +1508,10 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
         clips = PoseTrackClips(root, part, frames, size, whole=split != "test")
     if clips.left_out:
         print(f"{clips.name}: left out {clips.left_out}")
+    if split == "train":
+        # only an evaluation needs them: of COCO 1.4 GB, which a few numbers among them would hold
+        clips.annotations = None
+        clips.ids = pickle.loads(pickle.dumps(clips.ids))
     return clips.head(count) if count else clips
 
 
@@ -1266,9 +1568,10 @@ def _export_coco(clips, out, split):
 
 
 def _export_posetrack(clips, out, split):
-    """Each clip as a sequence with one track."""
+    """Each clip as a sequence with one track, named as poseval wants it."""
+    kind = "train" if split == "train" else "test"
     for index in range(len(clips)):
-        video = f"{split}/{index:06d}_drawn"
+        video = f"{split}/{index:06d}_mpii_{kind}"
         page = {"images": [], "annotations": [], "categories": [POSETRACK.category]}
         for t in range(clips.frames):
             number = (10**6 + index) * 10**4 + t
@@ -1318,12 +1621,10 @@ RIGHT = (255, 70, 60)
 MIDDLE = (255, 220, 60)
 
 
-def _side_colour(names):
+def _side_colour(*names):
     """The colour of a joint, or of the limb between two, by what their names say."""
-    is_left = "left" in names
-    if is_left == ("right" in names):
-        return MIDDLE
-    return LEFT if is_left else RIGHT
+    sides = {side[0].lower() for name in names for side in SIDE.findall(name)}
+    return {"l": LEFT, "r": RIGHT}[sides.pop()] if len(sides) == 1 else MIDDLE
 
 
 def draw_pose(image, keypoints, skeleton, threshold=0.2, colour=None):
@@ -1343,7 +1644,7 @@ def draw_pose(image, keypoints, skeleton, threshold=0.2, colour=None):
     # limbs first, the joints lie over them
     for a, b in skeleton.limbs:
         if shown[a] and shown[b]:
-            fill = colour or _side_colour(skeleton.joints[a] + skeleton.joints[b])
+            fill = colour or _side_colour(skeleton.joints[a], skeleton.joints[b])
             draw.line([*points[a], *points[b]], fill=fill, width=line)
     for k in np.flatnonzero(shown):
         x, y = points[k]

@@ -93,20 +93,32 @@ def oks(predictions, joints, areas, sigmas=COCO.sigmas):
 def by_image(annotations, results):
     """Triples (image, its people, its results), by rising image id.
 
-    Raises UserError if a result is for an image that the annotations do not list.
+    Ids are numbers or texts. PoseTrack's files may number their images alike: where ids repeat, all
+    entries say of which "sequence" they are. Raises UserError if a result is for an image that the
+    annotations do not list.
     """
-    images = {image["id"]: image for image in annotations["images"]}
-    people = {image_id: [] for image_id in images}
-    found = {image_id: [] for image_id in images}
+    ids = [image["id"] for image in annotations["images"]]
+    repeat = len(set(ids)) < len(ids)
+    images = {place_of(image, "id", repeat): image for image in annotations["images"]}
+    people = {place: [] for place in images}
+    found = {place: [] for place in images}
     for person in annotations["annotations"]:
-        if person["image_id"] in images:
-            people[person["image_id"]].append(person)
+        place = place_of(person, "image_id", repeat)
+        if place in images:
+            people[place].append(person)
     for result in results:
-        image_id = result["image_id"]
-        if image_id not in images:
+        place = place_of(result, "image_id", repeat)
+        if place not in images:
+            image_id = result["image_id"]
             raise UserError(f"a result is for image {image_id}, which the annotations do not list")
-        found[image_id].append(result)
-    return [(images[i], people[i], found[i]) for i in sorted(images)]
+        found[place].append(result)
+    return [(images[place], people[place], found[place]) for place in sorted(images)]
+
+
+def place_of(entry, key, repeat):
+    """What tells the image of an entry apart, and sorts it: (sequence, is a text, id)."""
+    sequence = entry.get("sequence", "") if repeat else ""
+    return sequence, isinstance(entry[key], str), entry[key]
 
 
 def keypoints_of(entries, count):
@@ -231,15 +243,22 @@ def ap_and_recall(images, area_range):
     return table
 
 
-def coco_ap(annotations, results, sigmas=COCO.sigmas):
+def coco_ap(annotations, results, sigmas=None):
     """COCO's keypoint evaluation: the ten numbers of the official tool (pycocotools), 0 to 1.
 
     AP and AR (average recall) are means over the OKS thresholds, 50 and 75 are one threshold alone,
     M and L are for medium and for large people. A number is -1 where nobody is to be found.
 
     annotations: a COCO keypoint dict with one category; results: a list of dicts with image_id,
-    keypoints (3K numbers) and score; sigmas (K). Raises UserError as `by_image` does.
+    keypoints (3K numbers) and score; sigmas (K): None for those of the category's joints. Raises
+    UserError as `by_image` does.
     """
+    if sigmas is None:
+        category = data.person_category(annotations, "the annotation file")
+        names = category.get("keypoints") or COCO.joints
+        skeleton, order = data.skeleton_from({**category, "keypoints": list(names)})
+        sigmas = np.empty(len(order))
+        sigmas[order] = skeleton.sigmas
     images = []
     for _, people, found in by_image(annotations, results):
         images.append(CocoImage(people, found, sigmas))
@@ -283,13 +302,18 @@ def inside(x, y, polygon_x, polygon_y):
     return odd & ~on_border
 
 
+def joints_that_count(names):
+    """PoseTrack's 15 joints; all, in a file that names others."""
+    return POSETRACK_JOINTS if set(POSETRACK_JOINTS) <= set(names) else tuple(names)
+
+
 def posetrack_joints(entries, image, names):
     """Joints (N, J, 3) of annotations or results, and which of them are there (N, J).
 
     names: of an entry's joints, of which J count. Not there is a joint whose three numbers are all
     0, or that lies in a region of the image that is to be ignored.
     """
-    columns = [names.index(joint) for joint in POSETRACK_JOINTS]
+    columns = [names.index(joint) for joint in joints_that_count(names)]
     joints = keypoints_of(entries, len(names))[:, columns]  # (N, J, 3)
     there = (joints != 0).any(-1)  # (N, J)
 
@@ -349,19 +373,20 @@ def posetrack_ap(annotations, results):
     UserError as `by_image` does.
     """
     names = annotations["categories"][0]["keypoints"]
-    judged = {joint: [] for joint in POSETRACK_JOINTS}
-    labelled = np.zeros(len(POSETRACK_JOINTS), int)
+    counted = joints_that_count(names)
+    judged = {joint: [] for joint in counted}
+    labelled = np.zeros(len(counted), int)
     for image, people, found in by_image(annotations, results):
         if people:
             right, predicted, count = judge_posetrack_frame(image, people, found, names)
             labelled += count
             for i, j in np.argwhere(predicted):
-                joint = POSETRACK_JOINTS[j]
+                joint = counted[j]
                 score = found[i]["scores"][names.index(joint)]
                 judged[joint].append((score, right[i, j]))
 
     ap = {}
-    for joint, count in zip(POSETRACK_JOINTS, labelled, strict=True):
+    for joint, count in zip(counted, labelled, strict=True):
         if count > 0:
             last_first = judged[joint][::-1]  # the official order of equal scores
             right, precision = rank_results(last_first)  # (N) each
@@ -370,7 +395,7 @@ def posetrack_ap(annotations, results):
             ap[joint] = 100 * area
 
     table = {}
-    columns = POSETRACK_PARTS | {"Total": POSETRACK_JOINTS}
+    columns = POSETRACK_PARTS | {"Total": counted}
     for name, joints in columns.items():
         values = [ap[joint] for joint in joints if joint in ap]
         table[name] = float(np.mean(values)) if values else float("nan")
@@ -385,11 +410,11 @@ def pose_score(pose, box_score=1.0):
     return float(box_score * sure.mean()) if len(sure) else 0.0
 
 
-def oks_nms(poses, scores, areas):
+def oks_nms(poses, scores, areas, sigmas=COCO.sigmas):
     """Which poses (N, K, 3) of one image to keep: their indices, best score first.
 
     A pose goes if one that is kept is nearly the same: OKS of the two, at their mean area, above
-    0.9. scores (N); areas (N) in square pixels.
+    0.9. scores (N); areas (N) in square pixels; sigmas (K).
     """
     order = np.argsort(-np.asarray(scores), kind="stable")
     kept = []
@@ -397,14 +422,17 @@ def oks_nms(poses, scores, areas):
         labelled = poses[i].copy()
         labelled[:, 2] = 1  # both are predictions, with all joints
         mean_areas = (areas[kept] + areas[i]) / 2
-        similarity = oks(poses[kept], labelled, mean_areas)
+        similarity = oks(poses[kept], labelled, mean_areas, sigmas)
         if (similarity <= 0.9).all():
             kept.append(i)
     return kept
 
 
 def coco_results(keypoints, clips):
-    """Predictions (N, 1, K, 3) for a CocoPeople -> the official list of results, after OKS-NMS."""
+    """Predictions (N, 1, K, 3) for a CocoPeople -> the official list of results, after OKS-NMS.
+
+    Ids, and the order of joints, are those of the annotation file.
+    """
     poses = keypoints[:, 0]  # (N, K, 3)
     scores = np.zeros(len(poses))
     areas = np.zeros(len(poses))
@@ -413,16 +441,21 @@ def coco_results(keypoints, clips):
         width, height = window(clips.boxes[i, 0], clips.size)[2:]
         areas[i] = width * height  # of the padded window, as in SBL's NMS
 
+    people = {}  # of each image, in their order
+    for i, image_id in enumerate(clips.ids[:, 0, 0].tolist()):
+        people.setdefault(image_id, []).append(i)
+
     results = []
-    image_ids = clips.ids[:, 0, 0]  # (N)
-    for image_id in dict.fromkeys(image_ids.tolist()):  # each image once, in their order
-        own = np.flatnonzero(image_ids == image_id)
-        kept = oks_nms(poses[own], scores[own], areas[own])
+    for image_id, own in people.items():
+        own = np.array(own)
+        kept = oks_nms(poses[own], scores[own], areas[own], clips.skeleton.sigmas)
         for i in own[kept].tolist():
+            pose = np.empty_like(poses[i])  # (K, 3)
+            pose[clips.order] = poses[i]
             result = {
                 "image_id": image_id,
-                "category_id": COCO.category["id"],
-                "keypoints": poses[i].ravel().round(3).tolist(),
+                "category_id": clips.category_id,
+                "keypoints": pose.ravel().round(3).tolist(),
                 "score": float(scores[i]),
             }
             results.append(result)
@@ -432,14 +465,16 @@ def coco_results(keypoints, clips):
 def posetrack_results(keypoints, clips):
     """Predictions (N, F, K, 3) for PoseTrackClips -> the official list of results.
 
-    One for each labelled frame of a track; a frame that only fills up its clip has the ids -1.
+    One for each labelled frame of a track; a frame that only fills up its clip has no ids. As files
+    may number their images alike, "sequence" is the name of the file.
     """
     results = []
     for i, t in np.ndindex(keypoints.shape[:2]):
         pose = keypoints[i, t]  # (K, 3)
         image_id, track_id = clips.ids[i, t].tolist()
-        if image_id >= 0:
+        if image_id is not None:
             result = {
+                "sequence": str(clips.sequence[i]),
                 "image_id": image_id,
                 "track_id": track_id,
                 "keypoints": pose.ravel().round(3).tolist(),
@@ -913,14 +948,19 @@ def own_ap(keypoints, evaluation):
     if isinstance(clips, CocoPeople):
         return 100 * coco_ap(clips.annotations, coco_results(everything, clips))["AP"]
 
-    # pairs, as an image can be the key frame of one person and a non-key frame of another
-    ids = clips.ids[:, evaluation.first :].reshape(-1, 2)  # image id, track id
-    asked = {tuple(pair) for pair in ids.tolist()}
-    people = clips.annotations["annotations"]
-    people = [p for p in people if (p["image_id"], p.get("track_id")) in asked]
-    results = posetrack_results(everything, clips)
-    results = [r for r in results if (r["image_id"], r["track_id"]) in asked]
+    # people in images, as an image can be the key frame of one and a non-key frame of another
+    asked = set()
+    for sequence, ids in zip(clips.sequence.tolist(), clips.ids.tolist(), strict=True):
+        for image_id, track_id in ids[evaluation.first :]:
+            asked.add((sequence, image_id, track_id))
+    people = [person for person in clips.annotations["annotations"] if who(person) in asked]
+    results = [pose for pose in posetrack_results(everything, clips) if who(pose) in asked]
     return posetrack_ap({**clips.annotations, "annotations": people}, results)["Total"]
+
+
+def who(entry):
+    """What tells a person of PoseTrack in a frame apart, in annotations and results."""
+    return entry["sequence"], entry["image_id"], entry["track_id"]
 
 
 def best(table):
@@ -1023,8 +1063,7 @@ def official(nets, clips, device, out):
         results = posetrack_results(keypoints, clips)
         table = posetrack_ap(clips.annotations, results)
         for name, images in clips.sequences.items():
-            own = {image["id"] for image in images}
-            poses = [result for result in results if result["image_id"] in own]
+            poses = [result for result in results if result["sequence"] == name]
             page = {**clips.annotations, "images": images, "annotations": poses}
             data.write_json(page, Path(out, "posetrack", name))
 

@@ -252,6 +252,37 @@ def test_left_and_right_are_partners_and_a_skeleton_is_saved_with_a_network(skel
     assert found.sigmas == skeleton.sigmas and found.flip == skeleton.flip
 
 
+NAMED = ["L_Eye R_Eye", "eye-l eye-r", "l.knee r.knee", "LElbow RElbow", "Left Wrist,Right Wrist"]
+
+
+@pytest.mark.parametrize("names", [*NAMED, "hip_LEFT hip_RIGHT", "frontLeftPaw frontRightPaw"])
+def test_sides_are_read_from_names_of_every_kind(names):
+    left, right = names.split("," if "," in names else " ")
+    joints = ("lip", left, "rear", right, "Tail", "l_only")
+    skeleton = data.Skeleton("own", joints, (), (0.05,) * 6)
+    assert skeleton.flip == (0, 3, 2, 1, 4, 5)
+    dots = np.array([[10 * k + 5, 5, 1] for k in range(6)])
+    drawn = data.draw_pose(Image.new("RGB", (60, 10)), dots, skeleton)
+    assert drawn.getpixel((15, 5)) == data.LEFT and drawn.getpixel((35, 5)) == data.RIGHT
+    assert drawn.getpixel((5, 5)) == drawn.getpixel((25, 5)) == data.MIDDLE
+
+
+def test_a_category_is_a_known_skeleton_in_any_order_or_one_of_its_own(capsys):
+    for known in (data.COCO, data.POSETRACK):
+        names = list(known.joints[5:] + known.joints[:5])
+        skeleton, order = data.skeleton_from({"name": "a", "keypoints": names})
+        assert skeleton is known and [names[k] for k in order] == list(known.joints)
+    limbs = [[1, 2], [3, 1], [0, 1], [3, 4], [2, 2], "12", None, [1.5, 2], [10**400, 1]]
+    cat = {"name": "cat", "keypoints": ["tail", "nose", "left_ear"], "skeleton": limbs}
+    for _ in range(2):
+        own, order = data.skeleton_from(cat)
+    assert (own.name, own.limbs, order) == ("cat", ((0, 1), (2, 0)), [0, 1, 2])
+    assert own.sigmas == (0.05, 0.026, 0.035)
+    assert capsys.readouterr().out == 'cat: without "sigmas", OKS takes 0.05 for tail\n'
+    assert data.skeleton_from({**cat, "sigmas": [1, 2, 3]})[0].sigmas == (1, 2, 3)
+    assert data.skeleton_from({**cat, "sigmas": [1, -2, 3]})[0].sigmas == own.sigmas
+
+
 # ----------------------------------------------------------------------- data.py: windows and crops
 def test_a_window_is_the_box_in_the_networks_aspect_and_padded():
     assert np.allclose(data.window((10, 20, 30, 80), (128, 96)), (-12.5, 10, 75, 100))
@@ -286,12 +317,41 @@ def test_frames_of_every_kind_become_the_same_picture():
     grey = np.arange(48, dtype=np.uint8).reshape(8, 6) * 5
     deep = grey.astype(np.uint16) * 256 + 99
     red = np.dstack([grey, 0 * grey, 0 * grey])
-    for frame in (grey, grey[:, :, None], deep, Image.fromarray(deep), Image.fromarray(grey)):
+    planar = torch.from_numpy(red).permute(2, 0, 1)
+    greys = [grey, grey[:, :, None], deep, deep.byteswap().view(">u2"), Image.fromarray(deep)]
+    greys += [
+        Image.fromarray(grey),
+        Image.fromarray(grey / np.float32(1)),
+        torch.tensor(grey[None]),
+    ]
+    for frame in greys:
         assert np.array_equal(np.asarray(data.as_picture(frame)), np.dstack([grey, grey, grey]))
-    for frame in (red, Image.fromarray(red).convert("RGBA"), Image.fromarray(red).quantize(256)):
+    reds = [red, red.astype(int), red / 1.0, red / 255, np.dstack([red, grey]), planar]
+    reds += [planar.bfloat16() / 256 * 256, planar.double() / 255]
+    reds += [Image.fromarray(red).convert("RGBA"), Image.fromarray(red).quantize(256)]
+    for frame in reds:
         assert np.array_equal(np.asarray(data.as_picture(frame)), red)
-    for frame in (None, "a.jpg", red[None], red[:0], red.astype(float), red[:, :, :2], grey[0]):
+
+
+def test_what_is_no_picture_is_one_sentence(tmp_path):
+    red = np.full((8, 6, 3), 200, np.uint8)
+    frames = [
+        None,
+        [[1]],
+        red[None],
+        red[:0],
+        red[:, :, :2],
+        red[0, 0],
+        red + 0.5j,
+        red.astype(str),
+    ]
+    frames += [red * np.nan, red - 300.0, red.astype(int) * 2, np.stack([red[:, :, 0]] * 3)]
+    frames += [torch.zeros(2, 3, 8, 6), torch.zeros(3, 8, 6, device="meta"), Image.new("L", (0, 9))]
+    for frame in frames:
         one_sentence("is no frame: hand over", data.as_picture, frame)
+    one_sentence("a.jpg is missing", data.as_picture, tmp_path / "a.jpg")
+    Image.fromarray(red).save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(data.as_picture(str(tmp_path / "a.png"))), red)
 
 
 # -------------------------------------------------------------------------------- data.py: heatmaps
@@ -434,23 +494,24 @@ CUT = [
 
 @pytest.mark.parametrize("times, frames, split, expected", CUT)
 def test_clips_are_consecutive_frames_each_with_a_box(exports, times, frames, split, expected):
-    (exports / "posetrack/annotations/val/000001_drawn.json").unlink()
-    with edited(exports / "posetrack/annotations/val/000000_drawn.json") as page:
+    (exports / "posetrack/annotations/val/000001_mpii_test.json").unlink()
+    with edited(exports / "posetrack/annotations/val/000000_mpii_test.json") as page:
         for t in range(6):
             page["images"][t]["frame_id"] = times[t]
             page["annotations"][t]["bbox"] = [10 + t, 10, 50, 80]
-        page["annotations"] += page["annotations"][:2]
     clips = data.open_clips("posetrack", exports / "posetrack", split, frames, (128, 96))
-    places = (clips.ids[..., 0] - page["images"][0]["id"]).clip(-1)
+    place_of = {image["id"]: t for t, image in enumerate(page["images"])}
+    places = [place_of.get(image_id, -1) for image_id in clips.ids[..., 0].flat]
+    places = np.reshape(places, clips.ids.shape[:2])
     assert places.tolist() == expected
     labelled = places >= 0  # fillers have no labels
     assert np.array_equal(clips.joints[..., 2].any(axis=-1), labelled)
     assert np.array_equal(clips.boxes[labelled][:, 0], 10 + places[labelled])
-    assert clips.skipped["track that is twice in a frame"] == 2
 
 
 SENSELESS = [{"bbox": None}, {"bbox": [[5, 5], [9, 9]]}, {"area": [3]}, {"area": "3"}]
 SENSELESS += [{"area": 10**400}, {"area": np.nan}, {"image_id": []}, {"keypoints": [[1], [1, 2]]}]
+SENSELESS += [{"bbox": [0, 0, 2e5, 2e5]}, {"bbox": [-1e300, 0, 9, 9]}, {"area": -1}]
 BAD_ENTRIES = {
     "incomplete or senseless entry": SENSELESS,
     "no joints": [{"keypoints": [0] * 51}],
@@ -474,7 +535,8 @@ def test_bad_entries_are_left_out_and_counted(exports, capsys):
     assert len(clips) == 8
     assert clips.skipped == {reason: len(entries) for reason, entries in BAD_ENTRIES.items()}
     assert f"left out {clips.left_out}" in capsys.readouterr().out
-    assert len(clips.annotations["annotations"]) == 8 + 8  # an evaluation gets crowds, for example
+    clips = data.CocoPeople(exports / "coco", "train", (128, 96))
+    assert len(clips.annotations["annotations"]) == 8 + 7  # an evaluation gets crowds, for example
 
 
 def test_damaged_pictures_are_black_unlabelled_and_told_ever_more_rarely(exports, capsys):
@@ -493,7 +555,17 @@ def test_damaged_pictures_are_black_unlabelled_and_told_ever_more_rarely(exports
     one_sentence("no picture of COCO", data.CocoPeople, exports / "coco", "train", (128, 96))
 
 
-BAD_FILES = ["", '{"images": [', "[]", '{"images": 3}', '{"images": [], "annotations": []}', "[{}]"]
+BAD_FILES = [
+    "",
+    '{"images": [',
+    "[]",
+    "[" * 10**5,
+    "[" + "9" * 5000 + "]",
+    "null",
+    '{"images": 3}',
+    '{"images": [], "annotations": []}',
+    "[{}]",
+]
 
 
 @pytest.mark.parametrize("contents", BAD_FILES)
@@ -506,6 +578,180 @@ def test_a_bad_file_is_one_sentence(exports, contents):
     for kind in ("coco", "posetrack"):
         one_sentence("--root", data.open_clips, kind, exports / kind, "val", 1, (128, 96))
         one_sentence("none.*--root", data.open_clips, kind, "/none", "val", 1, (128, 96))
+
+
+TWO = [{"id": 3, "name": "dog"}, {"id": "p", "name": "Person"}]
+CATEGORIES = [
+    (TWO, "p"),
+    ([{"id": 9, "name": "swimmer"}], 9),
+    ([{"id": 3, "name": "dog"}, {"id": 2**70, "name": "diver", "keypoints": ["nose"]}], 2**70),
+    ([], 1),
+    (None, 1),
+]
+
+
+@pytest.mark.parametrize("categories, found", CATEGORIES)
+def test_the_category_of_people_is_looked_at_and_its_id_is_in_the_results(
+    exports, categories, found
+):
+    with edited(exports / "coco/annotations/person_keypoints_val2017.json") as page:
+        page["categories"] = categories
+        page["annotations"].append({**page["annotations"][0], "category_id": 3})
+        for person in page["annotations"][:2]:
+            person["category_id"] = found
+            person["keypoints"] = person["keypoints"][: 3 if found == 2**70 else 51]
+    people = data.CocoPeople(exports / "coco", "val", (128, 96))
+    assert people.skipped == {"not a person": 1} and "category_id 3" in people.left_out
+    results = search.coco_results(people.joints + [0, 0, 0.5], people)
+    assert [result["category_id"] for result in results] == [found] * 2
+    assert search.coco_ap(people.annotations, results)["AR"] == 1
+    if found == "p":
+        page["categories"][1]["name"] = "horse"
+        one_sentence('dog, horse: .*"person"', data.person_category, page, "a.json")
+
+
+def test_joints_have_the_skeletons_order_inside_and_the_files_order_outside(exports):
+    order = list(range(16, -1, -1))
+    before = data.CocoPeople(exports / "coco", "val", (128, 96)).joints
+    with edited(exports / "coco/annotations/person_keypoints_val2017.json") as page:
+        page["categories"][0]["keypoints"].reverse()
+        for person in page["annotations"]:
+            person["keypoints"] = np.reshape(person["keypoints"], (17, 3))[order].ravel().tolist()
+    people = data.CocoPeople(exports / "coco", "val", (128, 96))
+    assert people.skeleton is data.COCO and np.array_equal(people.joints, before)
+    found = people.joints + [0, 0, 0.5]
+    found[:, :, :5, 0] += 4  # of a head the sigmas are smaller than of legs
+    results = search.coco_results(found, people)
+    expected = search.coco_ap(page, results, data.COCO.sigmas[::-1])
+    assert 0 < expected["AP"] < 1 and search.coco_ap(people.annotations, results) == expected
+
+
+def test_people_without_named_joints_have_numbered_ones(exports, capsys):
+    with edited(exports / "coco/annotations/person_keypoints_val2017.json") as page:
+        del page["categories"][0]["keypoints"]
+        for person in page["annotations"]:
+            person["keypoints"] = person["keypoints"][:12]
+        page["annotations"][1]["keypoints"] *= 2
+    people = data.open_clips("coco", exports / "coco", "val", 1, (128, 96))
+    assert people.skeleton.joints == ("joint_1", "joint_2", "joint_3", "joint_4")
+    assert "24 numbers for 8 joints, wanted are 4" in capsys.readouterr().out
+
+
+def test_what_may_be_missing_is_filled_in(exports):
+    with edited(exports / "coco/annotations/person_keypoints_val2017.json") as page:
+        pairs = np.reshape(page["annotations"][0]["keypoints"], (17, 3))[:, :2]
+        pairs[:3] = [[0, 0], [0, 7], [7, 0]]
+        for key in ("area", "iscrowd", "num_keypoints", "category_id", "id"):
+            del page["annotations"][0][key]
+        page["annotations"][0]["keypoints"] = pairs.ravel().tolist()
+        page["annotations"][1]["area"] = None
+    people = data.CocoPeople(exports / "coco", "val", (128, 96))
+    assert np.allclose(people.areas, 0.53 * people.boxes[..., 2:].prod(-1))
+    assert people.joints[0, 0, :3].tolist() == [[0, 0, 0], [0, 7, 2], [7, 0, 2]]
+    person = people.annotations["annotations"][0]
+    assert person["iscrowd"] == 0
+    assert person["num_keypoints"] == (people.joints[0, 0, :, 2] > 0).sum()
+
+
+MIXED_IDS = {1: "a", 2: 2**60 + 1}
+
+
+@pytest.mark.parametrize("number", ["n{}".format, (2**64).__add__, float, MIXED_IDS.get])
+def test_ids_come_out_as_they_went_in(exports, number):
+    with edited(exports / "coco/annotations/person_keypoints_val2017.json") as page:
+        for image, person in zip(page["images"], page["annotations"], strict=True):
+            image["id"] = person["image_id"] = number(image["id"])
+            person["id"] = [person["id"]]  # nobody's business
+    people = data.CocoPeople(exports / "coco", "val", (128, 96))
+    results = search.coco_results(people.joints + [0, 0, 0.5], people)
+    read = json.loads(json.dumps(results))
+    assert {repr(result["image_id"]) for result in read} == {repr(number(1)), repr(number(2))}
+    assert search.coco_ap(people.annotations, results)["AP"] == 1
+    assert search.coco_ap(page, results)["AP"] == 1
+
+
+def test_sequences_that_number_their_images_alike_are_kept_apart(exports, tmp_path, monkeypatch):
+    for name in ("000000_mpii_test.json", "000001_mpii_test.json"):
+        with edited(exports / "posetrack/annotations/val" / name) as page:
+            for t in range(6):
+                page["images"][t]["id"] = page["annotations"][t]["image_id"] = f"{t}"
+                if name[5] == "1":  # all of it is to be ignored
+                    page["images"][t]["ignore_regions_x"] = [[-9, 999, 999, -9]]
+                    page["images"][t]["ignore_regions_y"] = [[-9, -9, 999, 999]]
+    clips = data.open_clips("posetrack", exports / "posetrack", "test", 4, (128, 96))
+    perfect = clips.joints * [1, 1, 0] + [0, 0, 0.5]
+    monkeypatch.setattr(search, "predict", lambda *_, **options: perfect)
+    assert search.official([], clips, CPU, tmp_path / "out")["Total"] == 100
+    for name in clips.sequences:
+        poses = json.loads((tmp_path / "out/posetrack" / name).read_text())["annotations"]
+        assert [pose["image_id"] for pose in poses] == ["0", "1", "2", "3", "4", "5"]
+    kept = search.EvaluationSet(clips, CPU)
+    assert search.own_ap(perfect[kept.indices], kept) == 100
+
+
+def test_two_people_of_one_track_in_a_frame_are_two_tracks(exports):
+    with edited(exports / "posetrack/annotations/val/000000_mpii_test.json") as page:
+        page["annotations"] += [{**person, "bbox": [1, 1, 9, 9]} for person in page["annotations"]]
+    clips = data.PoseTrackClips(exports / "posetrack", "val", 6, (128, 96))
+    assert len(clips) == 3  # one of them in the other file
+    assert (clips.boxes[:, :, 2] == 9).tolist() == [[False] * 6, [True] * 6, [False] * 6]
+
+
+def test_a_bad_file_beside_good_ones_is_left_out_and_so_are_senseless_regions(exports):
+    folder = exports / "posetrack/annotations/val"
+    (folder / "._a.json").write_bytes(b"\0\5\26\7")
+    (folder / "b.json").symlink_to("/nowhere")
+    text = (folder / "000000_mpii_test.json").read_text()
+    (folder / "000000_mpii_test.json").write_text(f"\ufeff{text}")  # a byte order mark is no fault
+    with edited(folder / "000001_mpii_test.json") as page:
+        page["images"][0].update(ignore_regions_x=[[1, 2, 3], [1, 2]], ignore_regions_y=[[4, 5, 6]])
+        page["images"][1].update(ignore_regions_y=None, ignore_regions_x="x", note=np.nan)
+    clips = data.PoseTrackClips(exports / "posetrack", "val", 1, (128, 96))
+    assert clips.skipped == {"annotation file": 2, "region to be ignored": 2} and len(clips) == 12
+    assert clips.annotations["images"][6]["ignore_regions_x"] == [[1, 2, 3]]
+    data.write_json(clips.sequences, exports / "a.json")  # without NaN
+
+
+WHY = [
+    ({"bbox": ...}, "no bbox"),
+    ({"keypoints": [1] * 42}, "42 numbers for 14 joints, wanted are 17"),
+    ({"image_id": 77}, "not listed .image_id 77"),
+    ({"area": "big"}, "area is 'big'"),
+]
+
+
+@pytest.mark.parametrize("change, why", WHY)
+def test_where_nobody_is_left_the_reason_is_told(exports, change, why):
+    with edited(exports / "coco/annotations/person_keypoints_train2017.json") as page:
+        for person in page["annotations"]:
+            person.update(change)
+            for key in [key for key in person if person[key] is ...]:
+                del person[key]
+    one_sentence(f"8 x .*{why}.*--root", data.CocoPeople, exports / "coco", "train", (128, 96))
+
+
+def test_a_path_that_was_looked_for_is_told(exports):
+    shutil.rmtree(exports / "coco/train2017")
+    looked_for = "coco/train2017/000000000001.jpg"
+    one_sentence(looked_for, data.CocoPeople, exports / "coco", "train", (128, 96))
+
+
+def test_annotations_are_parsed_once_to_validate_and_freed_to_train(exports, monkeypatch):
+    parsed = []
+    read = data._read_json
+
+    def count(path, hint):
+        parsed.append(Path(path).name)
+        return read(path, hint)
+
+    monkeypatch.setattr(data, "_read_json", count)
+    folder = exports / "coco"
+    boxes = folder / "annotations/person_detections_val2017.json"
+    for split, found in [("val", None), ("test", None), ("test", boxes)]:
+        clips = data.open_clips("coco", folder, split, 1, (128, 96), boxes=found)
+        assert len(clips.annotations["annotations"]) == 2
+    assert parsed == ["person_keypoints_val2017.json", "person_detections_val2017.json"]
+    assert data.open_clips("coco", folder, "train", 1, (128, 96)).annotations is None
 
 
 def test_a_loader_makes_batches_of_files_ahead_and_leaves_ctrl_c_to_the_main_process(exports):
@@ -533,7 +779,7 @@ def test_real_people_are_read():
 
 
 # -------------------------------------------------------------- data.py: pictures, the command line
-def test_a_pose_is_drawn_over_its_joints(people):
+def test_a_pose_is_mpii_test_over_its_joints(people):
     frame, joints = people.images[3, 0], people.joints[3, 0]
     drawn = data.draw_pose(Image.fromarray(frame), joints, data.COCO)
     changed = (np.asarray(drawn) != frame).any(axis=-1)
@@ -727,7 +973,7 @@ def test_samples_lie_between_the_ends_of_their_space_and_go_through_json(name):
             assert "\n" not in str(arch) + arch.to_json()
 
 
-def test_samples_are_drawn_dimension_by_dimension():
+def test_samples_are_mpii_test_dimension_by_dimension():
     # expansion 6 has most group numbers, but is not drawn more often: each 1000 times, +- 27
     rng = random.Random(0)
     drawn = [SPACES["mobilenetv3"].sample(rng).stages[3].branches[0] for _ in range(4000)]
@@ -1326,9 +1572,11 @@ def test_coco_results_are_scored_rounded_and_without_near_duplicates():
     poses = np.stack([POSE, POSE + [0.12345, 0, 0], POSE + [1, 0, 0], POSE + [40, 0, 0]])
     poses[..., 2] = 0.5
     poses[:, 0, 2] = 0.1  # too unsure to count
-    ids = np.array([[[7, 0]], [[3, 1]], [[7, 2]], [[7, 3]]])
-    boxes = np.tile([0, 0, 60, 80], (4, 1, 1))
-    clips = SimpleNamespace(ids=ids, boxes=boxes, scores=[0.5, 1, 0.6, 0.4], size=(256, 192))
+    clips = SimpleNamespace(scores=[0.5, 1, 0.6, 0.4], size=(256, 192), skeleton=data.COCO)
+    clips.ids = np.array([[[7, 0]], [[3, 1]], [[7, 2]], [[7, 3]]])
+    clips.boxes = np.tile([0, 0, 60, 80], (4, 1, 1))
+    clips.category_id = 1
+    clips.order = list(range(17))
     results = search.coco_results(poses[:, None], clips)
     assert [(r["image_id"], r["score"]) for r in results] == [(7, 0.3), (7, 0.2), (3, 0.5)]
     assert results[2]["keypoints"][:3] == [10.123, 20, 0.1]
@@ -1336,9 +1584,10 @@ def test_coco_results_are_scored_rounded_and_without_near_duplicates():
 
 def test_posetrack_results_are_those_of_labelled_frames():
     keypoints = np.stack([POSE, POSE + 1, POSE + 2])[None]
-    clips = SimpleNamespace(ids=np.array([[[5, 0], [6, 0], [-1, -1]]]))
+    clips = SimpleNamespace(ids=np.array([[[5, "a"], [6, "a"], [None, None]]], object))
+    clips.sequence = np.array(["1.json"])
     results = search.posetrack_results(keypoints, clips)
-    assert [(r["image_id"], r["track_id"]) for r in results] == [(5, 0), (6, 0)]
+    assert [(r["image_id"], r["track_id"]) for r in results] == [(5, "a"), (6, "a")]
     assert results[1]["keypoints"] == (POSE + 1).ravel().tolist()
     assert results[1]["scores"] == [3] * 17
 
@@ -2074,6 +2323,7 @@ def test_the_commands_for_the_papers_tables_run_on_exports(exports, monkeypatch,
     assert len(vipnas.read_archs("runs/frames_2/arch.json")) == 2
     assert vipnas.read_archs("runs/same_0.016/arch.json")[0].fusion is None
     assert len(set(vipnas.read_archs("runs/shared_0.016/arch.json"))) == 1
+    assert len(list(Path("runs/t/posetrack").glob("*_mpii_test.json"))) == 2
     assert "Total" in json.loads(Path("runs/t/report.json").read_text())["official"]
 
 
