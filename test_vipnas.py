@@ -932,8 +932,9 @@ def test_a_super_network_of_stage_t_comes_back_with_its_key_network(tmp_path):
     key_net = settled(TINY.sample(random.Random(0)))
     supernet = PoseNet(TINY.within(key_net.arch))
     contents = {"kind": "supernet", "stage": "t", "space": "tiny", "arch": key_net.arch.to_json()}
-    contents["about"] = data.about(data.COCO, (128, 96))
-    contents |= {"key": key_net.state_dict(), "nets": [supernet.state_dict()]}
+    contents |= {"about": data.about(data.COCO, (128, 96)), "config": {}, "optimizer": {}}
+    contents |= {"step": 0, "log": "", "key": key_net.state_dict()}
+    contents["nets"] = [supernet.state_dict()]
     vipnas.save_checkpoint(contents, tmp_path / "a.pt")
     found, key, _ = vipnas.load_supernet(tmp_path / "a.pt")
     assert key.arch == key_net.arch and found.space == supernet.space
@@ -970,7 +971,7 @@ def test_bad_checkpoints_are_one_sentence(tmp_path):
     one_sentence("truncated", vipnas.load_finished, file)
     del contents["networks"][0]["state"]["head.final.weight"]
     torch.save(contents, file)
-    one_sentence("head.final.weight do not fit", vipnas.load_finished, file)
+    one_sentence("head.final.weight are missing in it", vipnas.load_finished, file)
 
 
 # ----------------------------------------------------------------------------- vipnas.py: the video

@@ -152,6 +152,11 @@ def all_fusions(stages):
     return tuple([Fusion(stage, operation) for stage, operation in places])
 
 
+# ours: what a file may ask for; several times the largest network that the paper looks at
+MOST_BLOCKS = 500
+MOST_PARAMETERS = 200_000_000
+
+
 def check(condition, message):
     """ValueError with this message, unless the condition holds."""
     if not condition:
@@ -162,7 +167,7 @@ def check_sizes(*sizes):
     """ValueError unless all are sizes that a layer can have."""
     for size in sizes:
         fits = type(size) is int and 1 <= size <= 10_000
-        check(fits, f"sizes in an architecture are whole numbers from 1 to 10000: {size}")
+        check(fits, f"sizes in an architecture are whole numbers from 1 to 10000: {size!s:.20}")
 
 
 def as_plain(value):
@@ -188,7 +193,7 @@ class Arch:
 
     def __post_init__(self):
         known = self.backbone in BACKBONES
-        check(known, f"there is no backbone '{self.backbone}' among {', '.join(BACKBONES)}")
+        check(known, f"there is no backbone '{self.backbone!s:.20}' among {', '.join(BACKBONES)}")
         plan = BACKBONES[self.backbone]
         # as many stages as the backbone has, each with the branches that it has there
         count = len(plan.block)
@@ -221,6 +226,10 @@ class Arch:
                 check(branch.expansion == 1, "the expansion of a basic block is 1")
             fits = kind == "mobile" or branch.width % branch.expansion == 0
             check(fits, "the expansion of a bottleneck divides its width")
+            check(type(branch.attention) is bool, "attention is true or false")
+            # squeeze-and-excite leaves a quarter of them
+            fits = not branch.attention or branch.hidden(kind) >= 4
+            check(fits, "attention needs 4 channels")
 
     def __str__(self):
         """One line, such as: tiny: 16 | 1 x 24 k3 g24 e1 | ... | head 48 k4 g8.
@@ -246,7 +255,10 @@ class Arch:
 
     @staticmethod
     def from_json(text):
-        """The Arch in `text`. ValueError, in one sentence, if it holds none."""
+        """The Arch in `text`. ValueError, in one sentence, if it holds none that can be built.
+
+        Every architecture of a file comes in here, before any memory is taken for its network.
+        """
         try:
             fields = json.loads(text)
             stages = []
@@ -255,10 +267,15 @@ class Arch:
                 stages.append(Stage(stage["depth"], tuple(branches)))
             head = Head(**fields["head"]) if fields.get("head") else None
             fusion = Fusion(**fields["fusion"]) if fields.get("fusion") else None
-            return Arch(fields["backbone"], fields["stem"], tuple(stages), head, fusion)
+            arch = Arch(fields["backbone"], fields["stem"], tuple(stages), head, fusion)
         except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"this is not the JSON of an architecture ({reason:.80})") from None
+        layers = sum(stage.depth * len(stage.branches) for stage in arch.stages)
+        fits = layers <= MOST_BLOCKS and cost(arch).params <= MOST_PARAMETERS
+        limits = f"{MOST_BLOCKS} blocks and {MOST_PARAMETERS:,} parameters"
+        check(fits, f"this architecture has more than {limits}")
+        return arch
 
 
 # ---------------------------------------------------------------------------------- a search space
@@ -1191,6 +1208,19 @@ def cost(arch, image_size=(256, 192), joints=17):
 # supernet   a run that can be resumed: "stage" ("s", "t"), "space" (its name), "nets" (tensors),
 #            "arch" (JSON: of stage t the key frame's, with its tensors under "key"; of stage s the
 #            one that is trained alone), "optimizer", "step", "config", "log", "about"
+PARTS = {
+    "finished": {"networks": list, "about": dict},
+    "supernet": {
+        "stage": str,
+        "space": str,
+        "nets": list,
+        "optimizer": dict,
+        "step": int,
+        "config": dict,
+        "about": dict,
+        "log": str,
+    },
+}
 
 
 class Inert:
@@ -1246,7 +1276,7 @@ def read_checkpoint(path):
 
     Nothing in the file is executed. Published files hold more (logs, settings, numpy's numbers),
     which `weights_only` does not accept: it becomes `Inert`. What is no dict comes out empty.
-    UserError: no such file, or it is cut short or something else.
+    UserError: no such file, it is cut short or something else, or it is ours and lacks a part.
     """
     if not Path(path).is_file():
         raise UserError(f"there is no file {path}; train first, or name another checkpoint")
@@ -1259,7 +1289,42 @@ def read_checkpoint(path):
     except Exception as error:  # torch raises many kinds for a file that it cannot read
         reason = f"truncated or not a checkpoint ({type(error).__name__})"
         raise UserError(f"{path} is {reason}; make it anew") from None
-    return contents if isinstance(contents, dict) else {}
+    if not isinstance(contents, dict):
+        return {}
+    with complete(path):
+        for kind, parts in PARTS.items():
+            if contents.get("kind") == kind:
+                for name, wanted in parts.items():
+                    check(isinstance(contents[name], wanted), f"{name} is no {wanted.__name__}")
+                check_about(contents["about"])
+    return contents
+
+
+def check_about(about):
+    """What an `about` may be: ValueError or KeyError unless networks can be used with it."""
+    size, joints = about["size"], about["joints"]
+    known = data.about(data.COCO, size)
+    unknown = about.keys() - known.keys()
+    check(not unknown, f"nothing is known of {sorted(map(str, unknown))[:1]} in `about`")
+    sides = [type(side) is int and 32 <= side <= 2048 and side % 32 == 0 for side in size]
+    check(sides == [True, True], "the sides of its images are no multiples of 32 up to 2048")
+
+    # how crops are made is written in data.py
+    for name in ("padding", "mean", "std"):
+        check(
+            about[name] == known[name], f"its networks were trained with another {name} than ours"
+        )
+    check(about["cell"] in (data.CELL, data.SBL_CELL), "nothing is known of its heatmap cells")
+
+    numbers = list(range(len(joints)))
+    names = [type(joint) is str for joint in joints]
+    check(all(names) and 1 <= len(names) <= 1000, "its joints are no list of 1 to 1000 names")
+    check(sorted(about["flip"]) == numbers, "its `flip` does not name every joint once")
+    for a, b in about["limbs"]:
+        check(a in numbers and b in numbers, "its limbs are no pairs of joints")
+    sigmas = about.get("sigmas", [1] * len(joints))
+    sane = [0 < sigma < 10 for sigma in sigmas]
+    check(sane == [True] * len(joints), "its sigmas are no number above 0 for each joint")
 
 
 def load_checkpoint(path, kind):
@@ -1272,42 +1337,78 @@ def load_checkpoint(path, kind):
 
 @contextlib.contextmanager
 def complete(path):
-    """Inside, whatever is missing in the checkpoint `path` is a UserError."""
+    """Inside, whatever is missing or wrong in the checkpoint `path` is a UserError."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(f"{path} lacks a part of what it needs ({error}); make it anew") from None
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"lacks a part of what it needs, or holds a wrong one ({error!s:.200})"
+        raise UserError(f"{path} {reason}; make it anew") from None
+
+
+def is_plain(tensor, shape):
+    """Whether it is a tensor of this shape, of ordinary numbers that lie in memory."""
+    if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.is_nested:
+        return False
+    # not sparse, not on the device "meta", which has no numbers; not complex, quantised or whole
+    in_memory = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return in_memory and tensor.is_floating_point() and tensor.shape == shape
+
+
+def check_state(state, expected, path):
+    """What a state dict may be: UserError unless it holds all tensors of `expected`, finite ones.
+
+    PyTorch's own message for this has a line for each tensor.
+    """
+    if not isinstance(state, dict):
+        raise UserError(f"{path} has no dict of tensors where there should be one; make it anew")
+    shapes = {name: tensor.shape for name, tensor in expected.items()}
+    wrong = [name for name in shapes if not is_plain(state.get(name), shapes[name])]
+    if wrong:
+        reason = f"{', '.join(wrong[:3])} are missing in it or do not fit"
+        raise UserError(f"{path} is of another network: {reason}")
+    spoilt = [name for name in shapes if not state[name].float().isfinite().all()]
+    if spoilt:
+        raise UserError(
+            f"{path} is spoilt: not all numbers in {spoilt[0]} are finite; make it anew"
+        )
 
 
 def restore(net, state, path):
     """Load `state` into `net` and return it; UserError that names the tensors that do not fit."""
-    # PyTorch's own message for this has a line for each tensor
-    own = {name: tensor.shape for name, tensor in net.state_dict().items()}
-    saved = {name: tensor.shape for name, tensor in state.items()}
-    wrong = [name for name in own | saved if own.get(name) != saved.get(name)]
-    if wrong:
-        raise UserError(f"{path} is of another network: {', '.join(wrong[:3])} do not fit")
+    own = net.state_dict()
+    check_state(state, own, path)
+    more = [str(name) for name in state if name not in own]
+    if more:
+        raise UserError(f"{path} is of another network: {', '.join(more[:3])} do not fit")
     net.load_state_dict(state)
     return net
+
+
+def plain(value):
+    """The list or number in an array, a tensor, or a number of numpy's."""
+    return value.tolist()
 
 
 def save_finished(path, nets, about):
     """Write finished networks, the key frame's first. about: from `data.about`, how to use them."""
     networks = [{"arch": net.arch.to_json(), "state": net.state_dict()} for net in nets]
+    # nothing but plain values can be read again, see `TensorsOnly`
+    about = json.loads(json.dumps(about, default=plain, allow_nan=False))
     save_checkpoint({"kind": "finished", "networks": networks, "about": about}, path)
 
 
 def load_finished(path):
     """(list of PoseNets in eval mode, about) as `save_finished` wrote them."""
     contents = load_checkpoint(path, "finished")
+    about = contents["about"]
     nets = []
     with complete(path):
-        about = contents["about"]
         for network in contents["networks"]:
             # the architecture is in the file, so any file can be opened without a config
             space = Space.of(Arch.from_json(network["arch"]), tuple(about["size"]))
             net = PoseNet(space, len(about["joints"])).eval()
             nets.append(restore(net, network["state"], path))
+        check(nets and nets[0].arch.fusion is None, "its first network is not for key frames")
     return nets, about
 
 
@@ -1422,32 +1523,29 @@ def _mmpose_name(name, ours):
 def load_mmpose(path):
     """A published S-ViPNAS checkpoint, of either network, as a finished PoseNet in eval mode.
 
-    The tensors lie under `state_dict`; newer files call the head `head`, older `keypoint_head`.
-    UserError, which names tensors, if it is another network.
+    Newer files call the head `head`, older ones `keypoint_head`. UserError, which names tensors, if
+    it is another network.
     """
-    contents = read_checkpoint(path)
-    found = {}
-    with complete(path):
-        for key, tensor in contents.get("state_dict", contents).items():
-            if isinstance(tensor, torch.Tensor):
-                found[re.sub("^keypoint_head[.]", "head.", key)] = tensor
+    # the tensors lie under `state_dict`, where others put them under `model`, or bare; DataParallel
+    # and torch.compile put a word of their own before the names of what they wrap
+    found = read_checkpoint(path)
+    for name in ("state_dict", "model"):
+        found = found[name] if isinstance(found.get(name), dict) else found
+    found = {re.sub("(module|_orig_mod)[.]", "", str(key)): found[key] for key in found}
+    found = {re.sub("^keypoint_head[.]", "head.", key): found[key] for key in found}
 
     # which of the two is it? Only ResNet's blocks have two numbers
     is_resnet = any(key.startswith("backbone.layer1.0.") for key in found)
     name = "s_vipnas_resnet50" if is_resnet else "s_vipnas_mobilenetv3"
     net = PoseNet(ARCHS[name]).eval()
-    state = {}
-    wrong = []
-    for ours, tensor in net.state_dict().items():
-        key = _mmpose_name(name, ours)
+    own = net.state_dict()
+    expected = {}
+    for ours, tensor in own.items():
         # the same numbers; theirs of a layer norm has two more dimensions, of size 1
-        if key in found and found[key].squeeze().shape == tensor.squeeze().shape:
-            state[ours] = found[key].view_as(tensor)
-        else:
-            wrong.append(key)
-    if wrong:
-        reason = f"{', '.join(wrong[:3])} are missing in it or do not fit"
-        raise UserError(f"{path} is no finished network, neither ours nor published: {reason}")
+        shaped = tensor[:, None, None] if "attention.norm" in ours else tensor
+        expected[_mmpose_name(name, ours)] = shaped
+    check_state(found, expected, path)
+    state = {ours: found[_mmpose_name(name, ours)].view_as(own[ours]) for ours in own}
     net.load_state_dict(state)
     return net
 
@@ -1841,7 +1939,8 @@ class Stream:
         # the windows of those in the batch, cropped as in training
         size = self.pose.about["size"]
         cell = self.pose.about["cell"]
-        matrices = np.stack([data.crop_matrix(self.boxes[i], size) for i in self.running])
+        boxes = [self.boxes[i] for i in self.running]
+        matrices = np.stack([data.crop_matrix(box, size, cell=cell) for box in boxes])
         crops = torch.stack([data.crop(image, matrix, size) for matrix in matrices])
         images = data.normalise(crops.to(self.pose.device))  # (M, 3, H, W)
 
