@@ -10,17 +10,22 @@ VideoPose  a key-frame network and its T non-key networks, run on a video
 python vipnas.py                                # all architectures beside the paper's numbers
 python vipnas.py --arch runs/t/vipnas_t.pt --picture t.png     # what they are, a diagram (Fig. 5)
 python vipnas.py --benchmark                    # how fast deployed networks are
+python vipnas.py --checkpoint runs/t/vipnas_t.pt --onnx net.onnx         # for other programs
 python vipnas.py --video DIR --checkpoint runs/t/vipnas_t.pt --box x,y,w,h --out DIR
 """
 
 import argparse
+import collections
 import contextlib
 import copy
+import importlib.util
+import io
 import itertools
 import json
 import math
 import pickle
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -273,7 +278,7 @@ class Arch:
             raise ValueError(f"this is not the JSON of an architecture ({reason:.80})") from None
         layers = sum(stage.depth * len(stage.branches) for stage in arch.stages)
         fits = layers <= MOST_BLOCKS and cost(arch).params <= MOST_PARAMETERS
-        limits = f"{MOST_BLOCKS} blocks and {MOST_PARAMETERS:,} parameters"
+        limits = f"{MOST_BLOCKS} blocks or {MOST_PARAMETERS:,} parameters"
         check(fits, f"this architecture has more than {limits}")
         return arch
 
@@ -1292,17 +1297,23 @@ def read_checkpoint(path):
     if not isinstance(contents, dict):
         return {}
     with complete(path):
-        for kind, parts in PARTS.items():
+        for kind in PARTS:
             if contents.get("kind") == kind:
-                for name, wanted in parts.items():
-                    check(isinstance(contents[name], wanted), f"{name} is no {wanted.__name__}")
-                check_about(contents["about"])
+                check_parts(contents, PARTS[kind])
     return contents
+
+
+def check_parts(contents, parts):
+    """ValueError or KeyError unless a checkpoint of ours has all its `parts`."""
+    for name, kind in parts.items():
+        check(isinstance(contents[name], kind), f"{name} is no {kind.__name__}")
+    check_about(contents["about"])
 
 
 def check_about(about):
     """What an `about` may be: ValueError or KeyError unless networks can be used with it."""
-    size, joints = about["size"], about["joints"]
+    size = about["size"]
+    joints = about["joints"]
     known = data.about(data.COCO, size)
     unknown = about.keys() - known.keys()
     check(not unknown, f"nothing is known of {sorted(map(str, unknown))[:1]} in `about`")
@@ -1311,9 +1322,7 @@ def check_about(about):
 
     # how crops are made is written in data.py
     for name in ("padding", "mean", "std"):
-        check(
-            about[name] == known[name], f"its networks were trained with another {name} than ours"
-        )
+        check(about[name] == known[name], f"{name} in `about` is not {known[name]} as in data.py")
     check(about["cell"] in (data.CELL, data.SBL_CELL), "nothing is known of its heatmap cells")
 
     numbers = list(range(len(joints)))
@@ -1345,42 +1354,51 @@ def complete(path):
         raise UserError(f"{path} {reason}; make it anew") from None
 
 
-def is_plain(tensor, shape):
-    """Whether it is a tensor of this shape, of ordinary numbers that lie in memory."""
+def is_plain(tensor):
+    """Whether something in a file is a tensor of ordinary numbers, which lie in memory."""
     if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.is_nested:
         return False
     # not sparse, not on the device "meta", which has no numbers; not complex, quantised or whole
     in_memory = tensor.layout == torch.strided and tensor.device.type == "cpu"
-    return in_memory and tensor.is_floating_point() and tensor.shape == shape
+    return in_memory and tensor.is_floating_point()
 
 
-def check_state(state, expected, path):
-    """What a state dict may be: UserError unless it holds all tensors of `expected`, finite ones.
+def fitting(state, expected, path):
+    """What a state dict may be: the tensors of `state` in the names and shapes of `expected`.
 
-    PyTorch's own message for this has a line for each tensor.
+    Dimensions of size 1 are no difference: mmpose's layer norms have two of them more than ours.
+    UserError if one is missing, does not fit, or is not finite.
     """
     if not isinstance(state, dict):
         raise UserError(f"{path} has no dict of tensors where there should be one; make it anew")
-    shapes = {name: tensor.shape for name, tensor in expected.items()}
-    wrong = [name for name in shapes if not is_plain(state.get(name), shapes[name])]
+    found = {}
+    wrong = []
+    for name, tensor in expected.items():
+        theirs = state.get(name)
+        if is_plain(theirs) and theirs.squeeze().shape == tensor.squeeze().shape:
+            found[name] = theirs.reshape(tensor.shape)
+        else:
+            wrong.append(name)
+    # PyTorch's own message for this has a line for each tensor
     if wrong:
         reason = f"{', '.join(wrong[:3])} are missing in it or do not fit"
         raise UserError(f"{path} is of another network: {reason}")
-    spoilt = [name for name in shapes if not state[name].float().isfinite().all()]
+    spoilt = [name for name in found if not found[name].float().isfinite().all()]
     if spoilt:
         raise UserError(
             f"{path} is spoilt: not all numbers in {spoilt[0]} are finite; make it anew"
         )
+    return found
 
 
 def restore(net, state, path):
     """Load `state` into `net` and return it; UserError that names the tensors that do not fit."""
     own = net.state_dict()
-    check_state(state, own, path)
+    found = fitting(state, own, path)
     more = [str(name) for name in state if name not in own]
     if more:
         raise UserError(f"{path} is of another network: {', '.join(more[:3])} do not fit")
-    net.load_state_dict(state)
+    net.load_state_dict(found)
     return net
 
 
@@ -1447,7 +1465,7 @@ def read_archs(text):
     if text in ARCHS:
         return [ARCHS[text]]
     try:
-        entries = json.loads(Path(text).read_text(encoding="utf-8"))
+        entries = json.loads(Path(text).read_text(encoding="utf-8-sig"))
         entries = entries if isinstance(entries, list) else [entries]
         check(entries, "it is an empty list")
         return [Arch.from_json(json.dumps(entry)) for entry in entries]
@@ -1538,15 +1556,10 @@ def load_mmpose(path):
     is_resnet = any(key.startswith("backbone.layer1.0.") for key in found)
     name = "s_vipnas_resnet50" if is_resnet else "s_vipnas_mobilenetv3"
     net = PoseNet(ARCHS[name]).eval()
-    own = net.state_dict()
-    expected = {}
-    for ours, tensor in own.items():
-        # the same numbers; theirs of a layer norm has two more dimensions, of size 1
-        shaped = tensor[:, None, None] if "attention.norm" in ours else tensor
-        expected[_mmpose_name(name, ours)] = shaped
-    check_state(found, expected, path)
-    state = {ours: found[_mmpose_name(name, ours)].view_as(own[ours]) for ours in own}
-    net.load_state_dict(state)
+    theirs = {ours: _mmpose_name(name, ours) for ours in net.state_dict()}
+    expected = {theirs[ours]: tensor for ours, tensor in net.state_dict().items()}
+    found = fitting(found, expected, path)
+    net.load_state_dict({ours: found[theirs[ours]] for ours in theirs})
     return net
 
 
@@ -1621,8 +1634,20 @@ def fold(module):
             setattr(module, name, Folded(child.conv, child.norm))
         elif isinstance(child, ElasticConv2d | ElasticConvTranspose2d):
             setattr(module, name, Folded(child))
+        elif isinstance(child, elastic.ElasticLayerNorm):
+            # an ordinary layer that every exporter knows: at one position, the norm over one group
+            norm = nn.GroupNorm(1, *child.largest)
+            norm.load_state_dict(child.state_dict())
+            setattr(module, name, norm.to(child.weight.device))
         else:
             fold(child)
+
+
+def folded_copy(net):
+    """A copy of a finished network, without batch norm, for inference alone."""
+    folded = copy.deepcopy(net).eval()
+    fold(folded)
+    return folded.requires_grad_(False)
 
 
 def example_inputs(net):
@@ -1699,9 +1724,7 @@ def deploy(net, compiled=True):
     """
     check(net.arch, "only a finished network can be deployed: extract one first")
     # 1. a copy without batch norm, whose convolutions read and write channels last
-    folded = copy.deepcopy(net).eval()
-    fold(folded)
-    folded = folded.requires_grad_(False).to(memory_format=torch.channels_last)
+    folded = folded_copy(net).to(memory_format=torch.channels_last)
     deployed = Deployed(folded)
     if next(folded.parameters()).is_cuda:
         return deployed
@@ -1767,16 +1790,44 @@ def frame_times(nets, compiled=False):
     return times
 
 
+def write_onnx(net, path):
+    """Write a finished network as an ONNX file, whole or not at all, for any number of images.
+
+    Its inputs are called images and, of a non-key frame, heatmaps; its output is called output.
+    UserError without the package onnx.
+    """
+    if not importlib.util.find_spec("onnx"):
+        raise UserError("an ONNX file needs the package onnx: pip install onnx")
+    inputs = {name: x.contiguous() for name, x in example_inputs(net).items()}
+    free = {name: {0: "batch"} for name in [*inputs, "output"]}
+    folded = folded_copy(net).cpu()
+    with warnings.catch_warnings(), data.whole_file(path) as file:
+        warnings.simplefilter("ignore")  # this exporter is deprecated, the new one needs a package
+        names = {"input_names": list(inputs), "output_names": ["output"], "dynamic_axes": free}
+        written = io.BytesIO()
+        torch.onnx.export(folded, (), written, kwargs=inputs, dynamo=False, **names)
+        file.write(written.getvalue())
+
+
+def export_onnx(nets, path):
+    """Write finished networks, one a file; of several, FILE.onnx becomes FILE_0.onnx, FILE_1..."""
+    for t, net in enumerate(nets):
+        file = path.with_stem(f"{path.stem}_{t}") if len(nets) > 1 else path
+        write_onnx(net, file)
+        inputs = []
+        for name, x in example_inputs(net).items():
+            inputs.append(f"{name} {tuple(x.shape)}")
+        print(f"wrote {file}: {' and '.join(inputs)} -> output, for any number of images")
+
+
 def other_engines(net, images):
     """{name: a run of the images} by onnxruntime and by OpenVINO, as far as they are installed."""
     runs = {}
     feed = {"images": images.numpy()}
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # this exporter is deprecated
+    with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/net.onnx"
-        # a RuntimeError: onnx, which writes the file, is not installed
-        with contextlib.suppress(ImportError, RuntimeError):
-            torch.onnx.export(net, (images,), file, input_names=["images"], dynamo=False)
+        with contextlib.suppress(ImportError, UserError):
+            write_onnx(net, file)
             import onnxruntime
 
             settings = onnxruntime.SessionOptions()
@@ -1892,6 +1943,7 @@ class Stream:
         self.boxes = as_boxes(box)
         self.is_single = len(self.boxes) == 1 and self.boxes[0] is box
         self.lost = np.zeros(len(self.boxes), dtype=bool)
+        self.size = None  # width, height of the last frame
         self.t = -1
         self.running = []  # numbers of the people in the batch
         self.matrices = None  # (M, 2, 3) of their windows in the last frame
@@ -1901,13 +1953,18 @@ class Stream:
         """The next frame -> keypoints (K, 3), or (N, K, 3) for N people: x, y in it, and score.
 
         frame: whatever `data.as_picture` takes. box: as for `VideoPose.stream`; it makes this a
-        key frame for all. In a list, who has None is followed from his last pose.
+        key frame for all. In a list, who has None is followed from his last pose. UserError, and
+        nothing has happened, if the frame's sides are in another ratio than the last one's and
+        somebody has no box.
         """
         image = data.as_picture(frame)
         image.load()  # decoded once, at full size, for all windows
-        # 1. is it a key frame? A box that is handed in makes it one
         count = len(self.boxes)
         handed = [None] * count if box is None else as_boxes(box, count)
+        if self.size not in (None, image.size):
+            self._scale(image.size, handed)
+        self.size = image.size
+        # 1. is it a key frame? A box that is handed in makes it one
         self.t = (self.t + 1) % len(self.pose.nets) if box is None else 0
         if self.t == 0:
             self._start_period(handed, image)
@@ -1921,6 +1978,18 @@ class Stream:
             self.lost[person] = found is None
             self.boxes[person] = found or self.boxes[person]
         return keypoints[0] if self.is_single else keypoints
+
+    def _scale(self, size, handed):
+        """Make the windows of the last frame those of this one, which has another size."""
+        scale = np.divide(size, self.size)  # (2,), along x and y
+        if any(box is None for box in handed) and not 0.99 < scale[0] / scale[1] < 1.01:
+            shapes = "a frame of {}x{} pixels follows one of {}x{}".format(*size, *self.size)
+            raise UserError(f"{shapes}: hand `step` a box for everybody, or cut all frames alike")
+        self.boxes = [tuple(np.multiply(box, np.tile(scale, 2)).tolist()) for box in self.boxes]
+        # a place in this frame -> the same in the last one -> its crop. Pixel 0 begins at -.5
+        linear = self.matrices[..., :2]
+        shift = self.matrices[..., 2] + linear @ (0.5 / scale - 0.5)
+        self.matrices = np.concatenate([linear / scale, shift[..., None]], axis=-1)
 
     def _start_period(self, handed, image):
         """At a key frame: who is run from now on, and where he is looked for."""
@@ -1975,70 +2044,109 @@ def box_around(pose, size):
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 PEOPLE_COLOURS = ("lime", "deepskyblue", "gold", "violet")  # where there are several
 GIF_SIZE = (480, 480)  # of overlay.gif at most
+GIF_FRAMES = 200  # in it at most: Pillow keeps all of them in memory
 
 
-def by_number(file):
+def by_number(name):
     """What files are sorted by, so that 9.jpg comes before 10.jpg."""
-    return [part.zfill(20) for part in re.split("([0-9]+)", file.name)]
+    return "".join([part.zfill(20) for part in re.split("([0-9]+)", name)])
 
 
 def read_video(path):
     """(name, Pillow image) of every frame: of a folder's images, or of one GIF, WebP or TIFF."""
     path = Path(path).resolve()
     # one file with all frames, or a folder with one in each, in the order of their numbers
-    files = [path]
-    if not path.is_file():
-        files = [file for file in path.glob("[!.]*") if file.suffix.lower() in PICTURES]
-        files.sort(key=by_number)
-    if not files:
+    if path.is_file():
+        names = [path.name]
+        folder = path.parent
+        if path.suffix.lower() not in (*PICTURES, ".gif"):
+            make = f"mkdir frames; ffmpeg -i {path.name} frames/%06d.png"
+            raise UserError(f"{path} is no GIF, WebP or TIFF: make images of a film first ({make})")
+    else:
+        names = [file.name for file in path.glob("[!.]*") if file.suffix.lower() in PICTURES]
+        names.sort(key=by_number)
+        folder = path
+    if not names:
         raise UserError(f"there are no frames in {path}: name a folder of images, or a GIF file")
-    for file in files:
+    for name in names:
         try:
-            with Image.open(file) as image:
-                for i in range(getattr(image, "n_frames", 1)):
+            with Image.open(folder / name) as image:
+                # in a folder further pages are something else, such as a preview
+                pages = getattr(image, "n_frames", 1) if folder != path else 1
+                for i in range(pages):
                     image.seek(i)
                     frame = data.as_picture(ImageOps.exif_transpose(image))
-                    yield f"{path.name}/{i if file == path else file.name}", frame
+                    yield f"{path.name}/{i if folder != path else name}", frame
         except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
-            film = f"of a film, make images: ffmpeg -i {path.name} frames/%06d.png"
-            remedy = film if file == path else "replace it or take it out"
-            message = f"{file} is not an image that can be read ({error}); {remedy}"
-            raise UserError(message) from None
+            message = f"{folder / name} is not an image that can be read ({error})"
+            raise UserError(f"{message}; replace it or take it out") from None
 
 
 class VideoResults:
-    """What a run over a video leaves in the folder `out`."""
+    """What a run over a video leaves in the folder `out`.
+
+    A video may be long, so what is found is on the disk at once, and little of it in memory.
+    """
 
     def __init__(self, out, skeleton):
         self.out = Path(out)
         self.skeleton = skeleton
-        # PoseTrack18's format of results
-        self.poses = {"images": [], "annotations": [], "categories": [skeleton.category]}
-        self.small = []  # overlays of 256 colours
+        self.count = 0
+        self.small = []  # the first overlays, of 256 colours, for the GIF
+        # the two lists of poses.json, an entry a line; files without a name, which vanish if we do
+        self.lists = {}
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            for name in ("images", "annotations"):
+                file = tempfile.TemporaryFile(dir=self.out)  # noqa: SIM115 - open until `write`
+                self.lists[name] = file
+        except OSError as error:
+            raise UserError(f"--out {out} is no folder to write to ({error.strerror})") from None
+
+    def append(self, name, entry):
+        """One more entry of the list `name` of poses.json."""
+        lines = self.lists[name]
+        separator = ",\n" if lines.tell() else ""
+        lines.write(f"{separator}{json.dumps(entry, allow_nan=False)}".encode())
 
     def add(self, name, frame, poses):
-        """Write the overlay of a frame with `poses` (N, K, 3); keep what the other files need."""
-        # track_id: the people are numbered as their boxes were handed in
-        number = len(self.small)
-        image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
-        self.poses["images"].append(image)
+        """Write the overlay of a frame with `poses` (N, K, 3), and keep its part of poses.json."""
+        number = self.count
+        overlay = frame
         for person, pose in enumerate(poses):
             colour = PEOPLE_COLOURS[person % len(PEOPLE_COLOURS)] if len(poses) > 1 else None
-            frame = data.draw_pose(frame, pose, self.skeleton, SURE, colour)
-            numbers = {"keypoints": pose.round(3), "scores": pose[:, 2].round(4)}
-            lists = {name: array.ravel().tolist() for name, array in numbers.items()}
-            self.poses["annotations"].append({"image_id": number, "track_id": person, **lists})
+            overlay = data.draw_pose(overlay, pose, self.skeleton, SURE, colour)
         # at full size as a file of its own, and small for the GIF
-        data.save_image(frame, self.out / f"{number:06d}.png")
-        frame.thumbnail(GIF_SIZE)
-        self.small.append(frame.quantize())
+        data.save_image(overlay, self.out / f"{number:06d}.png")
+        if number < GIF_FRAMES:
+            overlay.thumbnail(GIF_SIZE)
+            self.small.append(overlay.quantize())
+
+        image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
+        self.append("images", image)
+        self.count += 1
+        # track_id: the people are numbered as their boxes were handed in; nan is no JSON
+        for person, pose in enumerate(poses):
+            if np.isfinite(pose).all():
+                numbers = {"keypoints": pose.round(3), "scores": pose[:, 2].round(4)}
+                lists = {name: array.ravel().tolist() for name, array in numbers.items()}
+                self.append("annotations", {"image_id": number, "track_id": person, **lists})
 
     def write(self):
-        """Write poses.json and overlay.gif of the frames so far."""
-        if self.small:
-            data.write_json(self.poses, self.out / "poses.json")
-            data.save_image(self.small, self.out / "overlay.gif")
-            print(f"{self.out}: {len(self.small)} overlays, overlay.gif, poses.json")
+        """Write poses.json, in PoseTrack18's format of results, and overlay.gif."""
+        if not self.small:
+            return
+        with data.whole_file(self.out / "poses.json") as file:
+            file.write(f'{{"categories": {json.dumps([self.skeleton.category])}'.encode())
+            for name, lines in self.lists.items():
+                file.write(f',\n"{name}": [\n'.encode())
+                lines.seek(0)
+                shutil.copyfileobj(lines, file)
+                file.write(b"]")
+            file.write(b"}\n")
+        data.save_image(self.small, self.out / "overlay.gif")
+        gif = "overlay.gif" if self.count <= GIF_FRAMES else f"overlay.gif (first {GIF_FRAMES})"
+        print(f"{self.out}: {self.count} overlays, {gif}, poses.json")
 
 
 def look_again(stream):
@@ -2063,7 +2171,8 @@ def run_video(video, checkpoint, boxes, out):
     pose = VideoPose.load(checkpoint)
     stream = pose.stream(boxes)
     results = VideoResults(out, data.skeleton_of(pose.about))
-    times = {"key": [], "non-key": []}  # milliseconds of each frame
+    frames = collections.Counter()  # how many key and non-key frames there were
+    times = collections.Counter()  # milliseconds that they took
     # whatever happens, the files tell what was found until then
     try:
         for number, (name, frame) in enumerate(read_video(video)):
@@ -2071,14 +2180,16 @@ def run_video(video, checkpoint, boxes, out):
             start = time.perf_counter()
             poses = stream.step(frame, again)
             kind = "non-key" if stream.t else "key"
-            times[kind].append(1000 * (time.perf_counter() - start))
+            times[kind] += 1000 * (time.perf_counter() - start)
+            frames[kind] += 1
             note = ", looked again for who was lost" if again else ""
             print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}{note}")
             results.add(name, frame, poses)
     finally:
         results.write()
-    times["mean"] = times["key"] + times["non-key"]
-    parts = [f"{kind} {np.mean(ms):.1f} ms" for kind, ms in times.items() if ms]
+    frames["mean"] = frames.total()
+    times["mean"] = times.total()
+    parts = [f"{kind} {times[kind] / count:.1f} ms" for kind, count in frames.items()]
     print(f"a frame of {len(boxes)} on {pose.device}: {', '.join(parts)}")
 
 
@@ -2204,35 +2315,43 @@ def read_box(text):
 
 
 def main():
-    """Show architectures and spaces; time deployed networks; or find poses in a video."""
+    """Show architectures and spaces; time or export networks; or find poses in a video."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     add = parser.add_argument
     add("--arch", help=f"what to show: {', '.join(ARCHS)}, a JSON file or a finished checkpoint")
     add("--picture", help="PNG file to draw --arch into, as Fig. 5 does")
     add("--video", help="folder of frames, or a GIF, WebP or TIFF file of many")
-    add("--checkpoint", help="finished networks for --video, such as vipnas_t.pt")
+    add("--checkpoint", help="finished networks for --video or --onnx, such as vipnas_t.pt")
+    add("--onnx", help="file for the networks of --checkpoint, one a file, to run them elsewhere")
     add("--box", action="append", help="x,y,w,h of a person in the first frame; one for each")
     add("--out", help="folder for what --video writes")
     add("--benchmark", action="store_true", help="how fast deployed networks are")
-    options = parser.parse_args()
-    if bool(options.video) != bool(options.checkpoint) or options.video and not options.out:
-        raise UserError("--video needs --checkpoint FILE and --out DIR; --arch FILE shows a file")
+    # argparse takes -20,30,80,120 for an option, but not where a space is before it
+    words = [f" {word}" if re.match("-[0-9.]", word) else word for word in sys.argv[1:]]
+    options = parser.parse_args(words)
+    has_use = bool(options.video or options.onnx)
+    if has_use != bool(options.checkpoint) or options.video and not options.out:
+        message = "--video needs --checkpoint FILE and --out DIR, --onnx FILE needs --checkpoint"
+        raise UserError(f"{message}; --arch FILE shows what is in one")
     if options.picture and not options.arch:
         raise UserError("--picture needs --arch: what shall it show?")
 
     if options.benchmark:
         benchmark()
-    elif options.video:
+    if options.onnx:
+        nets, _ = load_networks(options.checkpoint)
+        export_onnx(nets, Path(options.onnx))
+    if options.video:
         boxes = [read_box(text) for text in options.box or []] or [None]
         run_video(options.video, options.checkpoint, boxes, options.out)
-    elif options.arch:
+    if options.arch:
         archs = read_archs(options.arch)
         for arch in archs:
             show(arch)
         if options.picture:
             picture(archs, options.picture)
             print(f"wrote {options.picture}")
-    else:
+    if not any(vars(options).values()):
         show_all()
 
 
