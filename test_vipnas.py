@@ -1235,6 +1235,17 @@ def test_windows_are_scaled_with_a_frame_of_another_size():
     assert_at(stream.step(narrow, (52, 50, 45, 90)), joints * (0.75, 1))
 
 
+def test_a_scaled_window_shows_the_same_places():
+    stream = follow(BOXES, FindsColours())
+    stream.step(figure((100, 100), (300, 100))[0])
+    before = stream.matrices
+    places = 200 * np.random.default_rng(0).random((9, 2))
+    stream._scale((1200, 599), [None, None])
+    scale = np.array([1200 / 400, 599 / 200])
+    now = data.transform((places + 0.5) * scale - 0.5, stream.matrices[1])  # -.5 is the border
+    assert np.allclose(now, data.transform(places, before[1]))
+
+
 def test_a_published_network_sees_mmposes_window():
     about = data.about(FOUR, SIZE, data.SBL_CELL)
     stream = VideoPose([FindsColours()], about).stream(BOXES)
