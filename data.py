@@ -215,7 +215,8 @@ PADDING = 1.25  # a window is so much larger than the box, as in SBL and HRNet
 BOX_TO_AREA = 0.53  # a person's share of the box where no outline was drawn, as usual for COCO
 
 # The crop pixel at the centre of a heatmap's cell 0. Ours is the true one, the middle of the pixels
-# 0 .. 3. SBL, HRNet and the released networks were trained with cell i at pixel 4i.
+# 0 .. 3. SBL, HRNet and the released networks were trained with cell i at pixel 4i, and with
+# windows that lie up to half a pixel beside ours (`crop_matrix`).
 CELL = 1.5
 SBL_CELL = 0.0
 
@@ -259,11 +260,12 @@ def draw_augmentation(rng, rotation, scale):
     return Augmentation(turn, zoom, flip=rng.random() < 0.5)
 
 
-def crop_matrix(box, size, augmentation=PLAIN):
+def crop_matrix(box, size, augmentation=PLAIN, cell=CELL):
     """Image pixels -> pixels of the crop that shows the window of `box`: (2, 3) float64.
 
     A point p goes to matrix[:, :2] @ p + matrix[:, 2]. With it a crop is made (`crop`), joints go
-    into the crop (`transform`) and predicted ones back into the image (`invert`).
+    into the crop (`transform`) and predicted ones back into the image (`invert`). cell: of the
+    network's heatmaps, since those trained in SBL_CELL were trained with SBL's windows, too.
     """
     x, y, width, height = window(box, size)
     # turn and enlarge, then mirror
@@ -275,9 +277,11 @@ def crop_matrix(box, size, augmentation=PLAIN):
     if augmentation.flip:
         linear[0] = -linear[0]
 
-    # the middle of the window goes to the middle of the crop; -.5: pixel 0 reaches from -.5 to .5
-    source = np.array([x + width / 2, y + height / 2]) - 0.5
-    target = np.array([size[1] / 2, size[0] / 2]) - 0.5
+    # the middle of the window goes to the middle of the crop; -.5: pixel 0 reaches from -.5 to .5.
+    # SBL, and so mmpose, take off no half pixel: to them the middle of 192 pixels is pixel 96
+    half = 0.5 if cell == CELL else 0.0
+    source = np.array([x + width / 2, y + height / 2]) - half
+    target = np.array([size[1] / 2, size[0] / 2]) - half
     return np.column_stack([linear, target - linear @ source])
 
 
@@ -612,7 +616,7 @@ class Clips:
 
     def _frame(self, index, t, augmentation):
         """Frame t of a clip, in its own window: a Batch without its first two dimensions."""
-        matrix = crop_matrix(self.boxes[index, t], self.size, augmentation)
+        matrix = crop_matrix(self.boxes[index, t], self.size, augmentation, self.cell)
         joints = transform(self.joints[index, t], matrix)  # (K, 3)
         if augmentation.flip:
             joints = joints[list(self.skeleton.flip)]

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -300,6 +301,27 @@ def test_a_crop_turns_clockwise_and_shows_a_square_where_its_matrix_says(flip, p
     assert np.allclose(seen.nonzero().double().mean(0).flip(0), place, atol=0.2)
     assert np.allclose(data.transform([(57.5, 53.5)], matrix), place)
     assert np.allclose(data.transform([place], data.invert(matrix)), (57.5, 53.5))
+
+
+@pytest.mark.parametrize("box, wide", [((31, 50, 40, 120), 112.5), ((-7, 8.5, 300, 60), 375)])
+def test_networks_in_sbls_cells_have_sbls_windows(box, wide):
+    # as mmpose (TopdownAffine, topdown.py) takes keypoints from the crop back to the image
+    crop = data.decode(torch.rand(17, 64, 48), cell=data.SBL_CELL)[:, :2].numpy()
+    centre = np.array([box[0] + box[2] / 2, box[1] + box[3] / 2])
+    expected = crop / (192, 256) * (wide, wide / 0.75) + centre - (wide / 2, wide / 1.5)
+    matrix = data.crop_matrix(box, (256, 192), cell=data.SBL_CELL)
+    assert np.abs(data.transform(crop, data.invert(matrix)) - expected).max() < 1e-4
+    mirror = data.crop_matrix(box, (256, 192), data.Augmentation(40, 1.2, True), data.SBL_CELL)
+    assert data.transform(centre[None], mirror) == pytest.approx(np.array([[96, 128]]))
+
+
+def test_clips_are_cropped_in_the_geometry_of_their_cells(people):
+    clips = people.head(1)
+    clips.boxes = 1.5 * people.boxes[:1]
+    clips.cell = data.SBL_CELL
+    expected = data.crop_matrix(clips.boxes[0, 0], clips.size, cell=data.SBL_CELL)
+    assert np.array_equal(clips.batch([0]).matrices[0, 0], expected)
+    assert np.abs(data.crop_matrix(clips.boxes[0, 0], clips.size) - expected).max() > 0.1
 
 
 def test_a_large_jpeg_is_decoded_small_and_pixels_are_averaged(tmp_path):
@@ -901,6 +923,10 @@ NO_ARCHS = [
     ('{"width": 144, "kernel": 4, "groups": 16}', "null", "deconvolutions"),
     ('"expansion": 1', '"expansion": 3', "divides"),
     ('"fusion": null', '"fusion": {"stage": 9, "operation": "add"}', "fusion names"),
+    ('"attention": false', '"attention": "no"', "true or false"),
+    ('"depth": 6', '"depth": 600', "500 blocks"),
+    ('"width": 608, "kernel": 5', '"width": 9728, "kernel": 21', "200,000,000 parameters"),
+    ("{", '{"stem": ' * 30_000, "not the JSON"),
 ]
 
 
@@ -908,6 +934,12 @@ NO_ARCHS = [
 def test_what_is_no_architecture_is_one_sentence(old, new, message):
     assert old in RESNET.to_json()
     one_sentence(message, Arch.from_json, RESNET.to_json().replace(old, new), error=ValueError)
+
+
+def test_attention_needs_channels_to_squeeze():
+    mobile = json.loads(MOBILE.to_json())
+    mobile["stages"][0]["branches"][0].update(width=3, groups=1)
+    one_sentence("4 channels", Arch.from_json, json.dumps(mobile), error=ValueError)
 
 
 def test_what_a_network_cannot_run_is_one_sentence():
@@ -1116,6 +1148,11 @@ def test_without_a_compiler_a_network_is_deployed_all_the_same(monkeypatch):
     one_sentence("extract one", vipnas.deploy, PoseNet(TINY), error=ValueError)
 
 
+def no_file(net, inputs, file, **options):
+    file.write(b"half a network")
+    raise ZeroDivisionError
+
+
 class Attack:
     def __reduce__(self):
         return os.system, ("touch attacked",)
@@ -1161,6 +1198,18 @@ def test_published_weights_are_loaded_and_nothing_is_executed(
     assert about["size"] == [256, 192] and about["cell"] == data.SBL_CELL
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("place", ["state_dict", "model", None])
+def test_published_weights_are_found_where_people_put_them(prefix, place, tmp_path):
+    name = "s_vipnas_mobilenetv3"
+    net = PoseNet(ARCHS[name])
+    state = as_published(net, name, "keypoint_head.")
+    state = {prefix + key: tensor for key, tensor in state.items()}
+    torch.save({place: state, "epoch": 3} if place else state, tmp_path / "a.pth")
+    found = vipnas.load_mmpose(tmp_path / "a.pth")
+    torch.testing.assert_close(found.state_dict(), net.state_dict(), rtol=0, atol=0)
+
+
 def test_other_weights_than_the_published_ones_are_named(tmp_path):
     name = "s_vipnas_mobilenetv3"
     state = as_published(PoseNet(ARCHS[name]), name)
@@ -1189,8 +1238,9 @@ def test_a_super_network_of_stage_t_comes_back_with_its_key_network(tmp_path):
     key_net = settled(TINY.sample(random.Random(0)))
     supernet = PoseNet(TINY.within(key_net.arch))
     contents = {"kind": "supernet", "stage": "t", "space": "tiny", "arch": key_net.arch.to_json()}
-    contents["about"] = data.about(data.COCO, (128, 96))
-    contents |= {"key": key_net.state_dict(), "nets": [supernet.state_dict()]}
+    contents |= {"about": data.about(data.COCO, (128, 96)), "config": {}, "optimizer": {}}
+    contents |= {"step": 0, "log": "", "key": key_net.state_dict()}
+    contents["nets"] = [supernet.state_dict()]
     vipnas.save_checkpoint(contents, tmp_path / "a.pt")
     found, key, _ = vipnas.load_supernet(tmp_path / "a.pt")
     assert key.arch == key_net.arch and found.space == supernet.space
@@ -1227,7 +1277,104 @@ def test_bad_checkpoints_are_one_sentence(tmp_path):
     one_sentence("truncated", vipnas.load_finished, file)
     del contents["networks"][0]["state"]["head.final.weight"]
     torch.save(contents, file)
-    one_sentence("head.final.weight do not fit", vipnas.load_finished, file)
+    one_sentence("head.final.weight are missing in it", vipnas.load_finished, file)
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """The path of a finished network, and what is saved there."""
+    save_estimator(tmp_path / "a.pt", [PoseNet(TINY.smallest())])
+    return tmp_path / "a.pt", vipnas.read_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("size", [64_000_000, 64]),
+        ("size", [128, 100]),
+        ("padding", 0.0),
+        ("padding", np.float64(1.25)),  # comes back as `Inert`
+        ("std", [math.nan] * 3),
+        ("cell", 0.75),
+        ("joints", ["nose"] * 5000),
+        ("flip", [0] * 17),
+        ("limbs", [[0, 17]]),
+        ("limbs", torch.zeros(2, 2, 2)),
+        ("note", "of another edition"),
+    ],
+)
+def test_an_about_that_cannot_be_used_is_one_sentence(finished, key, value):
+    file, contents = finished
+    contents["about"][key] = value
+    torch.save(contents, file)
+    for load in (vipnas.load_finished, vipnas.load_networks, vipnas.load_mmpose):
+        one_sentence("a.pt lacks a part of what it needs, or holds a wrong one", load, file)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (torch.Tensor.cfloat, "do not fit"),
+        (torch.Tensor.to_sparse, "do not fit"),
+        (torch.Tensor.int, "do not fit"),
+        (torch.Tensor.tolist, "do not fit"),
+        (torch.Tensor.log, "not all numbers in head.final.weight are finite"),
+        (partial(torch.Tensor.to, device="meta"), "do not fit"),
+        (partial(torch.quantize_per_tensor, scale=1, zero_point=0, dtype=torch.qint8), "not fit"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_weights_that_are_no_plain_finite_tensors_are_named(finished, change, message):
+    file, contents = finished
+    state = contents["networks"][0]["state"]
+    state["head.final.weight"] = change(state["head.final.weight"])
+    torch.save(contents, file)
+    one_sentence(message, vipnas.load_finished, file)
+    torch.save({"model": {"backbone.conv1.conv.weight": state["head.final.weight"]}}, file)
+    one_sentence("backbone.conv1.conv.weight, .* do not fit", vipnas.load_mmpose, file)
+
+
+def test_networks_that_make_no_estimator_are_one_sentence(finished):
+    file, contents = finished
+    fused = PoseNet(replace(TINY.smallest(), fusion=Fusion(1, "add")))
+    not_first = {"arch": fused.arch.to_json(), "state": fused.state_dict()}
+    no_dict = {**contents["networks"][0], "state": [1, 2]}
+    for networks in ([], {}, [None], [not_first], [no_dict], [{"arch": 3}], [{"arch": "[" * 9999}]):
+        torch.save({**contents, "networks": networks}, file)
+        one_sentence("make it anew", vipnas.load_finished, file)
+
+
+def test_numbers_of_numpy_and_torch_are_saved_as_plain_ones(tmp_path):
+    about = data.about(data.COCO, np.array([128, 96]))
+    about |= {"padding": np.float32(1.25), "flip": torch.tensor(data.COCO.flip)}
+    vipnas.save_finished(tmp_path / "a.pt", [PoseNet(TINY.smallest())], about)
+    assert vipnas.load_finished(tmp_path / "a.pt")[1] == data.about(data.COCO, (128, 96))
+
+
+def test_an_onnx_file_gives_the_same_for_any_number_of_images(tmp_path):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    nets = [settled(RESNET), settled(inner_arch("tiny"))]
+    vipnas.export_onnx(nets, tmp_path / "net.onnx")
+    for t, net in enumerate(nets):
+        session = onnxruntime.InferenceSession(tmp_path / f"net_{t}.onnx")
+        for count in (1, 3):
+            examples = vipnas.example_inputs(net)
+            inputs = {name: torch.rand(count, *x.shape[1:]) for name, x in examples.items()}
+            feed = {name: x.numpy() for name, x in inputs.items()}
+            (found,) = session.run(None, feed)
+            close(torch.from_numpy(found), net(**inputs).detach(), 1e-3)
+
+
+def test_an_onnx_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(vipnas.importlib.util, "find_spec", {}.get)
+    net = PoseNet(TINY.smallest())
+    one_sentence("pip install onnx", vipnas.export_onnx, [net], tmp_path / "net.onnx")
+    monkeypatch.setattr(vipnas.importlib.util, "find_spec", str)
+    monkeypatch.setattr(torch.onnx, "export", no_file)
+    with pytest.raises(ZeroDivisionError):
+        vipnas.export_onnx([net], tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 # ----------------------------------------------------------------------------- vipnas.py: the video
@@ -1331,6 +1478,39 @@ def test_who_is_lost_keeps_his_window_then_is_left_out_until_a_box_comes():
     assert_at(poses[1], joints[1])
 
 
+def test_windows_are_scaled_with_a_frame_of_another_size():
+    image, (joints,) = figure((100, 100))
+    wide, narrow = image.resize((800, 400)), image.resize((300, 200))
+    stream = follow(BOXES[0], FindsColours(), HandsOn(), FindsColours())
+    stream.step(image)
+    pose = stream.step(wide)[:, :2]  # what was 100.5 pixels from the border is 201 now
+    assert_at((pose + 0.5) / 2 - 0.5, joints)
+    assert_at(stream.step(image), joints)
+    one_sentence("300x200 pixels follows one of 400x200: hand `step` a box", stream.step, narrow)
+    assert_at(stream.step(image), joints)  # as if nothing had happened
+    assert stream.t == 0
+    assert_at(stream.step(narrow, (52, 50, 45, 90)), joints * (0.75, 1))
+
+
+def test_a_scaled_window_shows_the_same_places():
+    stream = follow(BOXES, FindsColours())
+    stream.step(figure((100, 100), (300, 100))[0])
+    before = stream.matrices
+    places = 200 * np.random.default_rng(0).random((9, 2))
+    stream._scale((1200, 599), [None, None])
+    scale = np.array([1200 / 400, 599 / 200])
+    now = data.transform((places + 0.5) * scale - 0.5, stream.matrices[1])  # -.5 is the border
+    assert np.allclose(now, data.transform(places, before[1]))
+
+
+def test_a_published_network_sees_mmposes_window():
+    about = data.about(FOUR, SIZE, data.SBL_CELL)
+    stream = VideoPose([FindsColours()], about).stream(BOXES)
+    stream.step(figure((100, 100))[0])
+    expected = [data.crop_matrix(box, SIZE, cell=data.SBL_CELL) for box in BOXES]
+    assert np.array_equal(stream.matrices, expected)
+
+
 def test_what_is_no_box_is_one_sentence():
     for box in ((1, 2, 3), (1, 2, 0, 4), (1, 2, np.nan, 4), [(1, 2, 3, 4), (1, 2, 3, -4)]):
         one_sentence("box", follow, box, FindsColours())
@@ -1409,6 +1589,50 @@ def test_videos_of_every_kind_are_read(name, tmp_path):
         frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
     found = [frame for _, frame in vipnas.read_video(path)]
     assert np.array_equal(found, frames)
+
+
+def test_a_file_in_a_folder_is_one_frame(tmp_path):
+    first, second = [figure((20 + 40 * t, 40), size=(120, 80))[0] for t in (0, 1)]
+    for t in range(2):
+        first.save(tmp_path / f"{t}.tif", save_all=True, append_images=[second])
+    names, frames = zip(*vipnas.read_video(tmp_path), strict=True)
+    assert names == (f"{tmp_path.name}/0.tif", f"{tmp_path.name}/1.tif")
+    assert np.array_equal(frames, [first, first])
+
+
+@pytest.mark.parametrize("name", ["a.webm", "b.MKV", "c"])
+def test_a_film_is_not_decoded_but_told_how_to_make_images_of(name, tmp_path):
+    figure((50, 50))[0].save(tmp_path / name, "png")  # it could be read
+    one_sentence(f"ffmpeg -i {name} frames", list, vipnas.read_video(tmp_path / name))
+
+
+def test_of_a_long_video_the_gif_shows_the_first_frames(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(vipnas, "GIF_FRAMES", 3)
+    results = vipnas.VideoResults(tmp_path / "out", FOUR)
+    lost = np.full((4, 3), np.nan)
+    for t in range(8):
+        frame, (joints,) = figure((100 + 9 * t, 100))
+        pose = np.column_stack([joints, np.ones(4)])
+        results.add(f"{t}.png", frame, [pose, lost if t == 5 else pose])
+    assert len(results.small) == 3
+    results.write()
+    page = json.loads((tmp_path / "out" / "poses.json").read_text())
+    assert [image["id"] for image in page["images"]] == list(range(8))
+    tracks = [(entry["image_id"], entry["track_id"]) for entry in page["annotations"]]
+    assert len(tracks) == 15 and (5, 1) not in tracks  # who is lost has no pose
+    assert Image.open(tmp_path / "out" / "overlay.gif").n_frames == 3
+    assert "8 overlays, overlay.gif (first 3)" in capsys.readouterr().out
+
+
+def test_boxes_may_begin_left_of_the_picture(monkeypatch):
+    got = []
+
+    def record(video, checkpoint, boxes, out):
+        got.extend(boxes)
+
+    monkeypatch.setattr(vipnas, "run_video", record)
+    command(monkeypatch, "--video v --checkpoint c --out o --box -9,-8,70,60 --box=-.5,3,20,9")
+    assert np.array_equal(got, [(-9, -8, 70, 60), (-0.5, 3, 20, 9)])
 
 
 def test_what_is_no_video_is_one_sentence_and_the_frames_so_far_are_written(

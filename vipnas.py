@@ -10,17 +10,22 @@ VideoPose  a key-frame network and its T non-key networks, run on a video
 python vipnas.py                                # all architectures beside the paper's numbers
 python vipnas.py --arch runs/t/vipnas_t.pt --picture t.png     # what they are, a diagram (Fig. 5)
 python vipnas.py --benchmark                    # how fast deployed networks are
+python vipnas.py --checkpoint runs/t/vipnas_t.pt --onnx net.onnx         # for other programs
 python vipnas.py --video DIR --checkpoint runs/t/vipnas_t.pt --box x,y,w,h --out DIR
 """
 
 import argparse
+import collections
 import contextlib
 import copy
+import importlib.util
+import io
 import itertools
 import json
 import math
 import pickle
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -152,6 +157,11 @@ def all_fusions(stages):
     return tuple([Fusion(stage, operation) for stage, operation in places])
 
 
+# ours: what a file may ask for; several times the largest network that the paper looks at
+MOST_BLOCKS = 500
+MOST_PARAMETERS = 200_000_000
+
+
 def check(condition, message):
     """ValueError with this message, unless the condition holds."""
     if not condition:
@@ -162,7 +172,7 @@ def check_sizes(*sizes):
     """ValueError unless all are sizes that a layer can have."""
     for size in sizes:
         fits = type(size) is int and 1 <= size <= 10_000
-        check(fits, f"sizes in an architecture are whole numbers from 1 to 10000: {size}")
+        check(fits, f"sizes in an architecture are whole numbers from 1 to 10000: {size!s:.20}")
 
 
 def as_plain(value):
@@ -188,7 +198,7 @@ class Arch:
 
     def __post_init__(self):
         known = self.backbone in BACKBONES
-        check(known, f"there is no backbone '{self.backbone}' among {', '.join(BACKBONES)}")
+        check(known, f"there is no backbone '{self.backbone!s:.20}' among {', '.join(BACKBONES)}")
         plan = BACKBONES[self.backbone]
         # as many stages as the backbone has, each with the branches that it has there
         count = len(plan.block)
@@ -221,6 +231,10 @@ class Arch:
                 check(branch.expansion == 1, "the expansion of a basic block is 1")
             fits = kind == "mobile" or branch.width % branch.expansion == 0
             check(fits, "the expansion of a bottleneck divides its width")
+            check(type(branch.attention) is bool, "attention is true or false")
+            # squeeze-and-excite leaves a quarter of them
+            fits = not branch.attention or branch.hidden(kind) >= 4
+            check(fits, "attention needs 4 channels")
 
     def __str__(self):
         """One line, such as: tiny: 16 | 1 x 24 k3 g24 e1 | ... | head 48 k4 g8.
@@ -246,7 +260,10 @@ class Arch:
 
     @staticmethod
     def from_json(text):
-        """The Arch in `text`. ValueError, in one sentence, if it holds none."""
+        """The Arch in `text`. ValueError, in one sentence, if it holds none that can be built.
+
+        Every architecture of a file comes in here, before any memory is taken for its network.
+        """
         try:
             fields = json.loads(text)
             stages = []
@@ -255,10 +272,15 @@ class Arch:
                 stages.append(Stage(stage["depth"], tuple(branches)))
             head = Head(**fields["head"]) if fields.get("head") else None
             fusion = Fusion(**fields["fusion"]) if fields.get("fusion") else None
-            return Arch(fields["backbone"], fields["stem"], tuple(stages), head, fusion)
+            arch = Arch(fields["backbone"], fields["stem"], tuple(stages), head, fusion)
         except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"this is not the JSON of an architecture ({reason:.80})") from None
+        layers = sum(stage.depth * len(stage.branches) for stage in arch.stages)
+        fits = layers <= MOST_BLOCKS and cost(arch).params <= MOST_PARAMETERS
+        limits = f"{MOST_BLOCKS} blocks or {MOST_PARAMETERS:,} parameters"
+        check(fits, f"this architecture has more than {limits}")
+        return arch
 
 
 # ---------------------------------------------------------------------------------- a search space
@@ -1191,6 +1213,19 @@ def cost(arch, image_size=(256, 192), joints=17):
 # supernet   a run that can be resumed: "stage" ("s", "t"), "space" (its name), "nets" (tensors),
 #            "arch" (JSON: of stage t the key frame's, with its tensors under "key"; of stage s the
 #            one that is trained alone), "optimizer", "step", "config", "log", "about"
+PARTS = {
+    "finished": {"networks": list, "about": dict},
+    "supernet": {
+        "stage": str,
+        "space": str,
+        "nets": list,
+        "optimizer": dict,
+        "step": int,
+        "config": dict,
+        "about": dict,
+        "log": str,
+    },
+}
 
 
 class Inert:
@@ -1246,7 +1281,7 @@ def read_checkpoint(path):
 
     Nothing in the file is executed. Published files hold more (logs, settings, numpy's numbers),
     which `weights_only` does not accept: it becomes `Inert`. What is no dict comes out empty.
-    UserError: no such file, or it is cut short or something else.
+    UserError: no such file, it is cut short or something else, or it is ours and lacks a part.
     """
     if not Path(path).is_file():
         raise UserError(f"there is no file {path}; train first, or name another checkpoint")
@@ -1259,7 +1294,46 @@ def read_checkpoint(path):
     except Exception as error:  # torch raises many kinds for a file that it cannot read
         reason = f"truncated or not a checkpoint ({type(error).__name__})"
         raise UserError(f"{path} is {reason}; make it anew") from None
-    return contents if isinstance(contents, dict) else {}
+    if not isinstance(contents, dict):
+        return {}
+    with complete(path):
+        for kind in PARTS:
+            if contents.get("kind") == kind:
+                check_parts(contents, PARTS[kind])
+    return contents
+
+
+def check_parts(contents, parts):
+    """ValueError or KeyError unless a checkpoint of ours has all its `parts`."""
+    for name, kind in parts.items():
+        check(isinstance(contents[name], kind), f"{name} is no {kind.__name__}")
+    check_about(contents["about"])
+
+
+def check_about(about):
+    """What an `about` may be: ValueError or KeyError unless networks can be used with it."""
+    size = about["size"]
+    joints = about["joints"]
+    known = data.about(data.COCO, size)
+    unknown = about.keys() - known.keys()
+    check(not unknown, f"nothing is known of {sorted(map(str, unknown))[:1]} in `about`")
+    sides = [type(side) is int and 32 <= side <= 2048 and side % 32 == 0 for side in size]
+    check(sides == [True, True], "the sides of its images are no multiples of 32 up to 2048")
+
+    # how crops are made is written in data.py
+    for name in ("padding", "mean", "std"):
+        check(about[name] == known[name], f"{name} in `about` is not {known[name]} as in data.py")
+    check(about["cell"] in (data.CELL, data.SBL_CELL), "nothing is known of its heatmap cells")
+
+    numbers = list(range(len(joints)))
+    names = [type(joint) is str for joint in joints]
+    check(all(names) and 1 <= len(names) <= 1000, "its joints are no list of 1 to 1000 names")
+    check(sorted(about["flip"]) == numbers, "its `flip` does not name every joint once")
+    for a, b in about["limbs"]:
+        check(a in numbers and b in numbers, "its limbs are no pairs of joints")
+    sigmas = about.get("sigmas", [1] * len(joints))
+    sane = [0 < sigma < 10 for sigma in sigmas]
+    check(sane == [True] * len(joints), "its sigmas are no number above 0 for each joint")
 
 
 def load_checkpoint(path, kind):
@@ -1272,42 +1346,87 @@ def load_checkpoint(path, kind):
 
 @contextlib.contextmanager
 def complete(path):
-    """Inside, whatever is missing in the checkpoint `path` is a UserError."""
+    """Inside, whatever is missing or wrong in the checkpoint `path` is a UserError."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(f"{path} lacks a part of what it needs ({error}); make it anew") from None
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"lacks a part of what it needs, or holds a wrong one ({error!s:.200})"
+        raise UserError(f"{path} {reason}; make it anew") from None
+
+
+def is_plain(tensor):
+    """Whether something in a file is a tensor of ordinary numbers, which lie in memory."""
+    if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.is_nested:
+        return False
+    # not sparse, not on the device "meta", which has no numbers; not complex, quantised or whole
+    in_memory = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return in_memory and tensor.is_floating_point()
+
+
+def fitting(state, expected, path):
+    """What a state dict may be: the tensors of `state` in the names and shapes of `expected`.
+
+    Dimensions of size 1 are no difference: mmpose's layer norms have two of them more than ours.
+    UserError if one is missing, does not fit, or is not finite.
+    """
+    if not isinstance(state, dict):
+        raise UserError(f"{path} has no dict of tensors where there should be one; make it anew")
+    found = {}
+    wrong = []
+    for name, tensor in expected.items():
+        theirs = state.get(name)
+        if is_plain(theirs) and theirs.squeeze().shape == tensor.squeeze().shape:
+            found[name] = theirs.reshape(tensor.shape)
+        else:
+            wrong.append(name)
+    # PyTorch's own message for this has a line for each tensor
+    if wrong:
+        reason = f"{', '.join(wrong[:3])} are missing in it or do not fit"
+        raise UserError(f"{path} is of another network: {reason}")
+    spoilt = [name for name in found if not found[name].float().isfinite().all()]
+    if spoilt:
+        raise UserError(
+            f"{path} is spoilt: not all numbers in {spoilt[0]} are finite; make it anew"
+        )
+    return found
 
 
 def restore(net, state, path):
     """Load `state` into `net` and return it; UserError that names the tensors that do not fit."""
-    # PyTorch's own message for this has a line for each tensor
-    own = {name: tensor.shape for name, tensor in net.state_dict().items()}
-    saved = {name: tensor.shape for name, tensor in state.items()}
-    wrong = [name for name in own | saved if own.get(name) != saved.get(name)]
-    if wrong:
-        raise UserError(f"{path} is of another network: {', '.join(wrong[:3])} do not fit")
-    net.load_state_dict(state)
+    own = net.state_dict()
+    found = fitting(state, own, path)
+    more = [str(name) for name in state if name not in own]
+    if more:
+        raise UserError(f"{path} is of another network: {', '.join(more[:3])} do not fit")
+    net.load_state_dict(found)
     return net
+
+
+def plain(value):
+    """The list or number in an array, a tensor, or a number of numpy's."""
+    return value.tolist()
 
 
 def save_finished(path, nets, about):
     """Write finished networks, the key frame's first. about: from `data.about`, how to use them."""
     networks = [{"arch": net.arch.to_json(), "state": net.state_dict()} for net in nets]
+    # nothing but plain values can be read again, see `TensorsOnly`
+    about = json.loads(json.dumps(about, default=plain, allow_nan=False))
     save_checkpoint({"kind": "finished", "networks": networks, "about": about}, path)
 
 
 def load_finished(path):
     """(list of PoseNets in eval mode, about) as `save_finished` wrote them."""
     contents = load_checkpoint(path, "finished")
+    about = contents["about"]
     nets = []
     with complete(path):
-        about = contents["about"]
         for network in contents["networks"]:
             # the architecture is in the file, so any file can be opened without a config
             space = Space.of(Arch.from_json(network["arch"]), tuple(about["size"]))
             net = PoseNet(space, len(about["joints"])).eval()
             nets.append(restore(net, network["state"], path))
+        check(nets and nets[0].arch.fusion is None, "its first network is not for key frames")
     return nets, about
 
 
@@ -1346,7 +1465,7 @@ def read_archs(text):
     if text in ARCHS:
         return [ARCHS[text]]
     try:
-        entries = json.loads(Path(text).read_text(encoding="utf-8"))
+        entries = json.loads(Path(text).read_text(encoding="utf-8-sig"))
         entries = entries if isinstance(entries, list) else [entries]
         check(entries, "it is an empty list")
         return [Arch.from_json(json.dumps(entry)) for entry in entries]
@@ -1422,33 +1541,25 @@ def _mmpose_name(name, ours):
 def load_mmpose(path):
     """A published S-ViPNAS checkpoint, of either network, as a finished PoseNet in eval mode.
 
-    The tensors lie under `state_dict`; newer files call the head `head`, older `keypoint_head`.
-    UserError, which names tensors, if it is another network.
+    Newer files call the head `head`, older ones `keypoint_head`. UserError, which names tensors, if
+    it is another network.
     """
-    contents = read_checkpoint(path)
-    found = {}
-    with complete(path):
-        for key, tensor in contents.get("state_dict", contents).items():
-            if isinstance(tensor, torch.Tensor):
-                found[re.sub("^keypoint_head[.]", "head.", key)] = tensor
+    # the tensors lie under `state_dict`, where others put them under `model`, or bare; DataParallel
+    # and torch.compile put a word of their own before the names of what they wrap
+    found = read_checkpoint(path)
+    for name in ("state_dict", "model"):
+        found = found[name] if isinstance(found.get(name), dict) else found
+    found = {re.sub("(module|_orig_mod)[.]", "", str(key)): found[key] for key in found}
+    found = {re.sub("^keypoint_head[.]", "head.", key): found[key] for key in found}
 
     # which of the two is it? Only ResNet's blocks have two numbers
     is_resnet = any(key.startswith("backbone.layer1.0.") for key in found)
     name = "s_vipnas_resnet50" if is_resnet else "s_vipnas_mobilenetv3"
     net = PoseNet(ARCHS[name]).eval()
-    state = {}
-    wrong = []
-    for ours, tensor in net.state_dict().items():
-        key = _mmpose_name(name, ours)
-        # the same numbers; theirs of a layer norm has two more dimensions, of size 1
-        if key in found and found[key].squeeze().shape == tensor.squeeze().shape:
-            state[ours] = found[key].view_as(tensor)
-        else:
-            wrong.append(key)
-    if wrong:
-        reason = f"{', '.join(wrong[:3])} are missing in it or do not fit"
-        raise UserError(f"{path} is no finished network, neither ours nor published: {reason}")
-    net.load_state_dict(state)
+    theirs = {ours: _mmpose_name(name, ours) for ours in net.state_dict()}
+    expected = {theirs[ours]: tensor for ours, tensor in net.state_dict().items()}
+    found = fitting(found, expected, path)
+    net.load_state_dict({ours: found[theirs[ours]] for ours in theirs})
     return net
 
 
@@ -1523,8 +1634,20 @@ def fold(module):
             setattr(module, name, Folded(child.conv, child.norm))
         elif isinstance(child, ElasticConv2d | ElasticConvTranspose2d):
             setattr(module, name, Folded(child))
+        elif isinstance(child, elastic.ElasticLayerNorm):
+            # an ordinary layer that every exporter knows: at one position, the norm over one group
+            norm = nn.GroupNorm(1, *child.largest)
+            norm.load_state_dict(child.state_dict())
+            setattr(module, name, norm.to(child.weight.device))
         else:
             fold(child)
+
+
+def folded_copy(net):
+    """A copy of a finished network, without batch norm, for inference alone."""
+    folded = copy.deepcopy(net).eval()
+    fold(folded)
+    return folded.requires_grad_(False)
 
 
 def example_inputs(net):
@@ -1601,9 +1724,7 @@ def deploy(net, compiled=True):
     """
     check(net.arch, "only a finished network can be deployed: extract one first")
     # 1. a copy without batch norm, whose convolutions read and write channels last
-    folded = copy.deepcopy(net).eval()
-    fold(folded)
-    folded = folded.requires_grad_(False).to(memory_format=torch.channels_last)
+    folded = folded_copy(net).to(memory_format=torch.channels_last)
     deployed = Deployed(folded)
     if next(folded.parameters()).is_cuda:
         return deployed
@@ -1669,16 +1790,44 @@ def frame_times(nets, compiled=False):
     return times
 
 
+def write_onnx(net, path):
+    """Write a finished network as an ONNX file, whole or not at all, for any number of images.
+
+    Its inputs are called images and, of a non-key frame, heatmaps; its output is called output.
+    UserError without the package onnx.
+    """
+    if not importlib.util.find_spec("onnx"):
+        raise UserError("an ONNX file needs the package onnx: pip install onnx")
+    inputs = {name: x.contiguous() for name, x in example_inputs(net).items()}
+    free = {name: {0: "batch"} for name in [*inputs, "output"]}
+    folded = folded_copy(net).cpu()
+    with warnings.catch_warnings(), data.whole_file(path) as file:
+        warnings.simplefilter("ignore")  # this exporter is deprecated, the new one needs a package
+        names = {"input_names": list(inputs), "output_names": ["output"], "dynamic_axes": free}
+        written = io.BytesIO()
+        torch.onnx.export(folded, (), written, kwargs=inputs, dynamo=False, **names)
+        file.write(written.getvalue())
+
+
+def export_onnx(nets, path):
+    """Write finished networks, one a file; of several, FILE.onnx becomes FILE_0.onnx, FILE_1..."""
+    for t, net in enumerate(nets):
+        file = path.with_stem(f"{path.stem}_{t}") if len(nets) > 1 else path
+        write_onnx(net, file)
+        inputs = []
+        for name, x in example_inputs(net).items():
+            inputs.append(f"{name} {tuple(x.shape)}")
+        print(f"wrote {file}: {' and '.join(inputs)} -> output, for any number of images")
+
+
 def other_engines(net, images):
     """{name: a run of the images} by onnxruntime and by OpenVINO, as far as they are installed."""
     runs = {}
     feed = {"images": images.numpy()}
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # this exporter is deprecated
+    with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/net.onnx"
-        # a RuntimeError: onnx, which writes the file, is not installed
-        with contextlib.suppress(ImportError, RuntimeError):
-            torch.onnx.export(net, (images,), file, input_names=["images"], dynamo=False)
+        with contextlib.suppress(ImportError, UserError):
+            write_onnx(net, file)
             import onnxruntime
 
             settings = onnxruntime.SessionOptions()
@@ -1794,6 +1943,7 @@ class Stream:
         self.boxes = as_boxes(box)
         self.is_single = len(self.boxes) == 1 and self.boxes[0] is box
         self.lost = np.zeros(len(self.boxes), dtype=bool)
+        self.size = None  # width, height of the last frame
         self.t = -1
         self.running = []  # numbers of the people in the batch
         self.matrices = None  # (M, 2, 3) of their windows in the last frame
@@ -1803,13 +1953,18 @@ class Stream:
         """The next frame -> keypoints (K, 3), or (N, K, 3) for N people: x, y in it, and score.
 
         frame: whatever `data.as_picture` takes. box: as for `VideoPose.stream`; it makes this a
-        key frame for all. In a list, who has None is followed from his last pose.
+        key frame for all. In a list, who has None is followed from his last pose. UserError, and
+        nothing has happened, if the frame's sides are in another ratio than the last one's and
+        somebody has no box.
         """
         image = data.as_picture(frame)
         image.load()  # decoded once, at full size, for all windows
-        # 1. is it a key frame? A box that is handed in makes it one
         count = len(self.boxes)
         handed = [None] * count if box is None else as_boxes(box, count)
+        if self.size not in (None, image.size):
+            self._scale(image.size, handed)
+        self.size = image.size
+        # 1. is it a key frame? A box that is handed in makes it one
         self.t = (self.t + 1) % len(self.pose.nets) if box is None else 0
         if self.t == 0:
             self._start_period(handed, image)
@@ -1823,6 +1978,18 @@ class Stream:
             self.lost[person] = found is None
             self.boxes[person] = found or self.boxes[person]
         return keypoints[0] if self.is_single else keypoints
+
+    def _scale(self, size, handed):
+        """Make the windows of the last frame those of this one, which has another size."""
+        scale = np.divide(size, self.size)  # (2,), along x and y
+        if any(box is None for box in handed) and not 0.99 < scale[0] / scale[1] < 1.01:
+            shapes = "a frame of {}x{} pixels follows one of {}x{}".format(*size, *self.size)
+            raise UserError(f"{shapes}: hand `step` a box for everybody, or cut all frames alike")
+        self.boxes = [tuple(np.multiply(box, np.tile(scale, 2)).tolist()) for box in self.boxes]
+        # a place in this frame -> the same in the last one -> its crop. Pixel 0 begins at -.5
+        linear = self.matrices[..., :2]
+        shift = self.matrices[..., 2] + linear @ (0.5 / scale - 0.5)
+        self.matrices = np.concatenate([linear / scale, shift[..., None]], axis=-1)
 
     def _start_period(self, handed, image):
         """At a key frame: who is run from now on, and where he is looked for."""
@@ -1841,7 +2008,8 @@ class Stream:
         # the windows of those in the batch, cropped as in training
         size = self.pose.about["size"]
         cell = self.pose.about["cell"]
-        matrices = np.stack([data.crop_matrix(self.boxes[i], size) for i in self.running])
+        boxes = [self.boxes[i] for i in self.running]
+        matrices = np.stack([data.crop_matrix(box, size, cell=cell) for box in boxes])
         crops = torch.stack([data.crop(image, matrix, size) for matrix in matrices])
         images = data.normalise(crops.to(self.pose.device))  # (M, 3, H, W)
 
@@ -1876,70 +2044,109 @@ def box_around(pose, size):
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 PEOPLE_COLOURS = ("lime", "deepskyblue", "gold", "violet")  # where there are several
 GIF_SIZE = (480, 480)  # of overlay.gif at most
+GIF_FRAMES = 200  # in it at most: Pillow keeps all of them in memory
 
 
-def by_number(file):
+def by_number(name):
     """What files are sorted by, so that 9.jpg comes before 10.jpg."""
-    return [part.zfill(20) for part in re.split("([0-9]+)", file.name)]
+    return "".join([part.zfill(20) for part in re.split("([0-9]+)", name)])
 
 
 def read_video(path):
     """(name, Pillow image) of every frame: of a folder's images, or of one GIF, WebP or TIFF."""
     path = Path(path).resolve()
     # one file with all frames, or a folder with one in each, in the order of their numbers
-    files = [path]
-    if not path.is_file():
-        files = [file for file in path.glob("[!.]*") if file.suffix.lower() in PICTURES]
-        files.sort(key=by_number)
-    if not files:
+    if path.is_file():
+        names = [path.name]
+        folder = path.parent
+        if path.suffix.lower() not in (*PICTURES, ".gif"):
+            make = f"mkdir frames; ffmpeg -i {path.name} frames/%06d.png"
+            raise UserError(f"{path} is no GIF, WebP or TIFF: make images of a film first ({make})")
+    else:
+        names = [file.name for file in path.glob("[!.]*") if file.suffix.lower() in PICTURES]
+        names.sort(key=by_number)
+        folder = path
+    if not names:
         raise UserError(f"there are no frames in {path}: name a folder of images, or a GIF file")
-    for file in files:
+    for name in names:
         try:
-            with Image.open(file) as image:
-                for i in range(getattr(image, "n_frames", 1)):
+            with Image.open(folder / name) as image:
+                # in a folder further pages are something else, such as a preview
+                pages = getattr(image, "n_frames", 1) if folder != path else 1
+                for i in range(pages):
                     image.seek(i)
                     frame = data.as_picture(ImageOps.exif_transpose(image))
-                    yield f"{path.name}/{i if file == path else file.name}", frame
+                    yield f"{path.name}/{i if folder != path else name}", frame
         except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
-            film = f"of a film, make images: ffmpeg -i {path.name} frames/%06d.png"
-            remedy = film if file == path else "replace it or take it out"
-            message = f"{file} is not an image that can be read ({error}); {remedy}"
-            raise UserError(message) from None
+            message = f"{folder / name} is not an image that can be read ({error})"
+            raise UserError(f"{message}; replace it or take it out") from None
 
 
 class VideoResults:
-    """What a run over a video leaves in the folder `out`."""
+    """What a run over a video leaves in the folder `out`.
+
+    A video may be long, so what is found is on the disk at once, and little of it in memory.
+    """
 
     def __init__(self, out, skeleton):
         self.out = Path(out)
         self.skeleton = skeleton
-        # PoseTrack18's format of results
-        self.poses = {"images": [], "annotations": [], "categories": [skeleton.category]}
-        self.small = []  # overlays of 256 colours
+        self.count = 0
+        self.small = []  # the first overlays, of 256 colours, for the GIF
+        # the two lists of poses.json, an entry a line; files without a name, which vanish if we do
+        self.lists = {}
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            for name in ("images", "annotations"):
+                file = tempfile.TemporaryFile(dir=self.out)  # noqa: SIM115 - open until `write`
+                self.lists[name] = file
+        except OSError as error:
+            raise UserError(f"--out {out} is no folder to write to ({error.strerror})") from None
+
+    def append(self, name, entry):
+        """One more entry of the list `name` of poses.json."""
+        lines = self.lists[name]
+        separator = ",\n" if lines.tell() else ""
+        lines.write(f"{separator}{json.dumps(entry, allow_nan=False)}".encode())
 
     def add(self, name, frame, poses):
-        """Write the overlay of a frame with `poses` (N, K, 3); keep what the other files need."""
-        # track_id: the people are numbered as their boxes were handed in
-        number = len(self.small)
-        image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
-        self.poses["images"].append(image)
+        """Write the overlay of a frame with `poses` (N, K, 3), and keep its part of poses.json."""
+        number = self.count
+        overlay = frame
         for person, pose in enumerate(poses):
             colour = PEOPLE_COLOURS[person % len(PEOPLE_COLOURS)] if len(poses) > 1 else None
-            frame = data.draw_pose(frame, pose, self.skeleton, SURE, colour)
-            numbers = {"keypoints": pose.round(3), "scores": pose[:, 2].round(4)}
-            lists = {name: array.ravel().tolist() for name, array in numbers.items()}
-            self.poses["annotations"].append({"image_id": number, "track_id": person, **lists})
+            overlay = data.draw_pose(overlay, pose, self.skeleton, SURE, colour)
         # at full size as a file of its own, and small for the GIF
-        data.save_image(frame, self.out / f"{number:06d}.png")
-        frame.thumbnail(GIF_SIZE)
-        self.small.append(frame.quantize())
+        data.save_image(overlay, self.out / f"{number:06d}.png")
+        if number < GIF_FRAMES:
+            overlay.thumbnail(GIF_SIZE)
+            self.small.append(overlay.quantize())
+
+        image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
+        self.append("images", image)
+        self.count += 1
+        # track_id: the people are numbered as their boxes were handed in; nan is no JSON
+        for person, pose in enumerate(poses):
+            if np.isfinite(pose).all():
+                numbers = {"keypoints": pose.round(3), "scores": pose[:, 2].round(4)}
+                lists = {name: array.ravel().tolist() for name, array in numbers.items()}
+                self.append("annotations", {"image_id": number, "track_id": person, **lists})
 
     def write(self):
-        """Write poses.json and overlay.gif of the frames so far."""
-        if self.small:
-            data.write_json(self.poses, self.out / "poses.json")
-            data.save_image(self.small, self.out / "overlay.gif")
-            print(f"{self.out}: {len(self.small)} overlays, overlay.gif, poses.json")
+        """Write poses.json, in PoseTrack18's format of results, and overlay.gif."""
+        if not self.small:
+            return
+        with data.whole_file(self.out / "poses.json") as file:
+            file.write(f'{{"categories": {json.dumps([self.skeleton.category])}'.encode())
+            for name, lines in self.lists.items():
+                file.write(f',\n"{name}": [\n'.encode())
+                lines.seek(0)
+                shutil.copyfileobj(lines, file)
+                file.write(b"]")
+            file.write(b"}\n")
+        data.save_image(self.small, self.out / "overlay.gif")
+        gif = "overlay.gif" if self.count <= GIF_FRAMES else f"overlay.gif (first {GIF_FRAMES})"
+        print(f"{self.out}: {self.count} overlays, {gif}, poses.json")
 
 
 def look_again(stream):
@@ -1964,7 +2171,8 @@ def run_video(video, checkpoint, boxes, out):
     pose = VideoPose.load(checkpoint)
     stream = pose.stream(boxes)
     results = VideoResults(out, data.skeleton_of(pose.about))
-    times = {"key": [], "non-key": []}  # milliseconds of each frame
+    frames = collections.Counter()  # how many key and non-key frames there were
+    times = collections.Counter()  # milliseconds that they took
     # whatever happens, the files tell what was found until then
     try:
         for number, (name, frame) in enumerate(read_video(video)):
@@ -1972,14 +2180,16 @@ def run_video(video, checkpoint, boxes, out):
             start = time.perf_counter()
             poses = stream.step(frame, again)
             kind = "non-key" if stream.t else "key"
-            times[kind].append(1000 * (time.perf_counter() - start))
+            times[kind] += 1000 * (time.perf_counter() - start)
+            frames[kind] += 1
             note = ", looked again for who was lost" if again else ""
             print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}{note}")
             results.add(name, frame, poses)
     finally:
         results.write()
-    times["mean"] = times["key"] + times["non-key"]
-    parts = [f"{kind} {np.mean(ms):.1f} ms" for kind, ms in times.items() if ms]
+    frames["mean"] = frames.total()
+    times["mean"] = times.total()
+    parts = [f"{kind} {times[kind] / count:.1f} ms" for kind, count in frames.items()]
     print(f"a frame of {len(boxes)} on {pose.device}: {', '.join(parts)}")
 
 
@@ -2105,35 +2315,43 @@ def read_box(text):
 
 
 def main():
-    """Show architectures and spaces; time deployed networks; or find poses in a video."""
+    """Show architectures and spaces; time or export networks; or find poses in a video."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     add = parser.add_argument
     add("--arch", help=f"what to show: {', '.join(ARCHS)}, a JSON file or a finished checkpoint")
     add("--picture", help="PNG file to draw --arch into, as Fig. 5 does")
     add("--video", help="folder of frames, or a GIF, WebP or TIFF file of many")
-    add("--checkpoint", help="finished networks for --video, such as vipnas_t.pt")
+    add("--checkpoint", help="finished networks for --video or --onnx, such as vipnas_t.pt")
+    add("--onnx", help="file for the networks of --checkpoint, one a file, to run them elsewhere")
     add("--box", action="append", help="x,y,w,h of a person in the first frame; one for each")
     add("--out", help="folder for what --video writes")
     add("--benchmark", action="store_true", help="how fast deployed networks are")
-    options = parser.parse_args()
-    if bool(options.video) != bool(options.checkpoint) or options.video and not options.out:
-        raise UserError("--video needs --checkpoint FILE and --out DIR; --arch FILE shows a file")
+    # argparse takes -20,30,80,120 for an option, but not where a space is before it
+    words = [f" {word}" if re.match("-[0-9.]", word) else word for word in sys.argv[1:]]
+    options = parser.parse_args(words)
+    has_use = bool(options.video or options.onnx)
+    if has_use != bool(options.checkpoint) or options.video and not options.out:
+        message = "--video needs --checkpoint FILE and --out DIR, --onnx FILE needs --checkpoint"
+        raise UserError(f"{message}; --arch FILE shows what is in one")
     if options.picture and not options.arch:
         raise UserError("--picture needs --arch: what shall it show?")
 
     if options.benchmark:
         benchmark()
-    elif options.video:
+    if options.onnx:
+        nets, _ = load_networks(options.checkpoint)
+        export_onnx(nets, Path(options.onnx))
+    if options.video:
         boxes = [read_box(text) for text in options.box or []] or [None]
         run_video(options.video, options.checkpoint, boxes, options.out)
-    elif options.arch:
+    if options.arch:
         archs = read_archs(options.arch)
         for arch in archs:
             show(arch)
         if options.picture:
             picture(archs, options.picture)
             print(f"wrote {options.picture}")
-    else:
+    if not any(vars(options).values()):
         show_all()
 
 
