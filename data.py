@@ -50,6 +50,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageDraw, ImageOps
 from torch.utils.data import DataLoader, default_collate
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
 
 # ------------------------------------------------------------------ errors, whole files, processors
 class UserError(Exception):
@@ -89,6 +94,56 @@ def write_json(contents, path):
     text = json.dumps(contents, indent=1, allow_nan=False)
     with whole_file(path) as file:
         file.write(text.encode())
+
+
+class Progress:
+    """Says about once a minute how far something is that may take long."""
+
+    def __init__(self):
+        self.said = time.time()
+
+    def show(self, text):
+        """Print the text, if nothing was printed for a minute."""
+        if time.time() - self.said >= 60:
+            self.said = time.time()
+            print(text, flush=True)
+
+
+LOCKS = []  # descriptors of the folders that this process has locked
+
+
+def _leave_locks():
+    """In a process that was forked off this one: it may live a little longer."""
+    for descriptor in LOCKS:
+        os.close(descriptor)
+    LOCKS.clear()
+
+
+if fcntl:
+    os.register_at_fork(after_in_child=_leave_locks)
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Inside, no other process on this machine may be in `locked` with this folder: UserError.
+
+    However a process ends, its lock ends with it.
+    """
+    if not fcntl:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    LOCKS.append(descriptor)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            remedy = "wait for it, or name another folder"
+            raise UserError(f"another run writes to {folder}: {remedy}") from None
+        yield
+    finally:
+        LOCKS.remove(descriptor)
+        os.close(descriptor)
 
 
 def cores():
@@ -644,22 +699,31 @@ def _ignore_interrupts(worker):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _as_arrays(batch):
+    """What loader processes hand over. Tensors would go through /dev/shm, which can be tiny."""
+    return [tensor.numpy() for tensor in batch]
+
+
 def batch_loader(dataset, items, clips, device):
-    """A DataLoader of dataset[i] for each i of `items`, each a whole batch.
+    """Yields dataset[i], a batch, for each i of `items`: a tuple of tensors.
 
     Where the clips are read from files, worker processes make the batches ahead.
     """
     # the processes that torchrun starts on a machine share its processors
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    workers = 0 if isinstance(clips, SyntheticClips) else max(1, cores() // sharing)
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         sampler=items,
         batch_size=None,  # an item is a batch
-        num_workers=workers,
-        pin_memory=device.type == "cuda",  # copied to the GPU while it computes
+        num_workers=0 if isinstance(clips, SyntheticClips) else max(1, cores() // sharing),
+        collate_fn=_as_arrays,
         worker_init_fn=_ignore_interrupts,
     )
+    for arrays in loader:
+        tensors = [torch.from_numpy(array) for array in arrays]
+        if device.type == "cuda":  # so that they are copied to the GPU while it computes
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        yield tensors
 
 
 # ---------------------------------------------------------------------------- drawn people: figures
@@ -979,8 +1043,10 @@ class SyntheticClips(Clips):
         joints = np.empty((count, frames, len(COCO.joints), 3))
         # a process for less than 16 clips would cost more time than it saves
         workers = min(workers or cores(), count // 16)
+        progress = Progress()
         for i, clip in enumerate(self._render(split, count, frames, size, workers)):
             self.images[i], joints[i] = clip
+            progress.show(f"drawn people ({split}): {i + 1} of {count} clips")
         # the window of this box is the whole frame: a plain crop changes nothing
         height, width = size
         box = [0.1 * width, 0.1 * height, 0.8 * width, 0.8 * height]
@@ -1495,14 +1561,18 @@ class PoseTrackClips(FileClips):
 
 
 def open_clips(kind, root, split, frames, size, count=None, boxes=None):
-    """At most `count` clips of `kind` "synthetic", "coco" or "posetrack"; prints who is left out.
+    """Clips of `kind` "synthetic", "coco" or "posetrack"; prints who is left out.
 
     split: train; val, which a search looks at; test, which only a report looks at. The real data
     sets keep their test annotations to themselves: there it is val too, with every labelled frame
     of PoseTrack18. test-dev2017 is COCO's, for its evaluation server. boxes: see CocoPeople.
+    count: how many to train with. To judge on, of drawn people four times as many, at most 400; of
+    real data all.
     """
     if kind == "synthetic":
-        return SyntheticClips(split, count, frames, size)
+        return SyntheticClips(
+            split, count if split == "train" else min(400, 4 * count), frames, size
+        )
 
     # the annotated parts of the real data sets are train and val
     part = "val" if split == "test" else split
@@ -1516,7 +1586,8 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
         # only an evaluation needs them: of COCO 1.4 GB, which a few numbers among them would hold
         clips.annotations = None
         clips.ids = pickle.loads(pickle.dumps(clips.ids))
-    return clips.head(count) if count else clips
+        return clips.head(count) if count else clips
+    return clips
 
 
 # ------------------------------------------------------------------------------------------- export

@@ -541,8 +541,13 @@ class EvaluationSet:
         self.crops = None
         if keep:
             loader = data.batch_loader(self, range(self.number_of_batches), clips, device)
-            # copied, because what loader processes hand over lies in scarce shared memory
-            self.crops = [(images.clone(), matrices.clone()) for images, matrices in loader]
+            progress = data.Progress()
+            self.crops = []
+            for crops in loader:
+                self.crops.append(crops)
+                progress.show(
+                    f"{clips.name}: {len(self.crops)} of {self.number_of_batches} cropped"
+                )
 
     def indices_of(self, start, stop):
         """The clips in the batches start, start + 1, ..., stop - 1."""
@@ -558,7 +563,9 @@ class EvaluationSet:
         numbers = range(self.number_of_batches)[start:stop]
         loader = data.batch_loader(self, numbers, self.clips, self.device)
         crops = self.crops[start:stop] if self.crops else loader
+        progress = data.Progress()
         for number, (images, matrices) in zip(numbers, crops, strict=True):
+            progress.show(f"{self.clips.name}: batch {number} of {self.number_of_batches}")
             images = to_device(images, self.device)
             # S is fixed while T is trained and searched: its heatmaps stay the same
             if self.key_net and number not in self.key_heatmaps:
@@ -884,7 +891,9 @@ class Search:
     def judge_all(self, todo, start, stop):
         """Judge candidates on the batches from start to stop."""
         rank, world = rank_and_world()
+        progress = data.Progress()
         for turn in range(0, len(todo), world):
+            progress.show(f"search: {turn} of {len(todo)} candidates are judged in this round")
             # each process takes one; in the last turn there may be none left for some
             mine = todo[turn + rank : turn + rank + 1]
             judged = [(i, self.judge(i, start, stop)) for i in mine]
@@ -919,7 +928,7 @@ class Search:
         # the objective of eq. (3), a sum over the frames: here the mean over all people in them
         row["ap"] = 100 * sum(row["passed"]) / max(sum(row["people"]), 1)
         if final:
-            row["ap"] = own_ap(keypoints, val)
+            row["ap"] = float(np.nan_to_num(own_ap(keypoints, val)))  # nan: nobody is labelled
         row["rounds"] = [*row["rounds"], row["ap"]]
         return row
 
@@ -1173,12 +1182,11 @@ def judge_finished(options, device):
 
 
 def open_split(split, options, contents, frames):
-    """The clips of a split that belong to a run's checkpoint; of drawn people at most 400."""
+    """The clips of a split that belong to a run's checkpoint."""
     config = contents["config"]
     about = contents["about"]
-    count = min(400, 4 * config["clips"]) if config["data"] == "synthetic" else None
     where = (config["data"], options.root or config["root"], split)
-    clips = data.open_clips(*where, frames, tuple(about["size"]), count)
+    clips = data.open_clips(*where, frames, tuple(about["size"]), config["clips"])
     check_joints(clips, about, options.checkpoint)
     return clips
 
@@ -1207,11 +1215,13 @@ def search_again(options, device):
     count = options.candidates or config["candidates"]
     where = (validation, calibration, out, options.seed)
     how = (key_arch, options.shared, options.plain)
-    archs, table = find(supernet, options.gflops, count, *where, *how)
-    nets += finish(supernet, archs, calibration)
+    out.mkdir(parents=True, exist_ok=True)
     name = f"vipnas_{contents['stage']}.pt"
-    vipnas.save_finished(out / name, nets, contents["about"])
-    vipnas.write_archs(list(archs), out / "arch.json")
+    with data.locked(out):
+        archs, table = find(supernet, options.gflops, count, *where, *how)
+        nets += finish(supernet, archs, calibration)
+        vipnas.save_finished(out / name, nets, contents["about"])
+        vipnas.write_archs(list(archs), out / "arch.json")
     show_frames(nets, contents["about"])
     ap = table[best(table)]["ap"]
     print(f"val AP {ap:.1f}; wrote {name}, arch.json, search.json and search.png to {out}")
@@ -1242,7 +1252,7 @@ def main(arguments=None):
             search_again(options, device)
         else:
             judge_finished(options, device)
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"search: {error}")
 
 

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import random
 import re
@@ -491,7 +492,7 @@ def test_exported_people_are_read_back(exports):
     assert not tracks.joints[:, :, 3:5].any()  # the ears
     assert np.allclose(tracks.areas, 0.53 * drawn.boxes[..., 2:].prod(axis=-1))
     boxes = exports / "coco/annotations/person_detections_val2017.json"
-    found = data.open_clips("coco", exports / "coco", "val", 1, (128, 96), 3, boxes)
+    found = data.open_clips("coco", exports / "coco", "val", 1, (128, 96), boxes=boxes).head(3)
     assert found.scores.tolist() == [entry["score"] for entry in json.loads(boxes.read_text())[:3]]
 
 
@@ -779,13 +780,14 @@ def test_annotations_are_parsed_once_to_validate_and_freed_to_train(exports, mon
 def test_a_loader_makes_batches_of_files_ahead_and_leaves_ctrl_c_to_the_main_process(exports):
     class Batches:
         def __getitem__(self, item):
-            return clips.batch(item), signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            return [clips.batch(item).images, torch.tensor(ignored)]
 
     clips = data.CocoPeople(exports / "coco", "train", (128, 96))
     loader = data.batch_loader(Batches(), [[0, 1], [2]], clips, torch.device("cpu"))
     (first, ignored), (second, _) = list(loader)
-    assert ignored and len(first.images) == 2
-    assert torch.equal(second.images, clips.batch([2]).images)
+    assert ignored and len(first) == 2 and torch.equal(second, clips.batch([2]).images)
+    assert not first.is_shared()  # in a container /dev/shm is small
 
 
 @needs_samples
@@ -2319,8 +2321,8 @@ def test_a_resumed_run_has_the_same_options_and_the_same_log(runs, tmp_path):
 def test_an_older_run_is_moved_aside(tmp_path):
     (tmp_path / "run").mkdir()
     for number in ("0", "1", "2"):
-        train.open_folder(tmp_path / "run", resumed=False)
-        (tmp_path / "run" / number).touch()
+        with train.run_folder(tmp_path / "run", resumed=False):
+            (tmp_path / "run" / number).touch()
     assert {path.name for path in tmp_path.glob("*/[0-9]")} == {"0", "1", "2"}
     assert {path.name for path in tmp_path.iterdir()} == {"run", "run.1", "run.2"}
 
@@ -2428,6 +2430,87 @@ def test_of_two_processes_that_fail_one_speaks(tmp_path):
     run = torchrun(f"--stage s --gflops .001 --out {tmp_path}")
     assert run.returncode == 1
     assert re.findall("^train: (.*) of", run.stderr, re.MULTILINE) == ["a budget"]
+
+
+def test_a_run_goes_on_where_everything_has_moved_but_not_with_other_people(exports):
+    small = "--stage s --data coco --batch 2 --candidates 2 --steps 2"
+    run_train(f"{small} --root {exports}/coco --out {exports}/run")
+    (exports / "coco").rename(exports / "people")
+    (exports / "run").rename(exports / "moved")
+    words = f"--root {exports}/people --out {exports}/moved"
+    run_train(f"{small} {words} --resume")
+    again = f"--checkpoint {exports}/moved/supernet.pt --gflops .016 --candidates 2"
+    search.main(f"{again} --root {exports}/people".split())
+    one_sentence(f"{exports}/coco", search.main, again.split(), error=SystemExit)
+    data.export("coco", exports / "others", 12, size=(128, 96))
+    words = f"--root {exports}/others --out {exports}/moved"
+    one_sentence("boxes of train was", run_train, f"{small} {words} --resume", error=SystemExit)
+
+
+def test_a_folder_in_which_a_run_lives_is_refused(tmp_path):
+    words = f"--stage s --steps 1 --out {tmp_path} {SMALL}"
+    (tmp_path / "log.jsonl").touch()
+    with data.locked(tmp_path):
+        one_sentence("another run writes to", run_train, words, error=SystemExit)
+        # a process that was forked off has no share in the lock
+        fork = multiprocessing.get_context("fork")
+        begun, end = fork.Event(), fork.Event()
+        child = fork.Process(target=lambda: begun.set() or end.wait())
+        child.start()
+        begun.wait()
+    with data.locked(tmp_path):
+        end.set()
+    assert os.listdir(tmp_path) == ["log.jsonl"]
+
+
+def test_a_process_whose_launcher_was_killed_stops_itself(tmp_path):
+    rank = "import time, train; train.end_with_launcher(); open('begun', 'w'); time.sleep(60)"
+    launch = f"import subprocess; subprocess.run([{sys.executable!r}, '-c', {rank!r}])"
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    # the pipe closes when the last process that holds it has ended
+    command = [sys.executable, "-c", launch]
+    launcher = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.1)
+    launcher.kill()
+    start = time.time()
+    launcher.stderr.read()
+    assert time.time() - start < 30
+
+
+def test_something_is_said_once_a_minute(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    progress = data.Progress()
+    for now[0] in range(0, 200, 20):
+        progress.show(f"{now[0]}")
+    assert capsys.readouterr().out.split() == ["60", "120", "180"]
+
+
+def name_other_joints(root):
+    """Make of an export in COCO's layout one of five joints with names of their own."""
+    names = ["tail", "L_paw", "R_paw", "left_eye", "right_eye"]
+    category = {"id": 7, "name": "cat", "keypoints": names, "skeleton": [[1, 2], [1, 3]]}
+    for path in (root / "annotations").glob("person_keypoints*"):
+        page = json.loads(path.read_text())
+        for entry in page["annotations"]:
+            entry["category_id"] = 7
+            entry["keypoints"] = entry["keypoints"][:15]
+        path.write_text(json.dumps({**page, "categories": [category]}))
+
+
+def test_own_joints_are_trained_searched_judged_and_drawn(exports, capsys):
+    name_other_joints(exports / "coco")
+    words = "--stage s --data coco --batch 2 --candidates 2 --steps 1"
+    run_train(f"{words} --root {exports}/coco --out {exports}/run")
+    (net,), about = vipnas.load_finished(exports / "run" / "vipnas_s.pt")
+    assert net.joints == 5 and about["flip"] == [0, 2, 1, 4, 3]
+    results = json.loads((exports / "run" / "results.json").read_text())
+    assert len(results[0]["keypoints"]) == 15 and results[0]["category_id"] == 7
+    assert "take 0.05 for tail, L_paw, R_paw" in capsys.readouterr().out.replace("takes", "take")
+    vipnas.run_video(exports / "coco/val2017", exports / "run/vipnas_s.pt", [None], exports / "out")
+    poses = json.loads((exports / "out" / "poses.json").read_text())
+    assert len(poses["annotations"][0]["keypoints"]) == 15
 
 
 @pytest.mark.parametrize("option", ["", "--no-fusion"])

@@ -24,6 +24,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -265,9 +266,11 @@ def fit(run, nets, steps, name, key_net=None):
     dataset = TrainingBatches(run.train, options)
     batches = data.batch_loader(dataset, range(start, steps), run.train, run.device)
     begun = saved = time.time()
+    progress = data.Progress()
     with stop_requests() as asked:
         for step, batch in enumerate(batches, start):
             optimizer.param_groups[0]["lr"] = learning_rate(step, steps, options)
+            batch = data.Batch(*batch)
             examples = make_examples(batch, run.train, len(nets), key_net, run.device)
             # the same architectures in all processes, and after --resume
             rng = random.Random(f"{options.seed} arch {step}")
@@ -275,8 +278,9 @@ def fit(run, nets, steps, name, key_net=None):
 
             done = step + 1
             stopping = any(search.gather(bool(asked)))  # all processes stop at the same step
+            minutes = (time.time() - begun) / 60 * (steps - done) / (done - start)
+            progress.show(f"step {done} of {steps}  {minutes:.1f} minutes left")
             if run.is_first and (done == steps or done % max(1, steps // 10) == 0):
-                minutes = (time.time() - begun) / 60 * (steps - done) / (done - start)
                 report_losses(run, nets, name, done, losses, f"{minutes:.1f} minutes left")
             if run.is_first and (done == steps or stopping or time.time() - saved > SAVE_EVERY):
                 save_training(run, name, distinct, optimizer, done)
@@ -470,6 +474,8 @@ def read_options(argv=None):
         options.frames = options.frames or 3
     elif not options.arch:
         options.space = options.space or "tiny"
+    # search.py may be run from elsewhere
+    options.root = options.root and os.path.abspath(options.root)
     return options
 
 
@@ -554,35 +560,37 @@ class Run:
 
     report.json                   what is printed at the end: costs, AP, paired differences
 
-    Making one reads who is in val, and checks whether that fits; `open` does the rest.
+    Made in steps: `Run` reads who is in val, `open_data` the others, `begin` starts to work.
     """
 
-    def __init__(self, options, device, space, key_net=None, about=None):
+    def __init__(self, options, device, space, content, key_net=None, about=None):
         rank, self.processes = search.rank_and_world()
         self.is_first = rank == 0  # of the processes: the one that prints and writes
         self.options = options
         self.device = device
         self.space = space
         self.key_net = key_net
-        # what --resume compares; search.py finds the data with it
-        self.config = {**vars(options), "processes": self.processes}
-        if key_net:
-            weights = sum(p.double().sum().item() for p in key_net.parameters())
-            self.config["sum of the weights of --s"] = round(weights, 6)
+        # what --resume compares, see `check_resume`; search.py finds the data with it
+        self.config = {**vars(options), "processes": self.processes, **content}
         self.out = Path(options.out)
-        self.resumed = check_resume(self.out, self.config)
-        self.val = open_split(options, "val", space.image_size)
+        self.val = self.open_split("val")
         self.about = about or data.about(self.val.skeleton, space.image_size)
 
-    def open(self):
-        """Read or draw everyone, make the folder, say what is run, and crop who is judged."""
+    def open_split(self, split, boxes=None):
+        """Clips of a split, cropped to the size of the space."""
+        options = self.options
+        where = (options.data, options.root, split)
+        frames = options.frames + 1 if self.key_net else 1
+        return data.open_clips(*where, frames, self.space.image_size, options.clips, boxes)
+
+    def open_data(self):
+        """Read or draw everyone; UserError if they, or --resume, do not fit."""
         # val is for the search, test only for the report
         options = self.options
-        size = self.space.image_size
-        self.train = open_split(options, "train", size)
-        self.test = self.official = open_split(options, "test", size)
+        self.train = self.open_split("train")
+        self.test = self.official = self.open_split("test")
         if options.boxes:  # then the official numbers are of these
-            self.official = open_split(options, "test", size, options.boxes)
+            self.official = self.open_split("test", options.boxes)
         for clips in (self.train, self.val, self.test):
             search.check_joints(clips, self.about, options.s)
 
@@ -591,12 +599,22 @@ class Run:
         by_epochs = math.ceil(epochs * len(self.train) / (options.batch * self.processes))
         self.steps = options.steps or by_epochs
 
-        open_folder(self.out, self.resumed)
-        given = [f"{name} {value}" for name, value in self.config.items() if value]
-        print("run: " + "  ".join(given) + f"  ({self.steps} steps)", flush=True)
-        where = (self.device, options.seed, self.key_net)
+        for name, clips in {"train": self.train, "val": self.val}.items():
+            self.config[f"boxes of {name}"] = [len(clips), round(float(clips.boxes.sum()), 3)]
+        self.resumed = check_resume(self.out, self.config)
+
+    def begin(self):
+        """Say what is run, and crop who is judged."""
+        given = [f"{name} {value}" for name, value in vars(self.options).items() if value]
+        length = f"{self.steps} steps, {self.processes} processes"
+        print("run: " + "  ".join(given) + f"  ({length})", flush=True)
+        where = (self.device, self.options.seed, self.key_net)
         self.calibration = search.calibration_set(self.train, *where)
         self.validation = search.validation_set(self.val, *where)
+
+
+# where things lie does not matter to a run that goes on, but what they are
+PATHS = ("out", "root", "boxes", "s", "init", "arch")
 
 
 def check_resume(out, config):
@@ -606,37 +624,43 @@ def check_resume(out, config):
         return False
     saved = vipnas.load_checkpoint(path, "supernet").get("config", {})
     for name, value in config.items():
-        # where the folder lies does not matter, all else does
-        if saved.get(name) != value and name not in ("resume", "out"):
+        if saved.get(name) != value and name not in ("resume", *PATHS):
             was = f"{name} was {saved.get(name)}"
             raise UserError(f"--resume goes on with the same options, but in {out} {was}")
     return True
 
 
-def open_split(options, split, size, boxes=None):
-    """Clips of a split, cropped to `size`; of drawn people at most 400 each for val and test."""
-    frames = 1 if options.stage == "s" else options.frames + 1
-    count = options.clips if split == "train" else None
-    if options.data == "synthetic" and split != "train":
-        count = min(400, 4 * options.clips)
-    return data.open_clips(options.data, options.root, split, frames, size, count, boxes)
+def weights_of(net):
+    """What tells the weights of two networks apart."""
+    return round(sum(p.double().sum().item() for p in net.parameters()), 6)
 
 
-def open_folder(out, resumed):
-    """Make the run folder; an older run in it that is not continued is moved aside."""
+@contextlib.contextmanager
+def run_folder(out, resumed):
+    """Inside, the run folder is there, and is this run's alone (UserError if another one lives in
+    it). An older run that is not continued is moved aside."""
     rank, _ = search.rank_and_world()
-    if rank == 0:
-        if not resumed and out.is_dir() and any(out.iterdir()):
-            number = 1
-            while Path(f"{out}.{number}").exists():
-                number += 1
-            out.rename(f"{out}.{number}")
-            print(f"moved the run that was in {out} to {out}.{number}")
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "log.jsonl").touch()
-        for unfinished in out.glob("*.tmp"):  # what a killed run was about to write
-            unfinished.unlink()
-    search.gather(None)  # the other processes wait for it
+    with contextlib.ExitStack() as locks:
+        if rank == 0:
+            if not resumed and out.is_dir() and any(out.iterdir()):
+                with data.locked(out):
+                    move_aside(out)
+            out.mkdir(parents=True, exist_ok=True)
+            locks.enter_context(data.locked(out))
+            (out / "log.jsonl").touch()
+            for unfinished in out.glob("*.tmp"):  # what a killed run was about to write
+                unfinished.unlink()
+        search.gather(None)  # the other processes wait for it
+        yield
+
+
+def move_aside(out):
+    """Rename a folder to the first of OUT.1, OUT.2, ... that is free."""
+    number = 1
+    while Path(f"{out}.{number}").exists():
+        number += 1
+    out.rename(f"{out}.{number}")
+    print(f"moved the run that was in {out} to {out}.{number}")
 
 
 # -------------------------------------------------------------------------------------- the stages
@@ -647,7 +671,22 @@ def run_stage(options, device):
     names alone."""
     prepare = prepare_s if options.stage == "s" else prepare_t
     run, nets, s_supernet = prepare(options, device)
-    run.open()
+    run.open_data()
+    with run_folder(run.out, run.resumed):
+        run.begin()
+        nets = train_and_search(run, nets)
+        chain = [run.key_net, *nets] if run.key_net else nets
+        # the same budget spent on single frames (Table 3)
+        rival = train_rival(run, s_supernet, chain) if s_supernet else None
+        if run.is_first and run.key_net:
+            report_t(run, chain, rival)
+        elif run.is_first:
+            report_s(run, chain)
+
+
+def train_and_search(run, nets):
+    """The finished networks that a stage ends with; they are saved."""
+    options = run.options
     key_net = run.key_net
     fit(run, nets, run.steps, "supernet.pt", key_net)
     # what trained alone keeps the batch-norm statistics that it was trained with
@@ -659,18 +698,12 @@ def run_stage(options, device):
         # ours: the found chain of stage t trains on, each network now with weights of its own
         if options.finish:
             fit(run, nets, options.finish, "finish.pt", key_net)
-
-    chain = [key_net, *nets] if key_net else nets
     if run.is_first:
+        chain = [key_net, *nets] if key_net else nets
         vipnas.save_finished(run.out / f"vipnas_{options.stage}.pt", chain, run.about)
         # what was found, for --arch: of T, only the non-key frames
         vipnas.write_archs([net.arch for net in nets], run.out / "arch.json")
-    # the same budget spent on single frames (Table 3)
-    rival = train_rival(run, s_supernet, chain) if s_supernet else None
-    if run.is_first and key_net:
-        report_t(run, chain, rival)
-    elif run.is_first:
-        report_s(run, chain)
+    return nets
 
 
 def prepare_s(options, device):
@@ -683,7 +716,13 @@ def prepare_s(options, device):
     else:
         space = vipnas.SPACES[options.space]
     fill_in_for(options, space.backbone)
-    run = Run(options, device, space)
+    content = {}
+    if options.arch:
+        content["architecture"] = archs[0].to_json()
+    if options.init:
+        (larger, *_), _ = vipnas.load_networks(options.init)
+        content["weights of --init"] = weights_of(larger)
+    run = Run(options, device, space, content)
     joints = len(run.about["joints"])  # one heatmap for each that the data name
     if not options.arch:
         # an impossible budget raises here, not after the training
@@ -695,7 +734,6 @@ def prepare_s(options, device):
         draw_weights(net, options.init_std)
     if options.init:
         # the whole of a network of the same architecture, or slices of a larger one
-        (larger, *_), _ = vipnas.load_networks(options.init)
         try:
             net.inherit(larger)
         except ValueError as error:
@@ -729,9 +767,11 @@ def prepare_t(options, device):
     space = replace(vipnas.SPACES[backbone], image_size=tuple(about["size"])).within(key_net.arch)
     torch.manual_seed(options.seed)
     supernet = PoseNet(space, key_net.joints).inherit(key_net)
+    content = {"weights of --s": weights_of(key_net)}
     if options.arch:
         # each frame trains weights of its own
         archs = read_allocation(options, key_net.arch, space)
+        content["architectures"] = [arch.to_json() for arch in archs]
         nets = [supernet.extract(arch) for arch in archs]
     else:
         # all frames share the weights. An impossible budget raises here, not after the training
@@ -743,7 +783,7 @@ def prepare_t(options, device):
     s_supernet = open_rivals(options, space.image_size, budget)
     for net in (key_net, *nets):
         net.to(device, memory_format=torch.channels_last)
-    return Run(options, device, space, key_net, about), nets, s_supernet
+    return Run(options, device, space, content, key_net, about), nets, s_supernet
 
 
 def read_allocation(options, key_arch, space):
@@ -958,6 +998,7 @@ def processes():
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield device
         return
+    end_with_launcher()
     store, rank, world = next(dist.rendezvous("env://"))
     try:
         if gpus:
@@ -974,6 +1015,21 @@ def processes():
             time.sleep(2)
             sys.exit(1)
         raise
+
+
+def end_with_launcher():
+    """Stop this process, as SIGTERM does, when the one that started it has ended: torchrun, if it
+    is killed, has no time to stop them itself."""
+    launcher = os.getppid()
+
+    def watch():
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(120)  # for the step, and to save
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(argv=None):
