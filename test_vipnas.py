@@ -2432,9 +2432,10 @@ def test_of_two_processes_that_fail_one_speaks(tmp_path):
     assert re.findall("^train: (.*) of", run.stderr, re.MULTILINE) == ["a budget"]
 
 
-def test_a_run_goes_on_where_everything_has_moved_but_not_with_other_people(exports):
+def test_a_run_goes_on_where_everything_has_moved_but_not_with_other_people(exports, monkeypatch):
+    monkeypatch.chdir(exports)
     small = "--stage s --data coco --batch 2 --candidates 2 --steps 2"
-    run_train(f"{small} --root {exports}/coco --out {exports}/run")
+    run_train(f"{small} --root coco --out run")
     (exports / "coco").rename(exports / "people")
     (exports / "run").rename(exports / "moved")
     words = f"--root {exports}/people --out {exports}/moved"
@@ -2455,7 +2456,7 @@ def test_a_folder_in_which_a_run_lives_is_refused(tmp_path):
         # a process that was forked off has no share in the lock
         fork = multiprocessing.get_context("fork")
         begun, end = fork.Event(), fork.Event()
-        child = fork.Process(target=lambda: begun.set() or end.wait())
+        child = fork.Process(target=lambda: begun.set() or end.wait(), daemon=True)
         child.start()
         begun.wait()
     with data.locked(tmp_path):
