@@ -643,7 +643,7 @@ def test_what_may_be_missing_is_filled_in(exports):
         for key in ("area", "iscrowd", "num_keypoints", "category_id", "id"):
             del page["annotations"][0][key]
         page["annotations"][0]["keypoints"] = pairs.ravel().tolist()
-        page["annotations"][1]["area"] = None
+        page["annotations"][1].update(area=None, category_id=None, score="good")
     people = data.CocoPeople(exports / "coco", "val", (128, 96))
     assert np.allclose(people.areas, 0.53 * people.boxes[..., 2:].prod(-1))
     assert people.joints[0, 0, :3].tolist() == [[0, 0, 0], [0, 7, 2], [7, 0, 2]]
