@@ -1614,7 +1614,7 @@ MIDDLE = (255, 220, 60)
 
 def _side_colour(*names):
     """The colour of a joint, or of the limb between two, by what their names say."""
-    sides = {side[0].lower() for name in names for side in SIDE.findall(name)}
+    sides = {side[0].lower() for side in SIDE.findall(" ".join(names))}
     return {"l": LEFT, "r": RIGHT}[sides.pop()] if len(sides) == 1 else MIDDLE
 
 

@@ -679,7 +679,11 @@ def test_sequences_that_number_their_images_alike_are_kept_apart(exports, tmp_pa
                     page["images"][t]["ignore_regions_y"] = [[-9, -9, 999, 999]]
     clips = data.open_clips("posetrack", exports / "posetrack", "test", 4, (128, 96))
     perfect = clips.joints * [1, 1, 0] + [0, 0, 0.5]
-    monkeypatch.setattr(search, "predict", lambda *_, **options: perfect)
+
+    def predict(*arguments, **options):
+        return perfect
+
+    monkeypatch.setattr(search, "predict", predict)
     assert search.official([], clips, CPU, tmp_path / "out")["Total"] == 100
     for name in clips.sequences:
         poses = json.loads((tmp_path / "out/posetrack" / name).read_text())["annotations"]
