@@ -234,7 +234,6 @@ def skeleton_from(category):
     for skeleton in (COCO, POSETRACK):
         if sorted(names) == sorted(skeleton.joints):
             return skeleton, [names.index(joint) for joint in skeleton.joints]
-
     return own_skeleton(category), list(range(len(names)))
 
 
@@ -255,9 +254,8 @@ def own_skeleton(category):
         sigmas = np.array([known.get(joint, UNKNOWN_SIGMA) for joint in names])
         unknown = [joint for joint in names if joint not in known]
         if unknown:
-            say_once(
-                f'{name}: without "sigmas", OKS takes {UNKNOWN_SIGMA} for {", ".join(unknown)}'
-            )
+            which = ", ".join(unknown)
+            say_once(f'{name}: without "sigmas", OKS takes {UNKNOWN_SIGMA} for {which:.300}')
     return Skeleton(name, tuple(names), tuple(limbs), tuple(sigmas.tolist()))
 
 
@@ -369,7 +367,7 @@ def open_picture(path):
         with Image.open(path) as image:
             yield image
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        reason = "is missing, damaged or no picture: fetch it again, or name another"
+        reason = "is missing, damaged or no picture: fetch it again, or correct --root or the path"
         raise UserError(f"{path} {reason}") from None
 
 
@@ -418,17 +416,15 @@ def as_picture(frame):
         return frame if frame.mode == "RGB" else frame.convert("RGB")
 
     array = _as_array(frame)
-    if array is not None:
-        if array.shape[2:] == (1,):
-            array = array[:, :, 0]
-        has_shape = array.ndim == 2 or array.shape[2:] in ((3,), (4,))
-        pixels = _as_bytes(array) if has_shape and array.size > 0 else None
-        if pixels is not None:
-            return Image.fromarray(pixels).convert("RGB")
-    shape = getattr(frame, "shape", "")
-    what = f"a {type(frame).__name__} {tuple(shape) if shape else ''}".strip()
-    wanted = "a Pillow image, or pixels (H, W, 3) of 0 to 255"
-    raise UserError(f"{what} is no frame: hand over {wanted}")
+    has_shape = array is not None and (array.ndim == 2 or array.shape[2:] in ((1,), (3,), (4,)))
+    pixels = _as_bytes(array) if has_shape and array.size > 0 else None
+    if pixels is None:
+        shape = f" of shape {tuple(frame.shape)}" if hasattr(frame, "shape") else ""
+        wanted = "a path, a Pillow image, or pixels (H, W, 3) from 0 to 255"
+        raise UserError(f"a {type(frame).__name__}{shape} is no frame: hand over {wanted}")
+    if pixels.shape[2:] == (1,):
+        pixels = pixels[:, :, 0]
+    return Image.fromarray(pixels).convert("RGB")
 
 
 def crop(image, matrix, size):
@@ -1128,7 +1124,8 @@ def person_category(page, path):
     means COCO's.
     """
     listed = page.get("categories")
-    listed = [entry for entry in listed or [] if isinstance(entry, dict)]
+    listed = listed if isinstance(listed, list) else []
+    listed = [entry for entry in listed if isinstance(entry, dict)]
     listed = [{"id": 1, "name": "unnamed", **entry} for entry in listed]
     people = [entry for entry in listed if str(entry["name"]).lower() == "person"]
     with_joints = [entry for entry in listed if entry.get("keypoints")]
@@ -1240,8 +1237,10 @@ class FileClips(Clips):
         return open_picture(self.files[index, t])
 
     def _check_page(self, page, path, hint):
-        """Of what a file says its lists of images and annotations, and its category; it also tells
-        the skeleton."""
+        """Of what a file says its lists of images and annotations, and its category alone.
+
+        The category also tells the skeleton.
+        """
         for key in ("images", "annotations"):
             if not isinstance(page, dict) or not isinstance(page.get(key), list):
                 raise UserError(f"{path} has no list of {key}: {hint}")
@@ -1286,12 +1285,9 @@ class FileClips(Clips):
         image = image_of.get(entry["image_id"])
         if image is None:
             return "picture not listed", f"image_id {entry['image_id']!r}"
-        category = entry.get("category_id", self.category_id)
-        if category != self.category_id:
-            return (
-                "not a person",
-                f"category_id {category!r}, that of people is {self.category_id!r}",
-            )
+        category = entry.get("category_id")
+        if category not in (None, self.category_id):
+            return "not a person", f"category_id {category!r:.60} is not {self.category_id!r:.60}"
         for key, kind in self.image_keys.items():
             if not isinstance(image.get(key), kind):
                 return "picture not listed", f"no {key} of image {entry['image_id']!r}"
@@ -1305,22 +1301,17 @@ class FileClips(Clips):
         """What is wrong with what an entry has under `key`, "" if nothing."""
         if value is None:
             return "" if key in self.optional else f"no {key}"
-        count = len(self.skeleton.joints)
-        shapes = {"bbox": [(4,)], "bbox_head": [(4,)], "keypoints": [(3 * count,), (2 * count,)]}
+        wanted = len(self.skeleton.joints)
+        shapes = {"bbox": [(4,)], "bbox_head": [(4,)], "keypoints": [(3 * wanted,), (2 * wanted,)]}
         numbers = _numbers(value, *shapes.get(key, [()]))
-        if numbers is not None:
-            if key in shapes and np.abs(numbers).max() > LARGEST:
-                return f"{key} reaches beyond {LARGEST:.0f} pixels"
-            return f"{key} below 0" if key in self.optional and numbers < 0 else ""
-        if (
-            key == "keypoints"
-            and isinstance(value, list)
-            and len(value) not in (3 * count, 2 * count)
-        ):
-            return (
-                f"{len(value)} numbers for {len(value) / 3:.3g} joints, wanted are {count} joints"
-            )
-        return f"{key} is {value!r:.60}"
+        if numbers is None:
+            found = len(value) if key == "keypoints" and isinstance(value, list) else None
+            if found in (None, 2 * wanted, 3 * wanted):
+                return f"{key} is {value!r:.60}"
+            return f"{found} numbers for {found // 3} joints, wanted are {wanted} joints"
+        if key in shapes and np.abs(numbers).max() > LARGEST:
+            return f"{key} reaches beyond {LARGEST:.0f} pixels"
+        return f"{key} is below 0" if key in self.optional and numbers < 0 else ""
 
     def _complete(self, entry):
         """An entry with all that an evaluation asks for."""
@@ -1331,7 +1322,7 @@ class FileClips(Clips):
         if "keypoints" in self.needed:
             joints = entry["keypoints"]
             if len(joints) == 2 * len(self.skeleton.joints):
-                # x and y: visible where they are not 0, 0
+                # x and y alone: visible where they are not 0, 0
                 places = np.reshape(joints, (-1, 2))
                 visible = 2 * places.any(axis=1)
                 joints = np.column_stack([places, visible]).ravel().tolist()
@@ -1371,7 +1362,7 @@ class FileClips(Clips):
             box=box,
             joints=joints,
             area=float(entry["area"]),
-            score=float(entry.get("score", 1)),
+            score=float(entry["score"]) if "score" in self.needed else 1.0,
         )
 
 
@@ -1698,7 +1689,7 @@ MIDDLE = (255, 220, 60)
 
 def _side_colour(*names):
     """The colour of a joint, or of the limb between two, by what their names say."""
-    sides = {side[0].lower() for name in names for side in SIDE.findall(name)}
+    sides = {side[0].lower() for side in SIDE.findall(" ".join(names))}
     return {"l": LEFT, "r": RIGHT}[sides.pop()] if len(sides) == 1 else MIDDLE
 
 

@@ -667,7 +667,7 @@ def test_what_may_be_missing_is_filled_in(exports):
         for key in ("area", "iscrowd", "num_keypoints", "category_id", "id"):
             del page["annotations"][0][key]
         page["annotations"][0]["keypoints"] = pairs.ravel().tolist()
-        page["annotations"][1]["area"] = None
+        page["annotations"][1].update(area=None, category_id=None, score="good")
     people = data.CocoPeople(exports / "coco", "val", (128, 96))
     assert np.allclose(people.areas, 0.53 * people.boxes[..., 2:].prod(-1))
     assert people.joints[0, 0, :3].tolist() == [[0, 0, 0], [0, 7, 2], [7, 0, 2]]
@@ -703,7 +703,11 @@ def test_sequences_that_number_their_images_alike_are_kept_apart(exports, tmp_pa
                     page["images"][t]["ignore_regions_y"] = [[-9, -9, 999, 999]]
     clips = data.open_clips("posetrack", exports / "posetrack", "test", 4, (128, 96))
     perfect = clips.joints * [1, 1, 0] + [0, 0, 0.5]
-    monkeypatch.setattr(search, "predict", lambda *_, **options: perfect)
+
+    def predict(*arguments, **options):
+        return perfect
+
+    monkeypatch.setattr(search, "predict", predict)
     assert search.official([], clips, CPU, tmp_path / "out")["Total"] == 100
     for name in clips.sequences:
         poses = json.loads((tmp_path / "out/posetrack" / name).read_text())["annotations"]
