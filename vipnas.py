@@ -2310,7 +2310,7 @@ def read_box(text):
     try:
         (box,) = as_boxes([float(number) for number in text.split(",")])
     except (ValueError, UserError):
-        raise UserError(f"--box is x,y,w,h with w and h above zero, not {text}") from None
+        raise UserError(f"--box is x,y,w,h with w and h above zero, not {text.strip()}") from None
     return box
 
 
