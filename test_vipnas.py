@@ -1498,6 +1498,16 @@ def test_windows_are_scaled_with_a_frame_of_another_size():
     assert_at(stream.step(narrow, (52, 50, 45, 90)), joints * (0.75, 1))
 
 
+def test_the_command_looks_for_who_is_lost_where_he_was_in_a_frame_of_any_size():
+    stream = follow(BOXES[1], *[FindsColours()] * 2)
+    image, (joints,) = figure((300, 100))
+    for _ in range(2):
+        stream.step(Image.new("RGB", (400, 200)))
+    assert stream.lost[0] and vipnas.look_again(stream)
+    assert_at((stream.step(image.resize((800, 400)))[:, :2] + 0.5) / 2 - 0.5, joints)
+    assert not vipnas.look_again(stream)
+
+
 def test_a_scaled_window_shows_the_same_places():
     stream = follow(BOXES, FindsColours())
     stream.step(figure((100, 100), (300, 100))[0])
@@ -1665,7 +1675,8 @@ def test_the_commands_show_architectures_and_spaces(monkeypatch, capsys, tmp_pat
     command(monkeypatch, f"--arch hrnet_w32 --picture {tmp_path}/a.png")
     printed = capsys.readouterr().out
     assert "28,536,113" in printed and "stage 4" in printed
-    one_sentence("--out", command, monkeypatch, "--video x")
+    for words in ("--video x", "--checkpoint x", "--onnx x", "--video x --checkpoint x --onnx x"):
+        one_sentence("--checkpoint FILE goes with", command, monkeypatch, words)
     one_sentence("--arch", command, monkeypatch, "--picture x.png")
 
 

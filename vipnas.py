@@ -276,8 +276,8 @@ class Arch:
         except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"this is not the JSON of an architecture ({reason:.80})") from None
-        layers = sum(stage.depth * len(stage.branches) for stage in arch.stages)
-        fits = layers <= MOST_BLOCKS and cost(arch).params <= MOST_PARAMETERS
+        blocks = sum(stage.depth * len(stage.branches) for stage in arch.stages)
+        fits = blocks <= MOST_BLOCKS and cost(arch).params <= MOST_PARAMETERS
         limits = f"{MOST_BLOCKS} blocks or {MOST_PARAMETERS:,} parameters"
         check(fits, f"this architecture has more than {limits}")
         return arch
@@ -1315,10 +1315,10 @@ def check_about(about):
     size = about["size"]
     joints = about["joints"]
     known = data.about(data.COCO, size)
-    unknown = about.keys() - known.keys()
-    check(not unknown, f"nothing is known of {sorted(map(str, unknown))[:1]} in `about`")
-    sides = [type(side) is int and 32 <= side <= 2048 and side % 32 == 0 for side in size]
-    check(sides == [True, True], "the sides of its images are no multiples of 32 up to 2048")
+    for name in about:
+        check(name in known, f"nothing is known of {name!s:.20} in `about`")
+    sides = [type(side) is int and 16 <= side <= 2048 and side % 16 == 0 for side in size]
+    check(sides == [True, True], "the sides of its images are no multiples of 16 up to 2048")
 
     # how crops are made is written in data.py
     for name in ("padding", "mean", "std"):
@@ -1350,8 +1350,9 @@ def complete(path):
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = f"lacks a part of what it needs, or holds a wrong one ({error!s:.200})"
-        raise UserError(f"{path} {reason}; make it anew") from None
+        reason = " ".join(str(error).split())[:200]  # PyTorch's take several lines
+        what = f"lacks a part of what it needs, or holds a wrong one ({reason})"
+        raise UserError(f"{path} {what}; make it anew") from None
 
 
 def is_plain(tensor):
@@ -1402,7 +1403,7 @@ def restore(net, state, path):
     return net
 
 
-def plain(value):
+def without_numpy(value):
     """The list or number in an array, a tensor, or a number of numpy's."""
     return value.tolist()
 
@@ -1411,7 +1412,7 @@ def save_finished(path, nets, about):
     """Write finished networks, the key frame's first. about: from `data.about`, how to use them."""
     networks = [{"arch": net.arch.to_json(), "state": net.state_dict()} for net in nets]
     # nothing but plain values can be read again, see `TensorsOnly`
-    about = json.loads(json.dumps(about, default=plain, allow_nan=False))
+    about = json.loads(json.dumps(about, default=without_numpy, allow_nan=False))
     save_checkpoint({"kind": "finished", "networks": networks, "about": about}, path)
 
 
@@ -2056,27 +2057,26 @@ def read_video(path):
     """(name, Pillow image) of every frame: of a folder's images, or of one GIF, WebP or TIFF."""
     path = Path(path).resolve()
     # one file with all frames, or a folder with one in each, in the order of their numbers
-    if path.is_file():
-        names = [path.name]
-        folder = path.parent
-        if path.suffix.lower() not in (*PICTURES, ".gif"):
-            make = f"mkdir frames; ffmpeg -i {path.name} frames/%06d.png"
-            raise UserError(f"{path} is no GIF, WebP or TIFF: make images of a film first ({make})")
-    else:
+    is_one = path.is_file()
+    folder = path.parent if is_one else path
+    if is_one and path.suffix.lower() not in (*PICTURES, ".gif"):
+        make = f"mkdir frames; ffmpeg -i {path.name} frames/%06d.png"
+        raise UserError(f"{path} is no GIF, WebP or TIFF: make images of a film first ({make})")
+    names = [path.name]
+    if not is_one:
         names = [file.name for file in path.glob("[!.]*") if file.suffix.lower() in PICTURES]
         names.sort(key=by_number)
-        folder = path
     if not names:
         raise UserError(f"there are no frames in {path}: name a folder of images, or a GIF file")
     for name in names:
         try:
             with Image.open(folder / name) as image:
                 # in a folder further pages are something else, such as a preview
-                pages = getattr(image, "n_frames", 1) if folder != path else 1
+                pages = getattr(image, "n_frames", 1) if is_one else 1
                 for i in range(pages):
                     image.seek(i)
                     frame = data.as_picture(ImageOps.exif_transpose(image))
-                    yield f"{path.name}/{i if folder != path else name}", frame
+                    yield f"{path.name}/{i if is_one else name}", frame
         except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
             message = f"{folder / name} is not an image that can be read ({error})"
             raise UserError(f"{message}; replace it or take it out") from None
@@ -2150,14 +2150,14 @@ class VideoResults:
 
 
 def look_again(stream):
-    """Boxes for the next step: before a key frame, where who is lost was last seen; else None.
+    """Before a key frame, let who is lost be looked for where he was last seen. -> Is anybody?
 
     A `Stream` leaves him out until a box is handed in; on the command line there is nobody to ask.
     """
     if stream.t < len(stream.pose.nets) - 1 or not stream.lost.any():
-        return None
-    people = zip(stream.boxes, stream.lost, strict=True)
-    return [box if lost else None for box, lost in people]
+        return False
+    stream.lost[:] = False
+    return True
 
 
 def run_video(video, checkpoint, boxes, out):
@@ -2178,7 +2178,7 @@ def run_video(video, checkpoint, boxes, out):
         for number, (name, frame) in enumerate(read_video(video)):
             again = look_again(stream)
             start = time.perf_counter()
-            poses = stream.step(frame, again)
+            poses = stream.step(frame)
             kind = "non-key" if stream.t else "key"
             times[kind] += 1000 * (time.perf_counter() - start)
             frames[kind] += 1
@@ -2310,7 +2310,7 @@ def read_box(text):
     try:
         (box,) = as_boxes([float(number) for number in text.split(",")])
     except (ValueError, UserError):
-        raise UserError(f"--box is x,y,w,h with w and h above zero, not {text}") from None
+        raise UserError(f"--box is x,y,w,h with w and h above zero, not {text.strip()}") from None
     return box
 
 
@@ -2329,29 +2329,28 @@ def main():
     # argparse takes -20,30,80,120 for an option, but not where a space is before it
     words = [f" {word}" if re.match("-[0-9.]", word) else word for word in sys.argv[1:]]
     options = parser.parse_args(words)
-    has_use = bool(options.video or options.onnx)
-    if has_use != bool(options.checkpoint) or options.video and not options.out:
-        message = "--video needs --checkpoint FILE and --out DIR, --onnx FILE needs --checkpoint"
+    uses = [bool(options.video), bool(options.onnx)]
+    if sum(uses) != bool(options.checkpoint) or options.video and not options.out:
+        message = "--checkpoint FILE goes with --video V and --out DIR, or with --onnx FILE alone"
         raise UserError(f"{message}; --arch FILE shows what is in one")
     if options.picture and not options.arch:
         raise UserError("--picture needs --arch: what shall it show?")
 
     if options.benchmark:
         benchmark()
-    if options.onnx:
-        nets, _ = load_networks(options.checkpoint)
-        export_onnx(nets, Path(options.onnx))
-    if options.video:
+    elif options.onnx:
+        export_onnx(load_networks(options.checkpoint)[0], Path(options.onnx))
+    elif options.video:
         boxes = [read_box(text) for text in options.box or []] or [None]
         run_video(options.video, options.checkpoint, boxes, options.out)
-    if options.arch:
+    elif options.arch:
         archs = read_archs(options.arch)
         for arch in archs:
             show(arch)
         if options.picture:
             picture(archs, options.picture)
             print(f"wrote {options.picture}")
-    if not any(vars(options).values()):
+    else:
         show_all()
 
 
