@@ -507,7 +507,8 @@ def _offset(line, peak, quarter):
         curvature = 2 * top - before - after
         offset = (after - before) / (2 * curvature.clamp_min(1e-6))
         offset = torch.where(curvature > 1e-6, offset, 0).clamp(-0.5, 0.5)
-    return offset.masked_fill((peak == 0) | (peak == last), 0)
+    first = 1 if quarter else 0  # at the border nothing is moved, by habit not in cell 1 either
+    return offset.masked_fill((peak <= first) | (peak == last), 0)
 
 
 def decode(heatmaps, quarter=False, cell=CELL):

@@ -400,8 +400,10 @@ def test_missing_joints_have_no_weight_and_hills_at_the_border_no_top():
     joints = torch.tensor([[40.0, 40, 2], [40, 40, 1], [40, 40, 0], [-60, 40, 2]])
     heatmaps, weights = data.targets(joints, (128, 96))
     assert weights.tolist() == [1, 1, 0, 0] and not heatmaps[2:].any()
-    heatmap = torch.tensor([[[0, 0, 0.2, 0], [0, 0, 1, 0.5], [0, 0, 0, 0]]])
-    assert data.decode(heatmap, quarter=True)[0].tolist() == [4 * 2.25 + 1.5, 4 * 0.75 + 1.5, 1]
+    heatmap = torch.tensor([[[0, 0, 0, 0], [0, 0, 0.2, 0], [0, 0, 1, 0.5], [0, 0, 0, 0]]])
+    assert data.decode(heatmap, quarter=True)[0].tolist() == [4 * 2.25 + 1.5, 4 * 1.75 + 1.5, 1]
+    # in cell 1 not, as in mmpose
+    assert data.decode(heatmap[:, 1:], quarter=True)[0].tolist() == [4 * 2.25 + 1.5, 4 + 1.5, 1]
     for by_quarter in (False, True):
         assert data.decode(heatmap[:, 1:, 2:], by_quarter)[0].tolist() == [1.5, 1.5, 1]
     assert data.decode(torch.zeros(1, 1, 8, 6)).isfinite().all()

@@ -270,12 +270,10 @@ def fit(run, nets, steps, name, key_net=None):
     with stop_requests() as asked:
         for step, batch in enumerate(batches, start):
             optimizer.param_groups[0]["lr"] = learning_rate(step, steps, options)
-            batch = data.Batch(*batch)
-            examples = make_examples(batch, run.train, len(nets), key_net, run.device)
+            examples = make_examples(data.Batch(*batch), run.train, len(nets), key_net, run.device)
             # the same architectures in all processes, and after --resume
             rng = random.Random(f"{options.seed} arch {step}")
             losses = train_step(nets, examples, optimizer, rng)
-
             done = step + 1
             stopping = any(search.gather(bool(asked)))  # all processes stop at the same step
             minutes = (time.time() - begun) / 60 * (steps - done) / (done - start)
