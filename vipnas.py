@@ -1860,7 +1860,7 @@ def benchmark():
             times = milliseconds(list(runs.values()))
         print(f"{name}, 256x192, one image, one CPU thread")
         for runtime, ms in zip(runs, times, strict=True):
-            print(f"{ms:9.2f} ms, {times[0] / ms:.2f} times as fast as eager: {runtime}")
+            print(f"{ms:9.2f} ms {times[0] / ms:6.2f}x   {runtime}")
 
 
 # ----------------------------------------------------------------------------- the video estimator
