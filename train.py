@@ -373,7 +373,7 @@ class Recipe:
     epochs or steps   how long it trains
     milestones        epochs after which the rate is divided by ten; none: it falls by cosine
     warm_up           whether the rate rises over the first tenth of the steps, at most 100
-    finish            ours: steps that the found chain of stage t then trains on alone
+    finish            ours: steps that what is found then trains on alone
     clips             drawn people to train with; of real data, all
     """
 
@@ -396,18 +396,18 @@ RECIPES = {
     ("posetrack", "s"): Recipe(64, 1e-4, 40, 0.0, 500, epochs=20, milestones=(10, 15)),
     ("posetrack", "t"): Recipe(16, 1e-3, 40, 0.0, 500, epochs=60),
     # ours: minutes on two cores
-    ("synthetic", "s"): Recipe(32, 2e-2, 10, 0.1, 48, steps=1000, warm_up=True, clips=16000),
-    ("synthetic", "t"): Recipe(16, 1e-2, 10, 0.1, 48, None, 500, (), True, 500, 5000),
+    ("synthetic", "s"): Recipe(32, 2e-2, 10, 0.1, 48, None, 850, (), True, 400, 16000),
+    ("synthetic", "t"): Recipe(16, 1e-2, 10, 0.1, 48, None, 250, (), True, 750, 5000),
 }
 FROM_RECIPE = ("batch", "rotation", "scale", "candidates", "steps", "finish", "clips")
 
-# GFLOPs of S, and of T the average over key and non-key frames: Table 1; HRNet's S is Table 2's,
-# its T ours, the same share as ResNet's; tiny is ours
+# GFLOPs of S, and of T the average over key and non-key frames as a share of the found S: Table 1.
+# HRNet's S is Table 2's, its share ours, as ResNet's; tiny's S is ours
 BUDGETS = {
-    "tiny": {"s": 0.0180, "t": 0.0150},
-    "resnet50": {"s": 1.44, "t": 0.82},
-    "mobilenetv3": {"s": 0.69, "t": 0.37},
-    "hrnet_w32": {"s": 5.64, "t": 3.2},
+    "tiny": {"s": 0.0200, "t": 0.57},
+    "resnet50": {"s": 1.44, "t": 0.82 / 1.44},
+    "mobilenetv3": {"s": 0.69, "t": 0.37 / 0.69},
+    "hrnet_w32": {"s": 5.64, "t": 0.57},
 }
 
 
@@ -440,7 +440,7 @@ def option_parser():
     add("--frames", type=int, help="stage t: T, non-key frames after a key frame (default 3)")
     add("--clips", type=int, help="train with so many clips")
     add("--steps", type=int, help="training steps")
-    add("--finish", type=int, help="stage t: steps that the found chain then trains on alone")
+    add("--finish", type=int, help="steps that what is found then trains on alone (as --steps)")
     add("--batch", type=int, help="clips a step and process")
     add("--lr", type=float, help="highest learning rate")
     add("--rotation", type=float, help="augmentation: largest rotation in degrees")
@@ -462,6 +462,8 @@ def read_options(argv=None):
     check_numbers(options)
     # what depends on the network is filled in later, see `fill_in_for`
     recipe = RECIPES[options.data, options.stage]
+    if options.finish is None and options.steps and recipe.steps:
+        options.finish = round(recipe.finish * options.steps / recipe.steps)
     for name in FROM_RECIPE:
         if getattr(options, name) is None:
             setattr(options, name, getattr(recipe, name))
@@ -481,7 +483,7 @@ def check_together(options):
     """UserError where options contradict each other."""
     # what belongs to the other stage
     if options.stage == "s":
-        only_t = ("s", "frames", "finish", "shared", "no_fusion", "compare")
+        only_t = ("s", "frames", "shared", "no_fusion", "compare")
         forbid(options, only_t, "belongs to --stage t")
     else:
         of_s = ("space", "init", "init_std")
@@ -531,10 +533,10 @@ def check_numbers(options):
         raise UserError(f"--scale {options.scale:g} is no share of the size: give less than 1")
 
 
-def fill_in_for(options, backbone):
+def fill_in_for(options, backbone, key_gflops=1):
     """The options whose defaults depend on the network: its budget, and the rate it bears."""
     if options.gflops is None and not options.arch:
-        options.gflops = BUDGETS[backbone][options.stage]
+        options.gflops = key_gflops * BUDGETS[backbone][options.stage]
     if options.lr is None:
         options.lr = RECIPES[options.data, options.stage].lr
         # ours: the recipes for drawn people are made for tiny, which bears much higher rates
@@ -693,7 +695,8 @@ def train_and_search(run, nets):
         archs = find(run, nets[0], options.gflops, *sets, key_net and key_net.arch)
         # what is cut out of the super-network gets statistics of its own
         nets = search.finish(nets[0], archs, run.calibration)
-        # ours: the found chain of stage t trains on, each network now with weights of its own
+        # ours: what is found trains on, each network of T now with weights of its own. (In the
+        # paper S is trained anew, Sec. 4.4: for that, --arch)
         if options.finish:
             fit(run, nets, options.finish, "finish.pt", key_net)
     if run.is_first:
@@ -758,11 +761,12 @@ def prepare_t(options, device):
     backbone = key_net.arch.backbone
     if backbone not in vipnas.SPACES:
         raise UserError(f"--s {options.s} is a {backbone}, which lies in no search space")
-    fill_in_for(options, backbone)
+    size = tuple(about["size"])
+    fill_in_for(options, backbone, vipnas.cost(key_net.arch, size, key_net.joints).gflops)
 
     # the super-network is everything not larger, with a fusion after any stage, and starts from
     # its weights
-    space = replace(vipnas.SPACES[backbone], image_size=tuple(about["size"])).within(key_net.arch)
+    space = replace(vipnas.SPACES[backbone], image_size=size).within(key_net.arch)
     torch.manual_seed(options.seed)
     supernet = PoseNet(space, key_net.joints).inherit(key_net)
     content = {"weights of --s": weights_of(key_net)}

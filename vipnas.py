@@ -187,7 +187,7 @@ class Arch:
     """One architecture: hashable, can be written by hand. ValueError for what is no network.
 
     stages = (Stage(1, (Branch(24, 3, 24),)), Stage(2, (Branch(32, 5, 64, True, 2),)), ...)
-    arch = Arch("tiny", 16, stages, Head(48, 4, 8), Fusion(2, "add"))
+    arch = Arch("tiny", 16, stages, Head(48, 4, 48), Fusion(2, "add"))
     """
 
     backbone: str
@@ -647,12 +647,12 @@ SPACES = {
     # ours: shaped like MobileNet-V3, small enough to be trained on two CPU cores in minutes.
     # After the expansions: how many channels a group may have at most
     "tiny": Space.of_rows("tiny", (16,), [
-        ((1, 2), BlockChoices((24,), (3,), (24, 48), (False,), (1, 2), 1)),
+        ((1, 2), BlockChoices((16, 24), (3,), (16, 24, 48), (False,), (1, 2), 1)),
         ((1, 2), BlockChoices((32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1)),
         ((1, 2, 3), BlockChoices(
             (48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2)),
-        ((1, 2), BlockChoices((64,), (3, 5), (128, 192), BOTH, (2, 3), 1)),
-    ], HeadChoices((48,), (4,), (8,)), image_size=(128, 96)),
+        ((1, 2, 3), BlockChoices((48, 96), (3, 5), (96, 144, 192, 288), BOTH, (2, 3), 1)),
+    ], HeadChoices((48,), (4,), (48,)), image_size=(128, 96)),
 }
 # fmt: on
 
