@@ -1141,7 +1141,9 @@ def check_options(options, contents):
     if contents.get("kind") == "supernet":
         what = f"{options.checkpoint} is a super-network of stage {contents['stage']}"
         needed = ["gflops"]
-        useless = ["data", "boxes", "split"]
+        useless = ["boxes", "split"]
+        if options.data != contents["config"]["data"]:
+            useless.append("data")
         if contents["stage"] == "s":
             useless += ["frames", "shared"]
         if contents["config"]["data"] == "synthetic":

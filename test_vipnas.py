@@ -2140,6 +2140,7 @@ def test_a_supernet_is_searched_again(runs, tmp_path, capsys, words):
         ("t/supernet.pt --gflops .001", "3 of the smallest"),
         ("s/supernet.pt --gflops 1 --frames 2 --shared", "leave out --frames"),
         ("t/supernet.pt --gflops 1 --root x", "leave out --root"),
+        ("s/supernet.pt --gflops 1 --data coco", "leave out --data"),
         ("s/vipnas_s.pt --gflops 1", "leave out --gflops"),
         ("s/vipnas_s.pt --data coco", "give --root"),
         ("s/vipnas_s.pt --data posetrack --root x --boxes y", "belongs to --data coco"),
@@ -2458,7 +2459,7 @@ def test_a_run_goes_on_where_everything_has_moved_but_not_with_other_people(expo
     words = f"--root {exports}/people --out {exports}/moved"
     run_train(f"{small} {words} --resume")
     again = f"--checkpoint {exports}/moved/supernet.pt --gflops .016 --candidates 2"
-    search.main(f"{again} --root {exports}/people".split())
+    search.main(f"{again} --root {exports}/people --data coco".split())
     one_sentence(f"{exports}/coco", search.main, again.split(), error=SystemExit)
     data.export("coco", exports / "others", 12, size=(128, 96))
     words = f"--root {exports}/others --out {exports}/moved"
