@@ -1038,6 +1038,43 @@ def test_a_redrawn_architecture_differs_in_one_decision_and_stays_in_the_space(n
 # ------------------------------------------------------------------------ vipnas.py: networks, cost
 
 
+def plain(layer, x):
+    """A convolution and its batch norm, as they are."""
+    return layer.norm(layer.conv(x))
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "basic", "mobile"])
+def test_blocks_are_those_of_their_papers(kind):
+    plan = replace(vipnas.BACKBONES["tiny"], block=(kind,), activations=(F.hardswish,))
+    branch = vipnas.Branch(24, 3, 4, True, 1 if kind == "basic" else 2)
+    stride = 2 if kind == "bottleneck" else 1
+    block = disturb(vipnas.Block(24, branch, plan, 0, stride, False)).eval()
+    x = torch.randn(2, 24, 8, 6)
+    y = F.hardswish(plain(block.conv1, x))
+    if kind == "basic":
+        expected = F.hardswish(x + block.attention(plain(block.conv2, y)))
+    y = F.hardswish(plain(block.conv2, y))
+    if kind == "mobile":
+        expected = x + plain(block.conv3, block.attention(y))
+    if kind == "bottleneck":
+        y = block.attention(plain(block.conv3, y))
+        expected = F.hardswish(y + plain(block.project, x))
+    close(block(x, branch), expected)
+
+
+def test_branches_of_hrnet_exchange_features_as_in_its_paper():
+    unit = disturb(vipnas.Exchange([4, 8, 12], 3)).eval()
+    fine, middle, coarse = (torch.randn(2, 4 * i, 16 // i, 8 // i) for i in (1, 2, 4))
+    coarse = coarse[:, :12]
+    found = unit([fine, middle, coarse], 3)
+    up = plain(unit.paths["1 to 0"][0], middle).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    further = plain(unit.paths["2 to 0"][0], coarse).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    close(found[0], F.relu(fine + up + further))
+    first, second = unit.paths["0 to 2"]
+    down = plain(second, F.relu(plain(first, fine))) + plain(unit.paths["1 to 2"][0], middle)
+    close(found[2], F.relu(coarse + down))
+
+
 @pytest.mark.parametrize("name", SPACES)
 @torch.no_grad()
 def test_an_extracted_network_gives_the_supernets_outputs_at_the_counted_cost(name):
