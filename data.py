@@ -1562,9 +1562,9 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
     real data all.
     """
     if kind == "synthetic":
-        return SyntheticClips(
-            split, count if split == "train" else min(400, 4 * count), frames, size
-        )
+        if split != "train":
+            count = min(400, 4 * count)
+        return SyntheticClips(split, count, frames, size)
 
     # the annotated parts of the real data sets are train and val
     part = "val" if split == "test" else split
@@ -1593,16 +1593,15 @@ def export(kind, out, count, frames=8, size=(256, 192)):
     and of COCO as many again without annotations, as in test-dev.
     """
     few = max(1, count // 4)
-    if kind == "coco":
-        for split, number in (("train", count), ("val", few), ("test", few)):
+    for split, number in (("train", count), ("val", few), ("test", few)):
+        if kind == "coco":
             _export_coco(SyntheticClips(split, number, 1, size), Path(out), split)
-    else:
-        for split, number in (("train", count), ("val", few)):
+        elif split != "test":
             _export_posetrack(SyntheticClips(split, number, frames, size), Path(out), split)
 
 
 def _export_coco(clips, out, split):
-    """Pictures and annotations; of val and test also detections: the boxes, moved, twice each."""
+    """Pictures and annotations; of val and test also detections."""
     page = {"images": [], "annotations": [], "categories": [COCO.category]}
     height, width = clips.size
     for index in range(len(clips)):
@@ -1615,6 +1614,20 @@ def _export_coco(clips, out, split):
         page["images"].append(image)
         page["annotations"].append(person)
 
+    folder = out / "annotations"
+    if split == "train":
+        write_json(page, folder / "person_keypoints_train2017.json")
+    elif split == "val":
+        write_json(page, folder / "person_keypoints_val2017.json")
+        write_json(_detections(page, width), folder / "person_detections_val2017.json")
+    else:
+        write_json(_detections(page, width), folder / "person_detections_test-dev2017.json")
+        del page["annotations"]  # who is in test-dev is not told
+        write_json(page, folder / "image_info_test-dev2017.json")
+
+
+def _detections(page, width):
+    """What a detector might find of everyone in `page`: his box, moved a little, twice."""
     rng = random.Random(0)
     detections = []
     for person in page["annotations"]:
@@ -1622,16 +1635,7 @@ def _export_coco(clips, out, split):
             box = [value + rng.gauss(0, width / 50) for value in person["bbox"]]
             found = {"image_id": person["id"], "category_id": 1, "bbox": box}
             detections.append({**found, "score": rng.random()})
-
-    folder = out / "annotations"
-    if split == "test":  # its people are not told
-        del page["annotations"]
-        write_json(page, folder / "image_info_test-dev2017.json")
-        write_json(detections, folder / "person_detections_test-dev2017.json")
-    else:
-        write_json(page, folder / f"person_keypoints_{split}2017.json")
-    if split == "val":
-        write_json(detections, folder / "person_detections_val2017.json")
+    return detections
 
 
 def _export_posetrack(clips, out, split):

@@ -556,9 +556,8 @@ class Run:
         search.json, search.png       every candidate with its cost and AP
         log.jsonl                     a line for each report
         poses.png, poses.gif          predictions on clips of the test split
-        finish.pt, rival.*            stage t: the found chain as it trains on, and its rival
-
-    report.json                   what is printed at the end: costs, AP, paired differences
+        finish.pt, rival.*            what is found as it trains on; stage t: its rival
+        report.json                   what is printed at the end: costs, AP, paired differences
 
     Made in steps: `Run` reads who is in val, `open_data` the others, `begin` starts to work.
     """
@@ -674,8 +673,7 @@ def run_stage(options, device):
     run.open_data()
     with run_folder(run.out, run.resumed):
         run.begin()
-        nets = train_and_search(run, nets)
-        chain = [run.key_net, *nets] if run.key_net else nets
+        chain = train_and_search(run, nets)
         # the same budget spent on single frames (Table 3)
         rival = train_rival(run, s_supernet, chain) if s_supernet else None
         if run.is_first and run.key_net:
@@ -685,7 +683,7 @@ def run_stage(options, device):
 
 
 def train_and_search(run, nets):
-    """The finished networks that a stage ends with; they are saved."""
+    """The finished networks that a stage ends with, the key frame's first; they are saved."""
     options = run.options
     key_net = run.key_net
     fit(run, nets, run.steps, "supernet.pt", key_net)
@@ -699,12 +697,12 @@ def train_and_search(run, nets):
         # paper S is trained anew, Sec. 4.4: for that, --arch)
         if options.finish:
             fit(run, nets, options.finish, "finish.pt", key_net)
+    chain = [key_net, *nets] if key_net else nets
     if run.is_first:
-        chain = [key_net, *nets] if key_net else nets
         vipnas.save_finished(run.out / f"vipnas_{options.stage}.pt", chain, run.about)
         # what was found, for --arch: of T, only the non-key frames
         vipnas.write_archs([net.arch for net in nets], run.out / "arch.json")
-    return nets
+    return chain
 
 
 def prepare_s(options, device):
