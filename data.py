@@ -892,6 +892,8 @@ class Figure:
 # ------------------------------------------------------------------------------ drawn people: clips
 SUPERSAMPLE = 2  # the canvas is so many times as large as the picture
 EXPOSURES = (0, -0.4, 0.4)  # times, in frames, of which a blurred frame is the mean
+# what makes a frame hard; one with none of it is clear
+CONDITIONS = ("dark", "blurred", "shaken", "occluded")
 # a clip but for light and noise; figures: from far to near, person: the one to be found
 Scene = collections.namedtuple("Scene", "canvas background figures person blurred")
 
@@ -962,8 +964,10 @@ def draw_scene(rng, canvas, times):
 
 
 def label_joints(person, image, t, shift):
-    """The joints (17, 3) of a person who is painted on a canvas, in pixels of the picture."""
+    """The joints (17, 3) of a person who is painted on a canvas, in pixels of the picture; and how
+    many of them are behind something that is not the own body."""
     joints = person.limbs[ENDING.argmax(1), t, 1] + shift  # (17, 3), canvas pixels
+    covered = 0
     for joint, limbs in zip(joints, ENDING | STARTING, strict=True):
         column, row, _ = joint.round().astype(int).tolist()
         joint[2] = 0
@@ -971,13 +975,16 @@ def label_joints(person, image, t, shift):
             # visible where the last thing painted is a limb that ends or starts there
             colour = list(image.getpixel((column, row)))
             joint[2] = 2 if colour in person.colours[limbs, t].tolist() else 1
+            covered += colour not in person.colours[:, t].tolist()
     joints[:, :2] = (joints[:, :2] - 0.5) / SUPERSAMPLE  # a pixel's centre has whole numbers
-    return joints
+    return joints, covered
 
 
 def render_frame(rng, scene, frame):
-    """A frame before light and noise, float32 (H, W, 3), and its joints (17, 3)."""
-    shake = scatter(rng, 0.012 * scene.canvas[Y]) if rng.random() < 0.25 else np.zeros(3)
+    """A frame before light and noise, float32 (H, W, 3), its joints (17, 3), and whether it is
+    blurred, shaken, and occluded."""
+    shaken = rng.random() < 0.25
+    shake = scatter(rng, 0.012 * scene.canvas[Y]) if shaken else np.zeros(3)
     drift = scatter(rng, 0.02 * scene.canvas[Y])  # of the camera, in one frame
     shots = []
     for exposure in range(3 if scene.blurred and rng.random() < 0.5 else 1):
@@ -989,13 +996,15 @@ def render_frame(rng, scene, frame):
         for figure in scene.figures:
             figure.paint(image, t, shift)
         shots.append(image)
-    joints = label_joints(scene.person, shots[0], len(EXPOSURES) * frame, shake)
+    joints, covered = label_joints(scene.person, shots[0], len(EXPOSURES) * frame, shake)
     pictures = [image.reduce(SUPERSAMPLE) for image in shots]
-    return np.mean(pictures, axis=0, dtype=np.float32), joints
+    conditions = (len(shots) > 1, shaken, covered >= 2)
+    return np.mean(pictures, axis=0, dtype=np.float32), joints, conditions
 
 
 def render_clip(split, index, frames=4, size=(128, 96)):
-    """Draw clip `index` of a split ("train", "val", "test"): uint8 (F, H, W, 3), joints (F, 17, 3).
+    """Draw clip `index` of a split ("train", "val", "test"): uint8 images (F, H, W, 3), joints
+    (F, 17, 3), and conditions (F, 4), bool, which of CONDITIONS a frame is in.
 
     A function of (split, index) alone, on every machine; more frames only append to the same first
     ones. Joints are COCO's, x and y in pixels of the picture, visibility 2, 1 (behind something,
@@ -1014,35 +1023,39 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     dark = rng.randrange(4) + np.arange(rng.randint(1, 3)) if rng.random() < 0.5 else []
     images = np.empty((frames, *size, 3), np.uint8)
     joints = np.empty((frames, len(COCO.joints), 3), np.float32)
+    conditions = np.empty((frames, len(CONDITIONS)), bool)
     for frame in range(frames):
-        picture, joints[frame] = render_frame(rng, scene, frame)
+        picture, joints[frame], others = render_frame(rng, scene, frame)
+        conditions[frame] = (frame in dark, *others)
         if frame in dark:
             picture *= gain
         grain = np.random.default_rng(rng.getrandbits(64)).random(picture.shape, np.float32)
         images[frame] = (picture + noise * (grain - 0.5)).clip(0, 255)
-    return images, joints
+    return images, joints, conditions
 
 
 class SyntheticClips(Clips):
-    """The first `count` drawn clips of a split, rendered here, as one uint8 array.
+    """The first `count` drawn clips of a split, rendered here, as one uint8 array; and, array
+    (N, F, 4), the `conditions` of their frames.
 
     workers: processes to render with (no picture depends on it); None: one for each processor. A
     few clips are rendered without.
     """
 
     skeleton = COCO
-    per_clip = (*Clips.per_clip, "images")
+    per_clip = (*Clips.per_clip, "images", "conditions")
 
     def __init__(self, split, count, frames=4, size=(128, 96), workers=None):
         if count < 1 or frames < 1:
             raise UserError(f"{count} clips of {frames} frames: both numbers must be at least 1")
         self.images = np.empty((count, frames, *size, 3), np.uint8)
         joints = np.empty((count, frames, len(COCO.joints), 3))
+        self.conditions = np.empty((count, frames, len(CONDITIONS)), bool)
         # a process for less than 16 clips would cost more time than it saves
         workers = min(workers or cores(), count // 16)
         progress = Progress()
         for i, clip in enumerate(self._render(split, count, frames, size, workers)):
-            self.images[i], joints[i] = clip
+            self.images[i], joints[i], self.conditions[i] = clip
             progress.show(f"drawn people ({split}): {i + 1} of {count} clips")
         # the window of this box is the whole frame: a plain crop changes nothing
         height, width = size

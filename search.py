@@ -702,15 +702,18 @@ def percent(points):
 
 
 # ------------------------------------------------------------------------- sampling under a budget
-def random_walk(space, archs, high, rng, price):
-    """Allocations on an endless random walk in the band of total prices from 0.9 high to high.
+BAND = 0.9  # candidates cost at least this share of the budget
+
+
+def random_walk(space, archs, high, rng, price, band=BAND):
+    """Allocations on an endless random walk among total prices from band * high to high.
 
     archs: where it sets out for the band, a list of architectures that cost at most `high`.
 
     A decision is drawn as `Space.sample` draws it, whatever it was before. So within the band each
     place is visited as often as `Space.sample` would give it (a Gibbs sampler that stays inside).
     """
-    low = 0.9 * high
+    low = band * high
     total = sum([price(arch) for arch in archs])
     patience = 1000 * space.decisions() * len(archs)
     for steps in itertools.count():
@@ -740,14 +743,14 @@ def price_in_gflops(space, joints=17):
     return gflops
 
 
-def allocate(space, frames, budget, count, rng, price=None):
+def allocate(space, frames, budget, count, rng, price=None, band=BAND):
     """`count` random tuples of `frames` architectures that together cost just below the budget.
 
-    They lie within 10 % below it (eq. 3). A random walk: some decisions are drawn anew; the step
-    is taken if the total price comes closer to that band, or stays in it. What it visits there has
-    the distribution of `Space.sample`, given the band. No accuracy is looked at on the way, so this
-    is random search as in Secs 3.4.1 and 3.4.3, not evolution. The band is ours: of what is drawn
-    blindly under a budget hardly anything lies near it, and the best one will.
+    They cost at least the share `band` of it (eq. 3). A random walk: some decisions are drawn anew;
+    the step is taken if the total price comes closer to that band, or stays in it. What it visits
+    there has the distribution of `Space.sample`, given the band. No accuracy is looked at on the
+    way, so this is random search as in Secs 3.4.1 and 3.4.3, not evolution. The band is ours: of
+    what is drawn blindly under a budget hardly anything lies near it, and the best one will.
 
     price: Arch -> number, default GFLOPs, the paper's. No two are the same; they are fewer only if
     there are hardly more. UserError if nothing is so cheap.
@@ -761,7 +764,7 @@ def allocate(space, frames, budget, count, rng, price=None):
     # where the budget is above everything, the band ends at the largest
     largest = max([replace(space.largest(), fusion=each) for each in space.fusions], key=price)
     high = min(budget, frames * price(largest))
-    walk = random_walk(space, [smallest] * frames, high, rng, price)
+    walk = random_walk(space, [smallest] * frames, high, rng, price, band)
 
     # burn-in: forget where the band was entered. Then places that are far apart are independent
     apart = 5 * space.decisions() * frames
@@ -777,17 +780,19 @@ def cheapest(space, price):
     return min([replace(space.smallest(), fusion=each) for each in space.fusions], key=price)
 
 
-def sample(space, budget, count, rng, price=None):
+def sample(space, budget, count, rng, price=None, band=BAND):
     """`count` random architectures that cost just below the budget: for a single frame."""
-    return [archs[0] for archs in allocate(space, 1, budget, count, rng, price)]
+    return [archs[0] for archs in allocate(space, 1, budget, count, rng, price, band)]
 
 
-def draw_candidates(space, budget, count, seed, joints, frames=1, key_arch=None, shared=False):
+def draw_candidates(
+    space, budget, count, seed, joints, frames=1, key_arch=None, shared=False, band=BAND
+):
     """What a search looks at: a list of tuples of architectures, one for each of `frames` frames.
 
     budget, in GFLOPs: of S, which is one architecture for all frames. Or, with the key frame's
     key_arch, the *average* over key and non-key frames, as Table 1 gives it; then each non-key
-    frame has an architecture of its own, unless they are `shared` (Fig. 6b).
+    frame has an architecture of its own, unless they are `shared` (Fig. 6b). band: see `allocate`.
     """
     gflops = price_in_gflops(space, joints)
     rng = random.Random(f"{seed} candidates")
@@ -804,8 +809,9 @@ def draw_candidates(space, budget, count, seed, joints, frames=1, key_arch=None,
                 f"frame and {frames} of the smallest networks make: give more"
             )
     if shared or not key_arch:
-        return [(arch,) * frames for arch in sample(space, total / frames, count, rng, gflops)]
-    return allocate(space, frames, total, count, rng, gflops)
+        archs = sample(space, total / frames, count, rng, gflops, band)
+        return [(arch,) * frames for arch in archs]
+    return allocate(space, frames, total, count, rng, gflops, band)
 
 
 # -------------------------------------------------------------------------------------- the search
@@ -991,21 +997,24 @@ def find(
     key_arch=None,
     shared=False,
     plain=False,
+    band=BAND,
     name="search",
 ):
     """The search (Secs 3.4.1, 3.4.3): draw `count` candidates, judge them, keep the best one.
 
-    budget, key_arch, shared: see `draw_candidates`; plain: see `schedule`. Returns (architectures
-    of the best candidate, table). The table is also kept in OUT/NAME.json, written after every
-    candidate; a search that was interrupted goes on from there. OUT/NAME.png is a picture of it.
+    budget, key_arch, shared, band: see `draw_candidates`; plain: see `schedule`. Returns
+    (architectures of the best candidate, table). The table is also kept in OUT/NAME.json, written
+    after every candidate; a search that was interrupted goes on from there. OUT/NAME.png is a
+    picture of it.
     """
     frames = validation.frames
-    how = (frames, key_arch, shared)
+    how = (frames, key_arch, shared, band)
     candidates = draw_candidates(supernet.space, budget, count, seed, supernet.joints, *how)
     # what makes it this search: a table of another one is not continued
     about = {"budget": budget, "frames": frames, "candidates_wanted": count, "seed": seed}
     about["key"] = key_arch and json.loads(key_arch.to_json())
     about["shared"] = shared
+    about["band"] = band
     about["plain"] = plain
     about["clips"] = [validation.clips.name, len(validation.indices)]
     weights = sum([p.double().sum().item() for p in supernet.parameters()])

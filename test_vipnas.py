@@ -847,14 +847,16 @@ def test_data_py_draws_its_chapter(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def drawn():
-    """A hundred clips: pictures (100, 4, 128, 96, 3) and joints (100, 4, 17, 3)."""
-    pictures, joints = zip(*[data.render_clip("val", index) for index in range(100)], strict=True)
-    return np.stack(pictures), np.stack(joints)
+    """A hundred clips: pictures (100, 4, 128, 96, 3), joints (100, 4, 17, 3) and conditions."""
+    clips = [data.render_clip("val", index) for index in range(100)]
+    return [np.stack(arrays) for arrays in zip(*clips, strict=True)]
 
 
 def test_a_clip_depends_on_split_and_index_alone_and_more_frames_append(drawn):
-    pictures, joints = data.render_clip("val", 3, frames=6)
-    assert np.array_equal(pictures[:4], drawn[0][3]) and np.array_equal(joints[:4], drawn[1][3])
+    longer = data.render_clip("val", 3, frames=6)
+    for arrays, all_clips in zip(longer, drawn, strict=True):
+        assert np.array_equal(arrays[:4], all_clips[3])
+    pictures = longer[0]
     assert np.array_equal(data.render_clip("val", 3, frames=1)[0], pictures[:1])
     for split in ("train", "test"):
         assert not np.array_equal(pictures[:1], data.render_clip(split, 3, frames=1)[0])
@@ -886,6 +888,25 @@ def test_at_most_half_of_the_clips_get_dark_and_then_still_show_something(drawn)
     assert (share < 0.6).sum(1).max() <= 3 and share.min() > 0.1
 
 
+def test_the_renderer_knows_what_makes_a_frame_hard(drawn):
+    pictures, joints, conditions = drawn
+    dark, blurred, shaken, occluded = np.moveaxis(conditions, -1, 0)  # (100, 4) each
+    assert 0.1 < occluded.mean() < 0.3 and 0.3 < (~conditions.any(-1)).mean() < 0.5
+    # somebody's dark frames are darker than the others
+    mixed = dark.any(1) & ~dark.all(1)
+    brightness = np.ma.array(pictures.mean((2, 3, 4)), mask=dark)
+    brightest_dark = np.ma.array(brightness.data, mask=~dark).max(1)
+    assert (brightest_dark < brightness.min(1))[mixed].all() and mixed.sum() > 30
+    # a shaken camera moves all joints at once
+    jump = np.abs(np.median(np.diff(joints[..., :2], axis=1), axis=2)).max(-1)  # (100, 3)
+    calm = ~(shaken[:, 1:] | shaken[:, :-1])
+    assert np.median(jump[~calm]) > 2 * np.median(jump[calm])
+    assert 0.15 < blurred.mean() < 0.35 and blurred.any(1).mean() < 0.7  # half of the clips can
+    # and where much of somebody is behind something, joints are not visible
+    hidden = (joints[..., 2] == 1).sum(-1)
+    assert hidden[occluded].min() >= 2 and hidden[occluded].mean() > hidden[~occluded].mean() + 1
+
+
 def test_every_visible_joint_lies_on_the_painted_person(monkeypatch):
     def all_red(rng):
         return np.tile([255, 0, 0], (len(data.BODY), 1))
@@ -893,7 +914,7 @@ def test_every_visible_joint_lies_on_the_painted_person(monkeypatch):
     monkeypatch.setattr(data, "draw_outfit", all_red)
     is_red = []
     for index in range(20):
-        pictures, joints = data.render_clip("val", index, frames=1)
+        pictures, joints, _ = data.render_clip("val", index, frames=1)
         for x, y, _ in joints[0][joints[0, :, 2] == 2].round().astype(int):
             red, green, blue = pictures[0, y, x].astype(int)
             is_red.append(red > max(green, blue))
@@ -1978,6 +1999,8 @@ def test_candidates_lie_in_the_band_below_the_budget(name, frames):
     for archs in found:
         assert len(archs) == frames and all(arch in space for arch in archs)
         assert 0.9 * budget <= total_gflops(archs, space) <= budget
+    for archs in search.allocate(space, frames, budget, 3, random.Random(0), band=0.98):
+        assert 0.98 * budget <= total_gflops(archs, space) <= budget
 
 
 def small_space():
@@ -2705,6 +2728,29 @@ def test_reports_have_the_columns_of_the_papers_tables(runs):
         assert list(row["ap"]) == ["AP", "non-key", "t = 1", "t = 2", "t = 3"]
         assert len(row["ap_by_part"]) == 9
     assert [pair["other"] for pair in report["pairs"]] == names[1:]
+    # the rival is as dear as T, not just below it
+    rival = rows["rival on every frame"]["gflops"]
+    assert 0.98 * found["gflops"] <= rival <= found["gflops"]
+    assert "clear" in report["conditions"]
+    for group in report["conditions"].values():
+        assert list(group["ap"]) == names and list(group["better"]) == names[1:]
+
+
+def test_where_memory_helps_is_told_by_frame_condition(capsys):
+    conditions = np.zeros((3, 3, 4), bool)
+    conditions[:, 1, 0] = True  # every first non-key frame is dark
+    conditions[1:, 2, 2] = True  # two of the second ones are shaken
+    conditions[0, 0] = True  # of a key frame, which does not count
+    ours = np.array([[0, 0.5, 1], [0, 0.5, 0.2], [0, 0.5, 0.6]])
+    other = np.array([[1, 0.1, 1], [1, 0.2, 0], [1, 0.3, 0]])
+    points = {name: np.ma.masked_invalid(each) for name, each in (("T", ours), ("S", other))}
+    table = train.compare_conditions(conditions, points)
+    assert list(table) == ["clear", "dark", "shaken"]  # no frame is blurred, none occluded
+    assert [group["frames"] for group in table.values()] == [1, 3, 2]
+    assert table["dark"]["ap"] == pytest.approx({"T": 50, "S": 20})
+    assert table["dark"]["better"]["S"] == pytest.approx((30, 100 * 0.1 * (2 / 3) ** 0.5 / 3**0.5))
+    assert table["shaken"]["better"]["S"] == pytest.approx((40, 20 / 2**0.5))
+    assert "+40.0 +- 14.1" in capsys.readouterr().out
 
 
 def test_ap_by_part_holds_each_joint_to_the_thresholds(people):

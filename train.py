@@ -690,7 +690,8 @@ def train_and_search(run, nets):
     # what trained alone keeps the batch-norm statistics that it was trained with
     if not options.arch:
         sets = (run.validation, run.calibration)
-        archs = find(run, nets[0], options.gflops, *sets, key_net and key_net.arch)
+        how = {"key_arch": key_net and key_net.arch, "shared": options.shared}
+        archs = find(run, nets[0], options.gflops, *sets, **how)
         # what is cut out of the super-network gets statistics of its own
         nets = search.finish(nets[0], archs, run.calibration)
         # ours: what is found trains on, each network of T now with weights of its own. (In the
@@ -829,12 +830,11 @@ def average_gflops(archs, space, joints):
     return float(np.mean([vipnas.cost(arch, space.image_size, joints).gflops for arch in archs]))
 
 
-def find(run, supernet, budget, validation, calibration, key_arch=None, name="search"):
+def find(run, supernet, budget, validation, calibration, **how):
     """The architectures that `search.find` finds (Secs 3.4.1, 3.4.3), with the run's options."""
     options = run.options
     where = (validation, calibration, run.out, options.seed)
-    how = (key_arch, options.shared, options.plain, name)
-    archs, _ = search.find(supernet, budget, options.candidates, *where, *how)
+    archs, _ = search.find(supernet, budget, options.candidates, *where, plain=options.plain, **how)
     return archs
 
 
@@ -855,7 +855,9 @@ def train_rival(run, supernet, chain):
     supernet.to(run.device, memory_format=torch.channels_last)
     # T's frames cost this much on average, the key frame among them
     budget = average_gflops([net.arch for net in chain], run.space, supernet.joints)
-    archs = find(run, supernet, budget, validation, calibration, name="rival")
+    # ours: in a narrow band, so that it costs as much as T and not up to a tenth less
+    how = {"band": 0.98, "name": "rival"}
+    archs = find(run, supernet, budget, validation, calibration, **how)
     (rival,) = search.finish(supernet, archs, calibration)
     fit(run, [rival] * options.frames, run.steps + options.finish, "rival.pt")
     return rival
@@ -885,10 +887,12 @@ def report_t(run, chain, rival):
     test = search.EvaluationSet(run.test, run.device)
     keypoints = search.predict(chain, test)  # (N, T + 1, K, 3), the key frame first
     found = {"T-ViPNAS": keypoints}
-    for name, net in {"S on every frame": chain[0], "rival on every frame": rival}.items():
-        if net:
-            costs[name] = search.frame_costs([net], run.about)
-            found[name] = search.predict([net] * len(chain), test)
+    # what S costs is known: it is the key frame's network
+    costs["S on every frame"] = {name: values[:1] for name, values in costs["T-ViPNAS"].items()}
+    found["S on every frame"] = search.predict(chain[:1] * len(chain), test)
+    if rival:
+        costs["rival on every frame"] = search.frame_costs([rival], run.about)
+        found["rival on every frame"] = search.predict([rival] * len(chain), test)
     # where the joints were in the key frame's image, there they are said to be in every frame
     found["key frame's pose, copied"] = np.repeat(keypoints[:, :1], len(chain), axis=1)
     report = compare(run, test, found, costs)
@@ -924,29 +928,68 @@ def compare(run, test, found, costs):
         rows[name]["ap_by_part"] = search.ap_by_part(keypoints, run.test, test.indices, test.first)
 
     ours, *others = rows
-    show_parts(rows)
+    show_table("AP of single joints", {name: row["ap_by_part"] for name, row in rows.items()})
     print(f"\nstandard error of {ours}'s AP: {rows[ours]['standard_error']:.1f}")
-    return {"rows": rows, "pairs": [compare_pair(points, ours, other) for other in others]}
+    report = {"rows": rows, "pairs": [compare_pair(points, ours, other) for other in others]}
+    if others and run.options.data == "synthetic":
+        report["conditions"] = compare_conditions(run.test.conditions, points)
+    return report
 
 
-def show_parts(rows):
-    """Print a column for each part of the body."""
-    titles = [f"{part:>9}" for part in next(iter(rows.values()))["ap_by_part"]]
-    print(f"\n{'AP of single joints':25}" + " ".join(titles))
+def show_table(title, rows):
+    """Print {name of a row: {name of a column: number}}."""
+    columns = next(iter(rows.values()))
+    print(f"\n{title:25}" + "".join([f" {column:>9}" for column in columns]))
     for name, row in rows.items():
-        values = row["ap_by_part"].values()
-        cells = [f"{ap:{len(title)}.1f}" for ap, title in zip(values, titles, strict=True)]
-        print(f"{name:25}" + " ".join(cells))
+        print(f"{name:25}" + "".join([f"{value:10.1f}" for value in row.values()]))
 
 
 def compare_pair(points, ours, other):
     """Print by how much `ours` is better than `other` on non-key frames, paired clip by clip:
     their difference does not feel which clips are hard for both. Returns it for report.json."""
-    difference = points[ours][:, 1:] - points[other][:, 1:]  # (N, T)
-    better = float(100 * difference.mean())
-    error = standard_error(difference.mean(axis=1))
+    better, error = paired(points[ours][:, 1:], points[other][:, 1:])
     print(f"{ours} is {better:+.1f} +- {error:.1f} AP better than {other} (non-key frames)")
     return {"ours": ours, "other": other, "better": better, "standard_error": error}
+
+
+def paired(ours, other):
+    """(difference of two AP, its standard error) from points (N, T), where clips are independent
+    and the frames of one are not."""
+    difference = ours - other
+    return float(100 * difference.mean()), standard_error(difference.mean(axis=1))
+
+
+def compare_conditions(conditions, points):
+    """Print where memory helps: AP on the non-key frames of each condition, of which a frame can be
+    in several, and by how much the first network is better there. Returns that, for report.json.
+
+    conditions: (N, F, 4) bool, see `data.CONDITIONS`; points: {name: `search.passed`, (N, F)}.
+    """
+    groups = {"clear": ~conditions.any(-1)}
+    for i, condition in enumerate(data.CONDITIONS):
+        groups[condition] = conditions[..., i]
+    ours, *others = points
+    table = {}
+    for condition, inside in groups.items():
+        inside = inside[:, 1:]  # (N, T)
+        if not inside.any():
+            continue
+        own = {name: np.ma.masked_where(~inside, points[name][:, 1:]) for name in points}
+        table[condition] = {
+            "frames": int(inside.sum()),
+            "ap": {name: float(100 * own[name].mean()) for name in points},
+            "better": {name: paired(own[ours], own[name]) for name in others},
+        }
+
+    print(f"\n{'AP of non-key frames':25}" + "".join([f"{title:>13}" for title in table]))
+    for name in points:
+        print(f"{name:25}" + "".join([f"{group['ap'][name]:13.1f}" for group in table.values()]))
+    print(f"{ours} is better than")
+    for name in others:
+        cells = ["{:+.1f} +- {:.1f}".format(*group["better"][name]) for group in table.values()]
+        print(f"{name:25}" + "".join([f"{cell:>13}" for cell in cells]))
+    print(f"{'frames':25}" + "".join([f"{group['frames']:13,}" for group in table.values()]))
+    return table
 
 
 def standard_error(points):
