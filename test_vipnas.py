@@ -2731,6 +2731,14 @@ def test_reports_have_the_columns_of_the_papers_tables(runs):
     # the rival is as dear as T, not just below it
     rival = rows["rival on every frame"]["gflops"]
     assert 0.98 * found["gflops"] <= rival <= found["gflops"]
+    lines = (runs / "t" / "log.jsonl").read_text().splitlines()
+    steps = [line["step"] for line in map(json.loads, lines) if line.get("phase") == "rival"]
+    options = {
+        stage: vipnas.load_checkpoint(runs / stage / "supernet.pt", "supernet")["config"]
+        for stage in "st"
+    }
+    of_s = options["s"]["finish"] * options["s"]["batch"] / (3 * options["t"]["batch"])
+    assert steps[-1] == math.ceil(of_s) + options["t"]["steps"] + options["t"]["finish"]
     assert "clear" in report["conditions"]
     for group in report["conditions"].values():
         assert list(group["ap"]) == names and list(group["better"]) == names[1:]

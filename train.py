@@ -396,8 +396,8 @@ RECIPES = {
     ("posetrack", "s"): Recipe(64, 1e-4, 40, 0.0, 500, epochs=20, milestones=(10, 15)),
     ("posetrack", "t"): Recipe(16, 1e-3, 40, 0.0, 500, epochs=60),
     # ours: minutes on two cores
-    ("synthetic", "s"): Recipe(32, 2e-2, 10, 0.1, 48, None, 850, (), True, 400, 16000),
-    ("synthetic", "t"): Recipe(16, 1e-2, 10, 0.1, 48, None, 250, (), True, 750, 5000),
+    ("synthetic", "s"): Recipe(32, 2e-2, 10, 0.1, 48, None, 500, (), True, 900, 16000),
+    ("synthetic", "t"): Recipe(16, 2e-2, 10, 0.1, 48, None, 250, (), True, 750, 5000),
 }
 FROM_RECIPE = ("batch", "rotation", "scale", "candidates", "steps", "finish", "clips")
 
@@ -669,13 +669,13 @@ def run_stage(options, device):
     """Super-network, search under a budget, finished networks (Secs 3.4.1 to 3.4.3); or what --arch
     names alone."""
     prepare = prepare_s if options.stage == "s" else prepare_t
-    run, nets, s_supernet = prepare(options, device)
+    run, nets, rivals = prepare(options, device)
     run.open_data()
     with run_folder(run.out, run.resumed):
         run.begin()
         chain = train_and_search(run, nets)
         # the same budget spent on single frames (Table 3)
-        rival = train_rival(run, s_supernet, chain) if s_supernet else None
+        rival = train_rival(run, *rivals, chain) if rivals else None
         if run.is_first and run.key_net:
             report_t(run, chain, rival)
         elif run.is_first:
@@ -753,8 +753,8 @@ def draw_weights(net, std):
 
 
 def prepare_t(options, device):
-    """The run; the networks to train, one for each non-key frame; and the S super-network to find
-    a rival in, or None. What cannot succeed is refused here."""
+    """The run; the networks to train, one for each non-key frame; and, for `train_rival`, what
+    `open_rivals` returns. What cannot succeed is refused here."""
     # the key frame's network, pre-trained and fixed (Sec. 3.4.2)
     (key_net, *_), about = vipnas.load_networks(options.s)
     backbone = key_net.arch.backbone
@@ -781,10 +781,10 @@ def prepare_t(options, device):
         nets = [supernet] * options.frames
     # the rival's budget, if what is found costs as much as these
     budget = average_gflops([key_net.arch, *archs], space, key_net.joints)
-    s_supernet = open_rivals(options, space.image_size, budget)
+    rivals = open_rivals(options, space.image_size, budget)
     for net in (key_net, *nets):
         net.to(device, memory_format=torch.channels_last)
-    return Run(options, device, space, content, key_net, about), nets, s_supernet
+    return Run(options, device, space, content, key_net, about), nets, rivals
 
 
 def read_allocation(options, key_arch, space):
@@ -804,7 +804,8 @@ def read_allocation(options, key_arch, space):
 
 
 def open_rivals(options, size, budget):
-    """The S super-network beside --s, for the comparison of Table 3; or None.
+    """The S super-network beside --s, for the comparison of Table 3, and how many images --s saw
+    after it was cut out of that; or None.
 
     Drawn people are compared wherever that is possible; with --compare 1 it has to be.
     """
@@ -813,11 +814,12 @@ def open_rivals(options, size, budget):
         return None
     path = Path(options.s).with_name("supernet.pt")
     try:
-        supernet, key_net, _ = vipnas.load_supernet(path)
+        supernet, key_net, contents = vipnas.load_supernet(path)
         if key_net or supernet.space.image_size != size:
             raise UserError(f"{path} is not the super-network that {options.s} was found in")
         search.draw_candidates(supernet.space, budget, 1, options.seed, supernet.joints)
-        return supernet
+        config = contents["config"]
+        return supernet, config["finish"] * config["batch"] * config["processes"]
     except UserError as error:
         if options.compare:
             raise
@@ -838,11 +840,12 @@ def find(run, supernet, budget, validation, calibration, **how):
     return archs
 
 
-def train_rival(run, supernet, chain):
+def train_rival(run, supernet, images, chain):
     """The best single-frame network of T's average cost, for every frame (Table 3).
 
-    It is found in the S super-network by the same search, and trained on as T was: from the
-    super-network's weights, on the same frames of the same clips, as many steps at the same rate.
+    It is found in the S super-network by the same search, and trained on as T was: on the same
+    frames of the same clips, at the same rate, as many steps; and because T started from S, which
+    had seen so many `images` by itself, these as well.
     """
     options = run.options
     # it is searched on single frames, as S was, and drawn people are alike everywhere
@@ -859,7 +862,8 @@ def train_rival(run, supernet, chain):
     how = {"band": 0.98, "name": "rival"}
     archs = find(run, supernet, budget, validation, calibration, **how)
     (rival,) = search.finish(supernet, archs, calibration)
-    fit(run, [rival] * options.frames, run.steps + options.finish, "rival.pt")
+    before = math.ceil(images / (options.frames * options.batch * run.processes))
+    fit(run, [rival] * options.frames, before + run.steps + options.finish, "rival.pt")
     return rival
 
 
