@@ -2728,7 +2728,7 @@ def test_reports_have_the_columns_of_the_papers_tables(runs):
         assert list(row["ap"]) == ["AP", "non-key", "t = 1", "t = 2", "t = 3"]
         assert len(row["ap_by_part"]) == 9
     assert [pair["other"] for pair in report["pairs"]] == names[1:]
-    # the rival is as dear as T, not just below it
+    # the rival costs as much as T, and has seen as many images as T and its S
     rival = rows["rival on every frame"]["gflops"]
     assert 0.98 * found["gflops"] <= rival <= found["gflops"]
     lines = (runs / "t" / "log.jsonl").read_text().splitlines()

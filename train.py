@@ -397,7 +397,7 @@ RECIPES = {
     ("posetrack", "t"): Recipe(16, 1e-3, 40, 0.0, 500, epochs=60),
     # ours: minutes on two cores
     ("synthetic", "s"): Recipe(32, 2e-2, 10, 0.1, 48, None, 500, (), True, 900, 16000),
-    ("synthetic", "t"): Recipe(16, 2e-2, 10, 0.1, 48, None, 250, (), True, 750, 5000),
+    ("synthetic", "t"): Recipe(16, 2e-2, 10, 0.1, 48, None, 250, (), True, 1150, 5000),
 }
 FROM_RECIPE = ("batch", "rotation", "scale", "candidates", "steps", "finish", "clips")
 
@@ -932,7 +932,7 @@ def compare(run, test, found, costs):
         rows[name]["ap_by_part"] = search.ap_by_part(keypoints, run.test, test.indices, test.first)
 
     ours, *others = rows
-    show_table("AP of single joints", {name: row["ap_by_part"] for name, row in rows.items()})
+    show_parts(rows)
     print(f"\nstandard error of {ours}'s AP: {rows[ours]['standard_error']:.1f}")
     report = {"rows": rows, "pairs": [compare_pair(points, ours, other) for other in others]}
     if others and run.options.data == "synthetic":
@@ -940,12 +940,14 @@ def compare(run, test, found, costs):
     return report
 
 
-def show_table(title, rows):
-    """Print {name of a row: {name of a column: number}}."""
-    columns = next(iter(rows.values()))
-    print(f"\n{title:25}" + "".join([f" {column:>9}" for column in columns]))
+def show_parts(rows):
+    """Print a column for each part of the body."""
+    titles = [f"{part:>9}" for part in next(iter(rows.values()))["ap_by_part"]]
+    print(f"\n{'AP of single joints':25}" + " ".join(titles))
     for name, row in rows.items():
-        print(f"{name:25}" + "".join([f"{value:10.1f}" for value in row.values()]))
+        values = row["ap_by_part"].values()
+        cells = [f"{ap:{len(title)}.1f}" for ap, title in zip(values, titles, strict=True)]
+        print(f"{name:25}" + " ".join(cells))
 
 
 def compare_pair(points, ours, other):
