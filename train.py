@@ -954,7 +954,7 @@ def compare_pair(points, ours, other):
     """Print by how much `ours` is better than `other` on non-key frames, paired clip by clip:
     their difference does not feel which clips are hard for both. Returns it for report.json."""
     better, error = paired(points[ours][:, 1:], points[other][:, 1:])
-    print(f"{ours} is {better:+.1f} +- {error:.1f} AP better than {other} (non-key frames)")
+    print(f"{ours} against {other}: {better:+.1f} +- {error:.1f} AP (non-key frames)")
     return {"ours": ours, "other": other, "better": better, "standard_error": error}
 
 
@@ -990,7 +990,7 @@ def compare_conditions(conditions, points):
     print(f"\n{'AP of non-key frames':25}" + "".join([f"{title:>13}" for title in table]))
     for name in points:
         print(f"{name:25}" + "".join([f"{group['ap'][name]:13.1f}" for group in table.values()]))
-    print(f"{ours} is better than")
+    print(f"{ours} against")
     for name in others:
         cells = ["{:+.1f} +- {:.1f}".format(*group["better"][name]) for group in table.values()]
         print(f"{name:25}" + "".join([f"{cell:>13}" for cell in cells]))
