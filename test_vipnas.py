@@ -2745,20 +2745,21 @@ def test_reports_have_the_columns_of_the_papers_tables(runs):
 
 
 def test_where_memory_helps_is_told_by_frame_condition(capsys):
-    conditions = np.zeros((3, 3, 4), bool)
-    conditions[:, 1, 0] = True  # every first non-key frame is dark
-    conditions[1:, 2, 2] = True  # two of the second ones are shaken
+    conditions = np.zeros((3, 4, 4), bool)
     conditions[0, 0] = True  # of a key frame, which does not count
-    ours = np.array([[0, 0.5, 1], [0, 0.5, 0.2], [0, 0.5, 0.6]])
-    other = np.array([[1, 0.1, 1], [1, 0.2, 0], [1, 0.3, 0]])
+    conditions[:, 1, 0] = True  # every first non-key frame is dark
+    conditions[1:, 2:, 2] = True  # two people's later ones are shaken
+    ours = np.array([[0, 0.5, 1, 1], [0, 0.5, 0.2, 0.4], [0, 0.5, 0.6, 0.8]])
+    other = np.array([[1, 0.1, 1, 0], [1, 0.2, 0, 0], [1, 0.3, 0, 0]])
     points = {name: np.ma.masked_invalid(each) for name, each in (("T", ours), ("S", other))}
     table = train.compare_conditions(conditions, points)
     assert list(table) == ["clear", "dark", "shaken"]  # no frame is blurred, none occluded
-    assert [group["frames"] for group in table.values()] == [1, 3, 2]
+    assert [group["frames"] for group in table.values()] == [2, 3, 4]
     assert table["dark"]["ap"] == pytest.approx({"T": 50, "S": 20})
     assert table["dark"]["better"]["S"] == pytest.approx((30, 100 * 0.1 * (2 / 3) ** 0.5 / 3**0.5))
-    assert table["shaken"]["better"]["S"] == pytest.approx((40, 20 / 2**0.5))
-    assert "+40.0 +- 14.1" in capsys.readouterr().out
+    # the error is that of two people, who differ by 30 and 70 on average, not of four frames
+    assert table["shaken"]["better"]["S"] == pytest.approx((50, 20 / 2**0.5))
+    assert "+50.0 +- 14.1" in capsys.readouterr().out
 
 
 def test_ap_by_part_holds_each_joint_to_the_thresholds(people):
