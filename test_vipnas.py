@@ -53,7 +53,7 @@ CPU = torch.device("cpu")
 TINY = SPACES["tiny"]
 RESNET = ARCHS["s_vipnas_resnet50"]
 MOBILE = ARCHS["s_vipnas_mobilenetv3"]
-SMALL = "--clips 16 --batch 4 --candidates 2"  # a run that takes seconds
+SMALL = "--clips 16 --batch 4 --candidates 2 --finish 2"  # a run that takes seconds
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     run_train(f"--stage s --steps 4 --out {folder}/s {SMALL}")
     s = f"--s {folder}/s/vipnas_s.pt"
-    run_train(f"--stage t --steps 3 --finish 2 {s} --out {folder}/t {SMALL}")
+    run_train(f"--stage t --steps 3 {s} --out {folder}/t {SMALL}")
     return folder
 
 
@@ -2373,7 +2373,7 @@ def same_run(mine, theirs, names):
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(runs, tmp_path):
     s = runs / "s" / "vipnas_s.pt"
-    words = f"--stage t --steps 3 --finish 2 --s {s} --resume --out {tmp_path}/t {SMALL}"
+    words = f"--stage t --steps 3 --s {s} --resume --out {tmp_path}/t {SMALL}"
     code = "import sys, train; train.SAVE_EVERY = 0; train.main(sys.argv[1:])"
     for name in ("search.json", "rival.pt", "nothing"):
         command = [sys.executable, "-c", code, *words.split()]
