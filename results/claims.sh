@@ -230,11 +230,11 @@ def less(ours, other):
     return {"AP": ours["AP"] - other["AP"], "non-key": ours["non-key"] - other["non-key"]}
 
 
-# Each claim: {row: {column: number}} of one seed; FileNotFoundError where a run is missing.
+# Each claim: {row: {column: number}} of one seed. An error says which run is missing.
 
 
 def table_3(runs):
-    """Tables 1 and 3: the default run, non-key frames; below, by how much T is better"""
+    """Tables 1 and 3: the default run"""
     report = json.loads((runs / "t/report.json").read_text())
     chain, _ = vipnas.load_networks(runs / "t/vipnas_t.pt")
     page = json.loads((runs / "t/rival.json").read_text())
@@ -250,9 +250,9 @@ def table_3(runs):
         costs = {"GFLOPs": row["gflops"], "ms": np.mean(times)} if times else {}
         rows[name] = costs | row["ap"]
     for pair in report["pairs"]:
-        rows[f"T less {pair['other']}"] = {"non-key": pair["better"]}
+        rows[f"T - {pair['other']}"] = {"non-key": pair["better"]}
     t, s = rows["T-ViPNAS"], rows["S on every frame"]
-    rows["T as a share of S, %"] = {key: 100 * t[key] / s[key] for key in ("GFLOPs", "ms")}
+    rows["T as a share of S"] = {key: t[key] / s[key] for key in ("GFLOPs", "ms")}
     return rows
 
 
@@ -264,7 +264,7 @@ def conditions(runs):
         for name, ap in group["ap"].items():
             rows.setdefault(name, {})[condition] = ap
         for name, (better, _) in group["better"].items():
-            rows.setdefault(f"T less {name}", {})[condition] = better
+            rows.setdefault(f"T - {name}", {})[condition] = better
         rows.setdefault("frames", {})[condition] = group["frames"]
     return rows
 
@@ -285,7 +285,7 @@ def figure_6a(runs):
     for share in ("0.50", "0.75"):
         fused = rows[f"{share} of S"] = judged(runs / f"t_{share}_alone", "t")
         bare = rows[f"{share}, without fusion"] = judged(runs / f"t_{share}_no_fusion", "t")
-        rows[f"{share}, difference"] = less(fused, bare)
+        rows[f"{share}, with - without"] = less(fused, bare)
     return rows
 
 
@@ -295,7 +295,7 @@ def figure_6b(runs):
     for share in ("0.50", "0.75"):
         free = rows[f"{share} of S"] = judged(runs / f"t_{share}_alone", "t")
         shared = rows[f"{share}, shared"] = judged(runs / f"shared_{share}_alone", "t")
-        rows[f"{share}, difference"] = less(free, shared)
+        rows[f"{share}, free - shared"] = less(free, shared)
     return rows
 
 
@@ -336,7 +336,7 @@ def winner(runs):
     won = judged(runs / "winner", "s")
     others = [judged(runs / f"random_{k}", "s") for k in range(5)]
     median = {key: np.median([row[key] for row in others]) for key in won}
-    return {"winner": won, "median of others": median, "difference": less(won, median)}
+    return {"winner": won, "median of others": median, "winner - median": less(won, median)}
 
 
 def choices(runs):
@@ -361,27 +361,27 @@ def summary(values):
     return {"mean": float(np.mean(values)), "std": float(spread), "seeds": values}
 
 
+COSTS = {"GFLOPs": ".4f", "ms": ".2f"}
+
+
 def show(claim, table, seeds):
     """Print a claim: mean and spread over the seeds, of costs only the mean."""
     columns = list(dict.fromkeys([column for row in table.values() for column in row]))
     print(f"\n{claim.__doc__} ({len(seeds)} seeds)")
     print(" " * 37 + "".join([f"{column:>13}" for column in columns]))
     for name, row in table.items():
-        cells = []
+        sign = "+" if " - " in name or claim is choices else ""
+        digits = 2 if claim is honest_judge else 0 if name == "frames" else 1
+        line = f"{name:37}"
         for column in columns:
-            mean, std = [row[column][key] for key in ("mean", "std")] if column in row else (0, 0)
-            if column not in row:
-                cells.append("")
-            elif name in ("T as a share of S, %", "frames"):
-                cells.append(f"{mean:.0f}")
-            elif column in ("GFLOPs", "ms"):
-                cells.append(f"{mean:.4f}" if column == "GFLOPs" else f"{mean:.2f}")
-            elif claim is honest_judge:
-                cells.append(f"{mean:.2f} +- {std:.2f}")
-            else:
-                sign = "+" if "less" in name or "diff" in name or claim is choices else ""
-                cells.append(f"{mean:{sign}.1f} +- {std:.1f}")
-        print(f"{name:37}" + "".join([f"{cell:>13}" for cell in cells]))
+            cell = ""
+            if column in row:
+                mean, std = row[column]["mean"], row[column]["std"]
+                cell = f"{mean:{COSTS.get(column, f'{sign}.{digits}f')}}"
+                if std and column not in COSTS:
+                    cell += f" +- {std:.{digits}f}"
+            line += f"{cell:>13}"
+        print(line.rstrip())
 
 
 def plot(table):
@@ -423,8 +423,8 @@ for claim in claims:
     for runs in sorted(path for path in RUNS.glob("[0-9]*") if path.is_dir()):
         try:
             rows[runs.name] = claim(runs)
-        except FileNotFoundError as error:
-            print(f"{claim.__name__}, seed {runs.name}: not yet, {error.filename} is missing")
+        except (FileNotFoundError, data.UserError) as error:
+            print(f"{claim.__name__}, seed {runs.name}: not yet, {error}")
     if not rows:
         continue
     table = {}
