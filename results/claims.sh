@@ -279,24 +279,24 @@ def budgets(runs):
     return rows
 
 
-def figure_6a(runs):
-    """Fig. 6a: the same architectures with and without fusion"""
+def at_two_budgets(runs, folder, what):
+    """T beside something else of its budget."""
     rows = {}
     for share in ("0.50", "0.75"):
-        fused = rows[f"{share} of S"] = judged(runs / f"t_{share}_alone", "t")
-        bare = rows[f"{share}, without fusion"] = judged(runs / f"t_{share}_no_fusion", "t")
-        rows[f"{share}, with - without"] = less(fused, bare)
+        ours = rows[f"{share} of S: T"] = judged(runs / f"t_{share}_alone", "t")
+        other = rows[f"{share}: {what}"] = judged(runs / folder.format(share), "t")
+        rows[f"{share}: T - {what}"] = less(ours, other)
     return rows
+
+
+def figure_6a(runs):
+    """Fig. 6a: the same architectures with and without fusion"""
+    return at_two_budgets(runs, "t_{}_no_fusion", "without fusion")
 
 
 def figure_6b(runs):
     """Fig. 6b: an architecture for each frame, or one for all non-key frames"""
-    rows = {}
-    for share in ("0.50", "0.75"):
-        free = rows[f"{share} of S"] = judged(runs / f"t_{share}_alone", "t")
-        shared = rows[f"{share}, shared"] = judged(runs / f"shared_{share}_alone", "t")
-        rows[f"{share}, free - shared"] = less(free, shared)
-    return rows
+    return at_two_budgets(runs, "shared_{}_alone", "one for all")
 
 
 def table_4(runs):
