@@ -1,7 +1,7 @@
 #!/bin/bash
 # What the paper claims, measured on drawn people over three seeds.
 #
-#     results/claims.sh            # everything, then the tables: some 13 hours on one core
+#     results/claims.sh            # everything, then the tables: some 14 hours on one core
 #     results/claims.sh 0          # the trainings of seed 0 alone: seeds can run side by side
 #     results/claims.sh tables     # only the tables, of what is there
 #
@@ -28,17 +28,18 @@ find() {
     [ -e "$out/arch.json" ] || $python "${code:-.}/search.py" --checkpoint "$supernet" --seed "$seed" --out "$out" "$@"
 }
 
-# An allocation, each network alone from the weights of S: 600 steps of 16 images for each frame.
+# An allocation, each network alone from the weights of S: 1,400 steps of 16 images for each frame,
+# as many as in the default run.
 train_chain() {
     local name=$1 arch=$2
     shift 2
-    train "$name" --stage t --s "$runs/s/vipnas_s.pt" --arch "$runs/$arch/arch.json" --steps 600 "$@"
+    train "$name" --stage t --s "$runs/s/vipnas_s.pt" --arch "$runs/$arch/arch.json" --steps 1400 "$@"
 }
 
-# What is found in stage s, alone from the super-network's weights: 1,200 steps of 32 images, as
+# What is found in stage s, alone from the super-network's weights: 1,600 steps of 32 images, as
 # many as a network of an allocation and the S that it started from (900 of 32) have seen.
 train_found() {
-    train "$1"_alone --stage s --arch "$runs/$1/arch.json" --init "$runs/$1/vipnas_s.pt" --steps 1200
+    train "$1"_alone --stage s --arch "$runs/$1/arch.json" --init "$runs/$1/vipnas_s.pt" --steps 1600
 }
 
 # A copy of the code, the folder $code, with other lines in file $2: old, new, old, new ...
@@ -132,7 +133,7 @@ trainings() {
         train_found s_$budget
     done
     for name in scaled largest; do
-        train $name --stage s --arch "$runs/archs/$name.json" --steps 1700
+        train $name --stage s --arch "$runs/archs/$name.json" --steps 2100
     done
 
     # Table 4: T = 2, 4 of the super-network that was trained with 3, at the average of T = 3
