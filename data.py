@@ -967,6 +967,7 @@ def label_joints(person, image, t, shift):
     """The joints (17, 3) of a person who is painted on a canvas, in pixels of the picture; and how
     many of them are behind something that is not the own body."""
     joints = person.limbs[ENDING.argmax(1), t, 1] + shift  # (17, 3), canvas pixels
+    own = person.colours[:, t].tolist()
     covered = 0
     for joint, limbs in zip(joints, ENDING | STARTING, strict=True):
         column, row, _ = joint.round().astype(int).tolist()
@@ -975,7 +976,7 @@ def label_joints(person, image, t, shift):
             # visible where the last thing painted is a limb that ends or starts there
             colour = list(image.getpixel((column, row)))
             joint[2] = 2 if colour in person.colours[limbs, t].tolist() else 1
-            covered += colour not in person.colours[:, t].tolist()
+            covered += colour not in own
     joints[:, :2] = (joints[:, :2] - 0.5) / SUPERSAMPLE  # a pixel's centre has whole numbers
     return joints, covered
 

@@ -112,9 +112,6 @@ def runs(tmp_path_factory):
 
 # ---------------------------------------------------------------------------- elastic.py, fusion.py
 
-RESNET = ARCHS["s_vipnas_resnet50"]
-MOBILE = ARCHS["s_vipnas_mobilenetv3"]
-
 
 def same_with_gradients(found, expected, x, layer):
     """Outputs agree, and so do the gradients to the input `x` and to the weights of `layer`."""

@@ -859,8 +859,7 @@ def train_rival(run, supernet, images, chain):
     # T's frames cost this much on average, the key frame among them
     budget = average_gflops([net.arch for net in chain], run.space, supernet.joints)
     # ours: in a narrow band, so that it costs as much as T and not up to a tenth less
-    how = {"band": 0.98, "name": "rival"}
-    archs = find(run, supernet, budget, validation, calibration, **how)
+    archs = find(run, supernet, budget, validation, calibration, band=0.98, name="rival")
     (rival,) = search.finish(supernet, archs, calibration)
     before = math.ceil(images / (options.frames * options.batch * run.processes))
     fit(run, [rival] * options.frames, before + run.steps + options.finish, "rival.pt")

@@ -70,22 +70,22 @@ draw_archs() {
 import json, random, sys
 from pathlib import Path
 import numpy as np
-import search, vipnas
+import data, search, vipnas
 
 seed, out = sys.argv[1], Path(sys.argv[2])
 out.mkdir(parents=True, exist_ok=True)
 space = vipnas.SPACES["tiny"]
 rng = random.Random(f"{seed} claims")
 # by hand: the largest network, and one scaled down to T's cost: 5/8 of its width, 2/3 of its depth
-largest = json.loads(space.largest().to_json())
-vipnas.write_archs([vipnas.Arch.from_json(json.dumps(largest))], out / "largest.json")
-for stage in largest["stages"]:
+vipnas.write_archs(space.largest(), out / "largest.json")
+scaled = json.loads(space.largest().to_json())
+for stage in scaled["stages"]:
     stage["depth"] = stage["depth"] * 2 // 3
     (branch,) = stage["branches"]
     in_group = branch["width"] * branch["expansion"] // branch["groups"]
     branch["width"] = round(branch["width"] * 5 / 8 / 8) * 8
     branch["groups"] = branch["width"] * branch["expansion"] // in_group
-vipnas.write_archs([vipnas.Arch.from_json(json.dumps(largest))], out / "scaled.json")
+data.write_json(scaled, out / "scaled.json")
 # 12 over the range of budgets
 for k, budget in enumerate(np.geomspace(0.0065, 0.0285, 12)):
     vipnas.write_archs(search.sample(space, budget, 1, rng), out / f"any_{k}.json")
@@ -93,7 +93,7 @@ for k, budget in enumerate(np.geomspace(0.0065, 0.0285, 12)):
 page = json.loads((out.parent / "s/search.json").read_text())
 others = [row["archs"] for i, row in enumerate(page["candidates"]) if i != page["best"]]
 for k, archs in enumerate(rng.sample(others, 5)):
-    Path(out / f"random_{k}.json").write_text(json.dumps(archs))
+    data.write_json(archs, out / f"random_{k}.json")
 END
 }
 
