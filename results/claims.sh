@@ -120,6 +120,9 @@ trainings() {
         train_chain t_${share}_no_fusion t_$share --no-fusion
     done
 
+    # without memory it is a single-frame network, and those have seen three times as many images
+    train_chain t_0.50_no_fusion_longer t_0.50 --no-fusion --steps 4200
+
     # Fig. 6b: one architecture for all non-key frames
     for share in 0.50 0.75; do
         find shared_$share t --gflops "$(share_of_s $share)" --shared
@@ -295,6 +298,13 @@ def figure_6a(runs):
     return at_two_budgets(runs, "t_{}_no_fusion", "without fusion")
 
 
+def figure_6a_longer(runs):
+    """Fig. 6a: the same, but without fusion three times the steps, so as many images a network"""
+    ours = judged(runs / "t_0.50_alone", "t")
+    other = judged(runs / "t_0.50_no_fusion_longer", "t")
+    return {"T": ours, "without fusion, longer": other, "T - that": less(ours, other)}
+
+
 def figure_6b(runs):
     """Fig. 6b: an architecture for each frame, or one for all non-key frames"""
     return at_two_budgets(runs, "shared_{}_alone", "one for all")
@@ -418,7 +428,8 @@ def plot(table):
     data.save_image(image, Path("results/budgets.png"))
 
 
-claims = (table_3, conditions, budgets, figure_6a, figure_6b, table_4, honest_judge, winner, choices)
+claims = (table_3, conditions, budgets, figure_6a, figure_6a_longer, figure_6b, table_4)
+claims += (honest_judge, winner, choices)
 for claim in claims:
     rows = {}  # of each seed
     for runs in sorted(path for path in RUNS.glob("[0-9]*") if path.is_dir()):
