@@ -280,6 +280,11 @@ def budgets(runs):
     rows = {name: judged(runs / folder, "s") for name, folder in names.items()}
     for share in ("0.50", "0.57", "0.75"):
         rows[f"T, {share} of S"] = judged(runs / f"t_{share}_alone", "t")
+    t = rows["T, 0.57 of S"]
+    rows["0.57: T - S"] = less(t, rows["S, 0.0200 GFLOPs"])
+    rows["0.57: T - S of its cost"] = less(t, rows["S, 0.0111 GFLOPs"])
+    rows["0.75: T - S of its cost"] = less(rows["T, 0.75 of S"], rows["S, 0.0150 GFLOPs"])
+    rows["S, 0.0111 - by hand, scaled"] = less(rows["S, 0.0111 GFLOPs"], rows["by hand, scaled"])
     return rows
 
 
@@ -401,6 +406,7 @@ def plot(table):
     pen = ImageDraw.Draw(image)
     pen.font = ImageFont.load_default(14)
     colours = {"by hand": "grey", "S": "royalblue", "T": "crimson"}
+    table = {name: row for name, row in table.items() if "ms" in row}  # without differences
     low = 5 * (min(row["AP"]["mean"] for row in table.values()) // 5)
     high = 5 * (max(row["AP"]["mean"] for row in table.values()) // 5 + 1)
     for left, price, tick in ((60, "GFLOPs", 0.005), (550, "ms", 0.5)):
