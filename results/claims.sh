@@ -29,7 +29,7 @@ find() {
 }
 
 # An allocation, each network alone from the weights of S: 1,400 steps of 16 images for each frame,
-# as many as in the default run.
+# as many as in the default run, unless options say otherwise.
 train_chain() {
     local name=$1 arch=$2
     shift 2
@@ -288,10 +288,10 @@ def budgets(runs):
     return rows
 
 
-def at_two_budgets(runs, folder, what):
-    """T beside something else of its budget."""
+def at_budgets(runs, folder, what, shares=("0.50", "0.75")):
+    """T beside something else of its budget, which is a share of S."""
     rows = {}
-    for share in ("0.50", "0.75"):
+    for share in shares:
         ours = rows[f"{share} of S: T"] = judged(runs / f"t_{share}_alone", "t")
         other = rows[f"{share}: {what}"] = judged(runs / folder.format(share), "t")
         rows[f"{share}: T - {what}"] = less(ours, other)
@@ -300,19 +300,17 @@ def at_two_budgets(runs, folder, what):
 
 def figure_6a(runs):
     """Fig. 6a: the same architectures with and without fusion"""
-    return at_two_budgets(runs, "t_{}_no_fusion", "without fusion")
+    return at_budgets(runs, "t_{}_no_fusion", "without fusion")
 
 
 def figure_6a_longer(runs):
     """Fig. 6a: the same, but without fusion three times the steps, so as many images a network"""
-    ours = judged(runs / "t_0.50_alone", "t")
-    other = judged(runs / "t_0.50_no_fusion_longer", "t")
-    return {"T": ours, "without fusion, longer": other, "T - that": less(ours, other)}
+    return at_budgets(runs, "t_{}_no_fusion_longer", "without fusion", ["0.50"])
 
 
 def figure_6b(runs):
     """Fig. 6b: an architecture for each frame, or one for all non-key frames"""
-    return at_two_budgets(runs, "shared_{}_alone", "one for all")
+    return at_budgets(runs, "shared_{}_alone", "one for all")
 
 
 def table_4(runs):
