@@ -495,7 +495,7 @@ def to_device(images, device):
     return flat.unflatten(0, images.shape[:2])
 
 
-def propagate(nets, images, matrices, key_heatmaps=None, archs=None, cell=CELL):
+def propagate(nets, images, matrices, key_heatmaps=None, archs=None, cell=CELL, cut=False):
     """The chain of eq. (2): the heatmaps of every frame are an input of the next one's network.
 
         I^0 -> S -> H^0 -> warp -> T(I^1, .; arch^1) -> H^1 -> warp -> T(I^2, .; arch^2) -> H^2 ...
@@ -503,8 +503,8 @@ def propagate(nets, images, matrices, key_heatmaps=None, archs=None, cell=CELL):
     images (B, F, 3, H, W) and matrices (B, F, 2, 3), image -> crop pixels, are of the whole clip,
     its key frame first. key_heatmaps: None, then nets[0] looks at frame 0; or the heatmaps
     (B, K, h, w) of frame 0, then nets[0] looks at frame 1. archs: one for each net, where the nets
-    are super-networks. Returns (B, len(nets), K, h, w). Gradients flow back along the chain, so
-    the sum over t in eq. (1) also teaches each frame what the frames after it need.
+    are super-networks. Returns (B, len(nets), K, h, w). Gradients flow back along the chain, unless
+    they are cut: then each frame learns for itself alone, and takes what it is handed as it is.
     """
     heatmaps = key_heatmaps  # H^0, where it is there already
     first = 0 if key_heatmaps is None else 1
@@ -512,6 +512,7 @@ def propagate(nets, images, matrices, key_heatmaps=None, archs=None, cell=CELL):
     for t, net in enumerate(nets, first):
         # ours: H^{t-1} was seen through the window of frame t-1; move it into that of frame t
         if heatmaps is not None:
+            heatmaps = heatmaps.detach() if cut else heatmaps
             heatmaps = data.warp_heatmaps(heatmaps, matrices[:, t - 1], matrices[:, t], cell)
         # eq. (2): H^0 = S(I^0), then H^t = T(I^t, H^{t-1}; arch^t)
         arch = archs[t - first] if archs else None
