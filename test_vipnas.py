@@ -1916,6 +1916,8 @@ def test_heatmaps_and_their_gradients_move_with_the_windows_along_a_chain():
     close(found.amax((2, 3, 4)), torch.ones(1, 3))
     found[0, 2, 3, 10, 9].backward()
     assert heatmaps.grad.nonzero().tolist() == [[0, 3, 10, 12]]
+    cut = search.propagate([hand_on] * 3, images, moving_windows([0, 8, 12, 12]), heatmaps, cut=True)
+    assert torch.equal(cut, found) and not cut.requires_grad
 
 
 def test_a_chain_is_equation_2():
@@ -2274,8 +2276,8 @@ def loss_by_hand(net, archs, examples, teacher=None):
     first = examples.images.shape[1] - len(archs)
     predicted = []
     for t, arch in enumerate(archs):
-        heatmaps = net(examples.images[:, first + t], arch, heatmaps)
-        predicted.append(heatmaps)
+        predicted.append(net(examples.images[:, first + t], arch, heatmaps))
+        heatmaps = predicted[-1].detach()  # each frame learns for itself alone
     predicted = torch.stack(predicted, 1)
     error = ((predicted - examples.targets) ** 2).mean((3, 4))
     loss = 1000 * (error * examples.weights).mean()
