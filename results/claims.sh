@@ -29,7 +29,7 @@ find() {
 }
 
 # An allocation, each network alone from the weights of S: 1,400 steps of 16 images for each frame,
-# as many as in the default run, unless options say otherwise.
+# as many as in the default run.
 train_chain() {
     local name=$1 arch=$2
     shift 2
