@@ -1911,12 +1911,13 @@ def test_heatmaps_and_their_gradients_move_with_the_windows_along_a_chain():
         return heatmaps
 
     images = torch.zeros(1, 4, 3, 128, 96)
-    found = search.propagate([hand_on] * 3, images, moving_windows([0, 8, 12, 12]), heatmaps)
+    inputs = (images, moving_windows([0, 8, 12, 12]), heatmaps)
+    found = search.propagate([hand_on] * 3, *inputs)
     assert [found[0, t, 0].argmax().item() % 24 for t in range(3)] == [10, 9, 9]
     close(found.amax((2, 3, 4)), torch.ones(1, 3))
     found[0, 2, 3, 10, 9].backward()
     assert heatmaps.grad.nonzero().tolist() == [[0, 3, 10, 12]]
-    cut = search.propagate([hand_on] * 3, images, moving_windows([0, 8, 12, 12]), heatmaps, cut=True)
+    cut = search.propagate([hand_on] * 3, *inputs, cut=True)
     assert torch.equal(cut, found) and not cut.requires_grad
 
 
