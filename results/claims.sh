@@ -128,8 +128,8 @@ trainings() {
         train_chain shared_${share}_alone shared_$share
     done
 
-    # Table 1, Fig. 4: S at two more budgets; two networks made by hand, which start from nothing and
-    # train 500 steps more, as many as the super-network
+    # Table 1, Fig. 4: S at two more budgets; two networks made by hand, which start from nothing
+    # and train 500 steps more, as many as the super-network
     for budget in 0.0111 0.0150; do
         find s_$budget s --gflops $budget
         train_found s_$budget
@@ -274,9 +274,14 @@ def conditions(runs):
 
 def budgets(runs):
     """Table 1, Fig. 4: networks made by hand, S on every frame, and T, at several budgets"""
-    names = {"by hand, scaled": "scaled", "by hand, largest": "largest"}
-    names |= {"S, 0.0111 GFLOPs": "s_0.0111_alone", "S, 0.0150 GFLOPs": "s_0.0150_alone"}
-    names |= {"S, 0.0200 GFLOPs": "s", "the same, trained longer": "s_longer"}
+    names = {
+        "by hand, scaled": "scaled",
+        "by hand, largest": "largest",
+        "S, 0.0111 GFLOPs": "s_0.0111_alone",
+        "S, 0.0150 GFLOPs": "s_0.0150_alone",
+        "S, 0.0200 GFLOPs": "s",
+        "the same, trained longer": "s_longer",
+    }
     rows = {name: judged(runs / folder, "s") for name, folder in names.items()}
     for share in ("0.50", "0.57", "0.75"):
         rows[f"T, {share} of S"] = judged(runs / f"t_{share}_alone", "t")
@@ -445,7 +450,7 @@ for claim in claims:
         continue
     table = {}
     for name, row in next(iter(rows.values())).items():
-        if all(name in rows[seed] for seed in rows):
+        if all(name in rows[seed] for seed in rows):  # a choice that is not trained yet is left out
             table[name] = {key: summary([rows[seed][name][key] for seed in rows]) for key in row}
     data.write_json({"seeds": list(rows), "rows": table}, Path(f"results/claim_{claim.__name__}.json"))
     show(claim, table, rows)
