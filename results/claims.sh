@@ -122,7 +122,7 @@ trainings() {
         train_chain t_${share}_no_fusion t_$share --no-fusion
     done
 
-    # Table 1 once more: T from the S that was trained on; T twice as long as else
+    # Table 1 once more: T from the S that was trained on, as long as above and twice as long
     for steps in 1400 2800; do
         train t_of_longer_$steps --stage t --s "$runs/s_longer/vipnas_s.pt" --arch "$runs/t_0.57/arch.json" --steps $steps
     done
