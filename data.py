@@ -46,7 +46,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageDraw, ImageOps
 from torch.utils.data import DataLoader, default_collate
 
@@ -544,36 +543,6 @@ def flip_heatmaps(heatmaps, flip, cell=CELL):
     return torch.cat([heatmaps[..., :1], heatmaps[..., :-1]], dim=-1)
 
 
-def warp_heatmaps(heatmaps, old, new, cell=CELL):
-    """Heatmaps (B, K, h, w) in the windows `old` -> the same in the windows `new`.
-
-    old, new: (B, 2, 3), image -> crop pixels. Before the heatmaps of frame t enter frame t + 1
-    (eq. 2), they are moved to where the person is in its window. Bilinear, 0 outside; gradients
-    flow. Equal windows give back the very heatmaps. ours: the paper has no moving windows.
-    """
-    old, new = torch.as_tensor(old).double(), torch.as_tensor(new).double()
-    if torch.equal(old, new):
-        return heatmaps
-
-    # grid_sample measures a heatmap from -1 to 1, the outer borders of its first and last cell.
-    # There -1 is half a cell before cell 0, and one unit is half of the heatmap: 2h or 2w pixels
-    height, width = heatmaps.shape[2:]
-    to_x = [2 * width, 0, 2 * width - 2 + cell]
-    to_y = [0, 2 * height, 2 * height - 2 + cell]
-    grid_to_pixels = old.new_tensor([to_x, to_y, [0, 0, 1]])
-
-    # grid of new -> crop pixels of new -> image -> crop pixels of old -> grid of old
-    last_row = old.new_tensor([0, 0, 1]).expand(len(old), 1, 3)
-    old = torch.cat([old, last_row], dim=1)  # (B, 3, 3), so that they can be multiplied
-    new = torch.cat([new, last_row], dim=1)
-    matrix = grid_to_pixels.inverse() @ old @ new.inverse() @ grid_to_pixels
-    grid = F.affine_grid(matrix[:, :2], list(heatmaps.shape), align_corners=False)  # (B, h, w, 2)
-
-    # under autocast heatmaps come in bfloat16, too coarse for places
-    heatmaps = heatmaps.to(torch.promote_types(heatmaps.dtype, torch.float32))
-    return F.grid_sample(heatmaps, grid.to(heatmaps), "bilinear", "zeros", align_corners=False)
-
-
 def about(skeleton, size, cell=CELL):
     """What must be known to use a finished network: plain values, saved beside its weights."""
     return {
@@ -631,12 +600,12 @@ class Clips:
 
     per_clip = ("boxes", "joints", "areas")  # the fields that have an entry for each clip
 
-    def __init__(self, name, size, boxes, joints, areas):
+    def __init__(self, name, size, boxes, joints, areas, cell=CELL):
         if min(size) < 4 or size[0] % 4 or size[1] % 4:
             raise UserError(f"crops of {size[0]}x{size[1]} pixels do not work: use multiples of 4")
         self.name = name
         self.size = tuple(size)
-        self.cell = CELL
+        self.cell = cell
         self.frames = joints.shape[1]
         self.boxes = boxes
         self.joints = joints
@@ -1046,7 +1015,7 @@ class SyntheticClips(Clips):
     skeleton = COCO
     per_clip = (*Clips.per_clip, "images", "conditions")
 
-    def __init__(self, split, count, frames=4, size=(128, 96), workers=None):
+    def __init__(self, split, count, frames=4, size=(128, 96), workers=None, cell=CELL):
         if count < 1 or frames < 1:
             raise UserError(f"{count} clips of {frames} frames: both numbers must be at least 1")
         self.images = np.empty((count, frames, *size, 3), np.uint8)
@@ -1064,7 +1033,7 @@ class SyntheticClips(Clips):
         boxes = np.tile(box, (count, frames, 1))
         extent = np.ptp(joints[..., :2], axis=2)  # (N, F, 2)
         areas = BOX_TO_AREA * (1.1 * extent).prod(axis=-1)  # a body reaches beyond its joints
-        super().__init__(f"drawn people ({split})", size, boxes, joints, areas)
+        super().__init__(f"drawn people ({split})", size, boxes, joints, areas, cell)
 
     @staticmethod
     def _render(split, count, frames, size, workers):
@@ -1211,7 +1180,7 @@ class FileClips(Clips):
     per_clip = (*Clips.per_clip, "files", "ids", "scores")
     optional = ("area", "iscrowd", "num_keypoints")  # numbers of a person that may be missing
 
-    def __init__(self, name, size, clips, where):
+    def __init__(self, name, size, clips, where, cell):
         """clips: lists of F `Person`s; where: the file or folder they were read from."""
         if not clips:
             reason = f"left out {self.left_out}" if self.skipped else "it lists no person"
@@ -1226,7 +1195,7 @@ class FileClips(Clips):
         self.files = array("path")
         self.ids = np.stack([array("image_id", object), array("entry_id", object)], axis=-1)
         self.scores = array("score")[:, 0]
-        super().__init__(name, size, array("box"), array("joints"), array("area"))
+        super().__init__(name, size, array("box"), array("joints"), array("area"), cell)
 
         # a whole folder of damaged pictures should be found out now, not after a day of training
         for index in range(min(20, len(self))):
@@ -1406,7 +1375,7 @@ class CocoPeople(FileClips):
     id_key = "id"
     remedy = "mend the file, or name another with --root or --boxes"
 
-    def __init__(self, root, split, size=(256, 192), boxes=None):
+    def __init__(self, root, split, size=(256, 192), boxes=None, cell=CELL):
         self.skipped = collections.Counter()
         self.examples = {}
         has_people = split != "test-dev"
@@ -1433,7 +1402,8 @@ class CocoPeople(FileClips):
             self.needed = ("bbox", "score")
             _, people = self._people(detections, page["images"], folder)
             name += ", detected boxes"
-        super().__init__(name, size, [[person] for person in people], boxes or where)
+        clips = [[person] for person in people]
+        super().__init__(name, size, clips, boxes or where, cell)
 
     @staticmethod
     def _read(path, hint, split):
@@ -1471,7 +1441,7 @@ class PoseTrackClips(FileClips):
     remedy = "mend the files, name another --root, or lower --frames"
     per_clip = (*FileClips.per_clip, "sequence")
 
-    def __init__(self, root, split, frames=4, size=(256, 192), whole=True):
+    def __init__(self, root, split, frames=4, size=(256, 192), whole=True, cell=CELL):
         self.skipped = collections.Counter()
         self.examples = {}
         self.sequences = {}
@@ -1497,7 +1467,7 @@ class PoseTrackClips(FileClips):
             sequence += [path.name] * (len(clips) - len(sequence))
             self._join(path.name, images, entries)
         self.sequence = np.array(sequence)
-        super().__init__(f"PoseTrack18 {split}", size, clips, folder)
+        super().__init__(f"PoseTrack18 {split}", size, clips, folder, cell)
 
     def _with_sane_regions(self, image):
         """An image whose regions to be ignored are polygons, with as many x as y."""
@@ -1566,7 +1536,7 @@ class PoseTrackClips(FileClips):
         return clips
 
 
-def open_clips(kind, root, split, frames, size, count=None, boxes=None):
+def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CELL):
     """Clips of `kind` "synthetic", "coco" or "posetrack"; prints who is left out.
 
     split: train; val, which a search looks at; test, which only a report looks at. The real data
@@ -1578,14 +1548,14 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
     if kind == "synthetic":
         if split != "train":
             count = min(400, 4 * count)
-        return SyntheticClips(split, count, frames, size)
+        return SyntheticClips(split, count, frames, size, cell=cell)
 
     # the annotated parts of the real data sets are train and val
     part = "val" if split == "test" else split
     if kind == "coco":
-        clips = CocoPeople(root, part.removesuffix("2017"), size, boxes)
+        clips = CocoPeople(root, part.removesuffix("2017"), size, boxes, cell)
     else:
-        clips = PoseTrackClips(root, part, frames, size, whole=split != "test")
+        clips = PoseTrackClips(root, part, frames, size, whole=split != "test", cell=cell)
     if clips.left_out:
         print(f"{clips.name}: left out {clips.left_out}")
     if split == "train":
@@ -1594,6 +1564,461 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None):
         clips.ids = pickle.loads(pickle.dumps(clips.ids))
         return clips.head(count) if count else clips
     return clips
+
+
+# ------------------------------------------------------------------------------- average precision
+# COCO and PoseTrack judge poses in two steps. First each image by itself: a result takes at most
+# one person, and is then right, wrong, or left out. Then all images together: what is right or
+# wrong is ranked by its score, and at each rank
+#
+#     precision = right so far / ranked so far,      recall = right so far / all that is labelled.
+#
+# Average precision (AP) is the mean of the precision over the recall. The two differ in what is
+# ranked (COCO: poses, PoseTrack: single joints) and in who takes whom.
+
+OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)
+RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision
+
+# ranges of a person's area in square pixels
+ANY_SIZE = (0, 1e5**2)
+MEDIUM = (32**2, 96**2)
+LARGE = (96**2, 1e5**2)
+
+# PoseTrack's columns and the 15 joints that count; the two ears of its files are never annotated
+POSETRACK_PARTS = {
+    "Head": ("nose", "head_bottom", "head_top"),
+    "Sho": ("left_shoulder", "right_shoulder"),
+    "Elb": ("left_elbow", "right_elbow"),
+    "Wri": ("left_wrist", "right_wrist"),
+    "Hip": ("left_hip", "right_hip"),
+    "Knee": ("left_knee", "right_knee"),
+    "Ank": ("left_ankle", "right_ankle"),
+}
+POSETRACK_JOINTS = sum(POSETRACK_PARTS.values(), ())
+
+
+def joint_similarity(predictions, joints, areas, sigmas=COCO.sigmas):
+    """How near each joint is to its label: exp(-d^2 / (2 s^2 k^2)) of Sec. 4.1, 0 to 1.
+
+    d is the distance between prediction and label, s^2 the person's area, k = 2 sigma a constant of
+    the joint. predictions (..., K, 2 or more), joints (..., K, 3) with the visibility last, in
+    pixels; areas (...) in square pixels; sigmas (K). Leading dimensions broadcast: (..., K).
+    """
+    offsets = predictions[..., :2] - joints[..., :2]  # (..., K, 2)
+    d2 = (offsets**2).sum(-1)  # (..., K)
+    k2 = (2 * np.asarray(sigmas)) ** 2  # (K)
+    s2 = np.asarray(areas)[..., None]  # (..., 1)
+    s2 = s2 + np.spacing(1)  # so that it is never 0, as in the official tool
+    return np.exp(-d2 / k2 / s2 / 2)
+
+
+def oks(predictions, joints, areas, sigmas=COCO.sigmas):
+    """Object keypoint similarity (Sec. 4.1), 0 to 1: the mean of `joint_similarity` over labelled
+    joints, of shape (...); 0 for a person without any.
+    """
+    similarity = joint_similarity(predictions, joints, areas, sigmas)  # (..., K)
+    labelled = joints[..., 2] > 0  # (..., K)
+    count = np.maximum(labelled.sum(-1), 1)  # (...)
+    return (similarity * labelled).sum(-1) / count
+
+
+def by_image(annotations, results):
+    """Triples (image, its people, its results), by rising image id.
+
+    Ids are numbers or texts. PoseTrack's files may number their images alike: where ids repeat, all
+    entries say of which "sequence" they are. Raises UserError if a result is for an image that the
+    annotations do not list.
+    """
+    ids = [image["id"] for image in annotations["images"]]
+    repeat = len(set(ids)) < len(ids)
+    images = {image_key(image, "id", repeat): image for image in annotations["images"]}
+    people = {place: [] for place in images}
+    found = {place: [] for place in images}
+    for person in annotations["annotations"]:
+        place = image_key(person, "image_id", repeat)
+        if place in images:
+            people[place].append(person)
+    for result in results:
+        place = image_key(result, "image_id", repeat)
+        if place not in images:
+            image_id = result["image_id"]
+            raise UserError(f"a result is for image {image_id}, which the annotations do not list")
+        found[place].append(result)
+    return [(images[place], people[place], found[place]) for place in sorted(images)]
+
+
+def image_key(entry, key, repeat):
+    """What tells the image of an entry apart, and sorts it: (sequence, is a text, id)."""
+    sequence = entry.get("sequence", "") if repeat else ""
+    return sequence, isinstance(entry[key], str), entry[key]
+
+
+def keypoints_of(entries, count):
+    """The keypoints of N annotations or results -> (N, count, 3)."""
+    keypoints = [entry["keypoints"] for entry in entries]
+    return np.array(keypoints, float).reshape(-1, count, 3)
+
+
+def rank_results(judged):
+    """Rank pairs (score, right) of all images -> right (N) bool, and the precision (N) so far.
+
+    The best score comes first, of equals the first. Precision rises and falls with every result,
+    but who wants a certain recall may as well go on to the best rank that has at least as much. So
+    in both evaluations the precision of a rank is the best one there or later.
+    """
+    scores = np.array([score for score, _ in judged])
+    right = np.array([right for _, right in judged], bool)
+    right = right[np.argsort(-scores, kind="stable")]
+
+    ranks = np.arange(1, len(right) + 1)
+    precision = right.cumsum() / ranks  # (N)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    return right, best
+
+
+# ------------------------------------------------------------------------------- COCO's evaluation
+class CocoImage:
+    """One image as COCO judges it: its people, and its 20 results of the highest scores.
+
+    Of the results, best first: scores; areas, of the boxes round their joints; and similarity, for
+    each a list of its OKS with the people.
+    """
+
+    def __init__(self, people, results, sigmas):
+        scores = np.array([result["score"] for result in results])
+        best = np.argsort(-scores, kind="stable")[:20]  # of equals the first
+        poses = keypoints_of(results, len(sigmas))[best]  # (D, K, 3)
+        sizes = np.ptp(poses[..., :2], axis=1)  # (D, 2) width, height
+
+        self.people = people
+        self.scores = scores[best].tolist()
+        self.areas = sizes.prod(1).tolist()
+        self.similarity = similarity_table(poses, people, sigmas).tolist()
+
+    def who_counts(self, area_range):
+        """Who is to be found: people of that size, but no crowds and nobody without joints."""
+        smallest, largest = area_range
+        counts = []
+        for person in self.people:
+            ignored = person["iscrowd"] or person["num_keypoints"] == 0
+            counts.append(not ignored and smallest <= person["area"] <= largest)
+        return counts
+
+    def judge(self, area_range, threshold):
+        """Pairs (score, right) of the results, less those that are left out.
+
+        The best score chooses first. Of the people who are still free and similar enough, a result
+        takes somebody who counts before somebody who is ignored, then the most similar one, and of
+        equals the last.
+        """
+        smallest, largest = area_range
+        counts = self.who_counts(area_range)
+        taken = set()
+        judged = []
+        for score, area, similarity in zip(self.scores, self.areas, self.similarity, strict=True):
+            candidates = []
+            for person, value in enumerate(similarity):
+                if value >= threshold and person not in taken:
+                    candidates.append((counts[person], value, person))
+            if candidates:
+                # somebody is there: right, or left out if that person is to be ignored
+                person = max(candidates)[-1]
+                if counts[person]:
+                    judged.append((score, True))
+                if not self.people[person]["iscrowd"]:  # a crowd is always free
+                    taken.add(person)
+            elif smallest <= area <= largest:
+                # nobody is there: wrong, or left out if it is of another size
+                judged.append((score, False))
+        return judged
+
+
+def similarity_table(poses, people, sigmas):
+    """OKS of each of D poses (D, K, 3) with each of G people -> (D, G)."""
+    table = np.zeros((len(poses), len(people)))
+    keypoints = keypoints_of(people, len(sigmas))  # (G, K, 3)
+    for i, person in enumerate(people):
+        joints = keypoints[i]  # (K, 3)
+        if not (joints[:, 2] > 0).any():
+            # Somebody is here whose joints were not labelled: they may be all over a box of three
+            # times the size, so each predicted joint is compared with the nearest point of it.
+            box = np.array(person["bbox"], float)  # x, y, width, height
+            low = box[:2] - box[2:]
+            high = box[:2] + 2 * box[2:]
+            joints = np.ones_like(poses)  # (D, K, 3) all labelled
+            joints[..., :2] = poses[..., :2].clip(low, high)
+        table[:, i] = oks(poses, joints, person["area"], sigmas)
+    return table
+
+
+def ap_and_recall(images, area_range):
+    """AP and recall of the `CocoImage`s at each of the T thresholds -> (2, T), 0 to 1.
+
+    AP is the mean precision at 101 recalls, 0 at those that are never reached; the recall is what
+    all results reach together. Both are -1 where nobody is to be found.
+    """
+    table = np.full((2, len(OKS_THRESHOLDS)), -1.0)
+    people = sum(sum(image.who_counts(area_range)) for image in images)
+    if people == 0:
+        return table
+
+    for t, threshold in enumerate(OKS_THRESHOLDS.tolist()):
+        judged = []
+        for image in images:
+            judged += image.judge(area_range, threshold)
+        right, precision = rank_results(judged)  # (N) each
+        recall = right.cumsum() / people  # (N)
+        first_ranks = recall.searchsorted(RECALLS)  # (101) N: never reached
+        precision = np.append(precision, 0)  # (N + 1)
+        table[0, t] = precision[first_ranks].mean()
+        table[1, t] = right.sum() / people
+    return table
+
+
+def coco_ap(annotations, results, sigmas=None):
+    """COCO's keypoint evaluation: the ten numbers of the official tool (pycocotools), 0 to 1.
+
+    AP and AR (average recall) are means over the OKS thresholds, 50 and 75 are one threshold alone,
+    M and L are for medium and for large people. A number is -1 where nobody is to be found.
+
+    annotations: a COCO keypoint dict with one category; results: a list of dicts with image_id,
+    keypoints (3K numbers) and score; sigmas (K): None for those of the category's joints. Raises
+    UserError as `by_image` does.
+    """
+    if sigmas is None:
+        category = person_category(annotations, "the annotation file")
+        names = category.get("keypoints") or COCO.joints
+        skeleton, order = skeleton_from({**category, "keypoints": list(names)})
+        sigmas = np.empty(len(order))
+        sigmas[order] = skeleton.sigmas
+    images = []
+    for _, people, found in by_image(annotations, results):
+        images.append(CocoImage(people, found, sigmas))
+
+    everybody = ap_and_recall(images, ANY_SIZE)  # (2, T)
+    medium = ap_and_recall(images, MEDIUM)
+    large = ap_and_recall(images, LARGE)
+    table = {}
+    for i, name in enumerate(("AP", "AR")):
+        table[name] = everybody[i].mean()
+        table[f"{name}50"] = everybody[i, 0]
+        table[f"{name}75"] = everybody[i, 5]
+        table[f"{name}M"] = medium[i].mean()
+        table[f"{name}L"] = large[i].mean()
+    return {name: float(value) for name, value in table.items()}
+
+
+# -------------------------------------------------------------------------- PoseTrack's evaluation
+def inside(x, y, polygon_x, polygon_y):
+    """Which points x, y (...) lie inside a polygon of V corners, its border excluded: (...) bool.
+
+    The even-odd rule: from inside, a ray to the right meets an odd number of edges.
+    """
+    odd = np.zeros(x.shape, bool)
+    on_border = np.zeros(x.shape, bool)
+    for corner in range(len(polygon_x)):
+        # the edge that ends in this corner, as each point sees it from itself
+        x0 = polygon_x[corner - 1] - x  # (...)
+        y0 = polygon_y[corner - 1] - y
+        x1 = polygon_x[corner] - x
+        y1 = polygon_y[corner] - y
+
+        # the cross product: its sign says on which side the edge passes, 0 is in line with it
+        side = x0 * y1 - y0 * x1
+        on_border |= (side == 0) & (x0 * x1 + y0 * y1 <= 0)
+
+        # the ray meets an edge with one end above and one below it that passes on the right
+        starts_above = y0 <= 0
+        stops_above = y1 <= 0
+        odd ^= (starts_above != stops_above) & ((side > 0) == starts_above)
+    return odd & ~on_border
+
+
+def joints_that_count(names):
+    """PoseTrack's 15 joints; all, in a file that names others."""
+    return POSETRACK_JOINTS if set(POSETRACK_JOINTS) <= set(names) else tuple(names)
+
+
+def posetrack_joints(entries, image, names):
+    """Joints (N, J, 3) of annotations or results, and which of them are there (N, J).
+
+    names: of an entry's joints, of which J count. Not there is a joint whose three numbers are all
+    0, or that lies in a region of the image that is to be ignored.
+    """
+    columns = [names.index(joint) for joint in joints_that_count(names)]
+    joints = keypoints_of(entries, len(names))[:, columns]  # (N, J, 3)
+    there = (joints != 0).any(-1)  # (N, J)
+
+    x = joints[..., 0]  # (N, J)
+    y = joints[..., 1]
+    regions_x = image.get("ignore_regions_x", [])
+    regions_y = image.get("ignore_regions_y", [])
+    for region_x, region_y in zip(regions_x, regions_y, strict=True):
+        there &= ~inside(x, y, region_x, region_y)
+    return joints, there
+
+
+def judge_posetrack_frame(image, people, results, names):
+    """Judge one frame: J joints of G people and P results.
+
+    Returns which joints of the results are right (P, J), which are judged at all (P, J), and how
+    many of the people's are labelled (J).
+    """
+    joints, labelled = posetrack_joints(people, image, names)  # (G, J, 3), (G, J)
+    poses, predicted = posetrack_joints(results, image, names)  # (P, J, 3), (P, J)
+
+    # a joint may be off by half a head size, which is 0.6 of the head box's diagonal
+    boxes = np.array([person["bbox_head"] for person in people], float)  # (G, 4)
+    heads = 0.6 * np.linalg.norm(boxes[:, 2:], axis=1)  # (G)
+    heads = heads[:, None]  # (G, 1)
+    offsets = poses[:, None] - joints  # (P, G, J, 3)
+    distance = np.linalg.norm(offsets[..., :2], axis=-1)  # (P, G, J)
+    close = (distance <= 0.5 * heads) & (heads > 0)
+    close &= labelled & predicted[:, None]
+
+    # A result takes the person of whose labelled joints it has the largest share right (PCKh), if
+    # any, and a person keeps the best result that came. Of equals it is the first.
+    count = np.maximum(labelled.sum(-1), 1)  # (G)
+    shares = close.sum(-1) / count  # (P, G)
+    kept = {}
+    best_share = np.zeros(len(people))
+    for pose, person in enumerate(shares.argmax(1)):
+        if shares[pose, person] > best_share[person]:
+            best_share[person] = shares[pose, person]
+            kept[person] = pose
+
+    # what nobody keeps is wrong in every joint
+    right = np.zeros_like(predicted)
+    for person, pose in kept.items():
+        right[pose] = close[pose, person]
+    return right, predicted, labelled.sum(0)
+
+
+def posetrack_ap(annotations, results):
+    """PoseTrack's multi-person pose evaluation (poseval), in percent.
+
+    Head, Sho, Elb, Wri, Hip, Knee, Ank are means over a column's joints, Total is that of all 15.
+    Left out are frames without people and joints that nobody has; a mean of none is nan.
+
+    annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results:
+    a list of dicts with image_id, keypoints (51 numbers) and scores (17, one a joint). Raises
+    UserError as `by_image` does.
+    """
+    names = annotations["categories"][0]["keypoints"]
+    counted = joints_that_count(names)
+    judged = {joint: [] for joint in counted}
+    labelled = np.zeros(len(counted), int)
+    for image, people, found in by_image(annotations, results):
+        if people:
+            right, predicted, count = judge_posetrack_frame(image, people, found, names)
+            labelled += count
+            for i, j in np.argwhere(predicted):
+                joint = counted[j]
+                score = found[i]["scores"][names.index(joint)]
+                judged[joint].append((score, right[i, j]))
+
+    ap = {}
+    for joint, count in zip(counted, labelled, strict=True):
+        if count > 0:
+            last_first = judged[joint][::-1]  # the official order of equal scores
+            right, precision = rank_results(last_first)  # (N) each
+            # the recall goes up by 1 / count at the right ones: the curve's area is a sum over them
+            area = precision[right].sum() / count
+            ap[joint] = 100 * area
+
+    table = {}
+    columns = POSETRACK_PARTS | {"Total": counted}
+    for name, joints in columns.items():
+        values = [ap[joint] for joint in joints if joint in ap]
+        table[name] = float(np.mean(values)) if values else float("nan")
+    return table
+
+
+# ----------------------------------------------------------------- results in the official formats
+def pose_score(pose, box_score=1.0):
+    """The usual score of a person (K, 3): that of the box times the mean joint score above 0.2."""
+    scores = pose[:, 2]
+    sure = scores[scores > 0.2]
+    return float(box_score * sure.mean()) if len(sure) else 0.0
+
+
+def oks_nms(poses, scores, areas, sigmas=COCO.sigmas):
+    """Which poses (N, K, 3) of one image to keep: their indices, best score first.
+
+    A pose goes if one that is kept is nearly the same: OKS of the two, at their mean area, above
+    0.9. scores (N); areas (N) in square pixels; sigmas (K).
+    """
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    kept = []
+    for i in order.tolist():
+        labelled = poses[i].copy()
+        labelled[:, 2] = 1  # both are predictions, with all joints
+        mean_areas = (areas[kept] + areas[i]) / 2
+        similarity = oks(poses[kept], labelled, mean_areas, sigmas)
+        if (similarity <= 0.9).all():
+            kept.append(i)
+    return kept
+
+
+def coco_results(keypoints, clips):
+    """Predictions (N, 1, K, 3) for a CocoPeople -> the official list of results, after OKS-NMS.
+
+    Ids, and the order of joints, are those of the annotation file.
+    """
+    poses = keypoints[:, 0]  # (N, K, 3)
+    scores = np.zeros(len(poses))
+    areas = np.zeros(len(poses))
+    for i, pose in enumerate(poses):
+        scores[i] = pose_score(pose, clips.scores[i])
+        width, height = window(clips.boxes[i, 0], clips.size)[2:]
+        areas[i] = width * height  # of the padded window, as in SBL's NMS
+
+    people = {}  # of each image, in their order
+    for i, image_id in enumerate(clips.ids[:, 0, 0].tolist()):
+        people.setdefault(image_id, []).append(i)
+
+    results = []
+    for image_id, own in people.items():
+        own = np.array(own)
+        kept = oks_nms(poses[own], scores[own], areas[own], clips.skeleton.sigmas)
+        for i in own[kept].tolist():
+            pose = np.empty_like(poses[i])  # (K, 3)
+            pose[clips.order] = poses[i]
+            result = {
+                "image_id": image_id,
+                "category_id": clips.category_id,
+                "keypoints": pose.ravel().round(3).tolist(),
+                "score": float(scores[i]),
+            }
+            results.append(result)
+    return results
+
+
+def posetrack_results(keypoints, clips):
+    """Predictions (N, F, K, 3) for PoseTrackClips -> the official list of results.
+
+    One for each labelled frame of a track; a frame that only fills up its clip has no ids. As files
+    may number their images alike, "sequence" is the name of the file.
+    """
+    results = []
+    for i, t in np.ndindex(keypoints.shape[:2]):
+        pose = keypoints[i, t]  # (K, 3)
+        image_id, track_id = clips.ids[i, t].tolist()
+        if image_id is not None:
+            result = {
+                "sequence": str(clips.sequence[i]),
+                "image_id": image_id,
+                "track_id": track_id,
+                "keypoints": pose.ravel().round(3).tolist(),
+                "scores": pose[:, 2].tolist(),
+            }
+            results.append(result)
+    return results
+
+
+def person_key(entry):
+    """What tells a person of PoseTrack in a frame apart, in annotations and results."""
+    return entry["sequence"], entry["image_id"], entry["track_id"]
 
 
 # ------------------------------------------------------------------------------------------- export

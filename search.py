@@ -30,458 +30,10 @@ import torch.distributed as dist
 from PIL import Image, ImageDraw, ImageFont
 
 import data
+import fusion
 import vipnas
-from data import CELL, COCO, CocoPeople, PoseTrackClips, UserError, window
+from data import CELL, CocoPeople, PoseTrackClips, UserError
 from vipnas import Cost, cost
-
-# ------------------------------------------------------------------------------- average precision
-# COCO and PoseTrack judge poses in two steps. First each image by itself: a result takes at most
-# one person, and is then right, wrong, or left out. Then all images together: what is right or
-# wrong is ranked by its score, and at each rank
-#
-#     precision = right so far / ranked so far,      recall = right so far / all that is labelled.
-#
-# Average precision (AP) is the mean of the precision over the recall. The two differ in what is
-# ranked (COCO: poses, PoseTrack: single joints) and in who takes whom.
-
-OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)
-RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision
-
-# ranges of a person's area in square pixels
-ANY_SIZE = (0, 1e5**2)
-MEDIUM = (32**2, 96**2)
-LARGE = (96**2, 1e5**2)
-
-# PoseTrack's columns and the 15 joints that count; the two ears of its files are never annotated
-POSETRACK_PARTS = {
-    "Head": ("nose", "head_bottom", "head_top"),
-    "Sho": ("left_shoulder", "right_shoulder"),
-    "Elb": ("left_elbow", "right_elbow"),
-    "Wri": ("left_wrist", "right_wrist"),
-    "Hip": ("left_hip", "right_hip"),
-    "Knee": ("left_knee", "right_knee"),
-    "Ank": ("left_ankle", "right_ankle"),
-}
-POSETRACK_JOINTS = sum(POSETRACK_PARTS.values(), ())
-
-
-def joint_similarity(predictions, joints, areas, sigmas=COCO.sigmas):
-    """How near each joint is to its label: exp(-d^2 / (2 s^2 k^2)) of Sec. 4.1, 0 to 1.
-
-    d is the distance between prediction and label, s^2 the person's area, k = 2 sigma a constant of
-    the joint. predictions (..., K, 2 or more), joints (..., K, 3) with the visibility last, in
-    pixels; areas (...) in square pixels; sigmas (K). Leading dimensions broadcast: (..., K).
-    """
-    offsets = predictions[..., :2] - joints[..., :2]  # (..., K, 2)
-    d2 = (offsets**2).sum(-1)  # (..., K)
-    k2 = (2 * np.asarray(sigmas)) ** 2  # (K)
-    s2 = np.asarray(areas)[..., None]  # (..., 1)
-    s2 = s2 + np.spacing(1)  # so that it is never 0, as in the official tool
-    return np.exp(-d2 / k2 / s2 / 2)
-
-
-def oks(predictions, joints, areas, sigmas=COCO.sigmas):
-    """Object keypoint similarity (Sec. 4.1), 0 to 1: the mean of `joint_similarity` over labelled
-    joints, of shape (...); 0 for a person without any.
-    """
-    similarity = joint_similarity(predictions, joints, areas, sigmas)  # (..., K)
-    labelled = joints[..., 2] > 0  # (..., K)
-    count = np.maximum(labelled.sum(-1), 1)  # (...)
-    return (similarity * labelled).sum(-1) / count
-
-
-def by_image(annotations, results):
-    """Triples (image, its people, its results), by rising image id.
-
-    Ids are numbers or texts. PoseTrack's files may number their images alike: where ids repeat, all
-    entries say of which "sequence" they are. Raises UserError if a result is for an image that the
-    annotations do not list.
-    """
-    ids = [image["id"] for image in annotations["images"]]
-    repeat = len(set(ids)) < len(ids)
-    images = {place_of(image, "id", repeat): image for image in annotations["images"]}
-    people = {place: [] for place in images}
-    found = {place: [] for place in images}
-    for person in annotations["annotations"]:
-        place = place_of(person, "image_id", repeat)
-        if place in images:
-            people[place].append(person)
-    for result in results:
-        place = place_of(result, "image_id", repeat)
-        if place not in images:
-            image_id = result["image_id"]
-            raise UserError(f"a result is for image {image_id}, which the annotations do not list")
-        found[place].append(result)
-    return [(images[place], people[place], found[place]) for place in sorted(images)]
-
-
-def place_of(entry, key, repeat):
-    """What tells the image of an entry apart, and sorts it: (sequence, is a text, id)."""
-    sequence = entry.get("sequence", "") if repeat else ""
-    return sequence, isinstance(entry[key], str), entry[key]
-
-
-def keypoints_of(entries, count):
-    """The keypoints of N annotations or results -> (N, count, 3)."""
-    keypoints = [entry["keypoints"] for entry in entries]
-    return np.array(keypoints, float).reshape(-1, count, 3)
-
-
-def rank_results(judged):
-    """Rank pairs (score, right) of all images -> right (N) bool, and the precision (N) so far.
-
-    The best score comes first, of equals the first. Precision rises and falls with every result,
-    but who wants a certain recall may as well go on to the best rank that has at least as much. So
-    in both evaluations the precision of a rank is the best one there or later.
-    """
-    scores = np.array([score for score, _ in judged])
-    right = np.array([right for _, right in judged], bool)
-    right = right[np.argsort(-scores, kind="stable")]
-
-    ranks = np.arange(1, len(right) + 1)
-    precision = right.cumsum() / ranks  # (N)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    return right, best
-
-
-# ------------------------------------------------------------------------------- COCO's evaluation
-class CocoImage:
-    """One image as COCO judges it: its people, and its 20 results of the highest scores.
-
-    Of the results, best first: scores; areas, of the boxes round their joints; and similarity, for
-    each a list of its OKS with the people.
-    """
-
-    def __init__(self, people, results, sigmas):
-        scores = np.array([result["score"] for result in results])
-        best = np.argsort(-scores, kind="stable")[:20]  # of equals the first
-        poses = keypoints_of(results, len(sigmas))[best]  # (D, K, 3)
-        sizes = np.ptp(poses[..., :2], axis=1)  # (D, 2) width, height
-
-        self.people = people
-        self.scores = scores[best].tolist()
-        self.areas = sizes.prod(1).tolist()
-        self.similarity = similarity_table(poses, people, sigmas).tolist()
-
-    def who_counts(self, area_range):
-        """Who is to be found: people of that size, but no crowds and nobody without joints."""
-        smallest, largest = area_range
-        counts = []
-        for person in self.people:
-            ignored = person["iscrowd"] or person["num_keypoints"] == 0
-            counts.append(not ignored and smallest <= person["area"] <= largest)
-        return counts
-
-    def judge(self, area_range, threshold):
-        """Pairs (score, right) of the results, less those that are left out.
-
-        The best score chooses first. Of the people who are still free and similar enough, a result
-        takes somebody who counts before somebody who is ignored, then the most similar one, and of
-        equals the last.
-        """
-        smallest, largest = area_range
-        counts = self.who_counts(area_range)
-        taken = set()
-        judged = []
-        for score, area, similarity in zip(self.scores, self.areas, self.similarity, strict=True):
-            candidates = []
-            for person, value in enumerate(similarity):
-                if value >= threshold and person not in taken:
-                    candidates.append((counts[person], value, person))
-            if candidates:
-                # somebody is there: right, or left out if that person is to be ignored
-                person = max(candidates)[-1]
-                if counts[person]:
-                    judged.append((score, True))
-                if not self.people[person]["iscrowd"]:  # a crowd is always free
-                    taken.add(person)
-            elif smallest <= area <= largest:
-                # nobody is there: wrong, or left out if it is of another size
-                judged.append((score, False))
-        return judged
-
-
-def similarity_table(poses, people, sigmas):
-    """OKS of each of D poses (D, K, 3) with each of G people -> (D, G)."""
-    table = np.zeros((len(poses), len(people)))
-    keypoints = keypoints_of(people, len(sigmas))  # (G, K, 3)
-    for i, person in enumerate(people):
-        joints = keypoints[i]  # (K, 3)
-        if not (joints[:, 2] > 0).any():
-            # Somebody is here whose joints were not labelled: they may be all over a box of three
-            # times the size, so each predicted joint is compared with the nearest point of it.
-            box = np.array(person["bbox"], float)  # x, y, width, height
-            low = box[:2] - box[2:]
-            high = box[:2] + 2 * box[2:]
-            joints = np.ones_like(poses)  # (D, K, 3) all labelled
-            joints[..., :2] = poses[..., :2].clip(low, high)
-        table[:, i] = oks(poses, joints, person["area"], sigmas)
-    return table
-
-
-def ap_and_recall(images, area_range):
-    """AP and recall of the `CocoImage`s at each of the T thresholds -> (2, T), 0 to 1.
-
-    AP is the mean precision at 101 recalls, 0 at those that are never reached; the recall is what
-    all results reach together. Both are -1 where nobody is to be found.
-    """
-    table = np.full((2, len(OKS_THRESHOLDS)), -1.0)
-    people = sum(sum(image.who_counts(area_range)) for image in images)
-    if people == 0:
-        return table
-
-    for t, threshold in enumerate(OKS_THRESHOLDS.tolist()):
-        judged = []
-        for image in images:
-            judged += image.judge(area_range, threshold)
-        right, precision = rank_results(judged)  # (N) each
-        recall = right.cumsum() / people  # (N)
-        first_ranks = recall.searchsorted(RECALLS)  # (101) N: never reached
-        precision = np.append(precision, 0)  # (N + 1)
-        table[0, t] = precision[first_ranks].mean()
-        table[1, t] = right.sum() / people
-    return table
-
-
-def coco_ap(annotations, results, sigmas=None):
-    """COCO's keypoint evaluation: the ten numbers of the official tool (pycocotools), 0 to 1.
-
-    AP and AR (average recall) are means over the OKS thresholds, 50 and 75 are one threshold alone,
-    M and L are for medium and for large people. A number is -1 where nobody is to be found.
-
-    annotations: a COCO keypoint dict with one category; results: a list of dicts with image_id,
-    keypoints (3K numbers) and score; sigmas (K): None for those of the category's joints. Raises
-    UserError as `by_image` does.
-    """
-    if sigmas is None:
-        category = data.person_category(annotations, "the annotation file")
-        names = category.get("keypoints") or COCO.joints
-        skeleton, order = data.skeleton_from({**category, "keypoints": list(names)})
-        sigmas = np.empty(len(order))
-        sigmas[order] = skeleton.sigmas
-    images = []
-    for _, people, found in by_image(annotations, results):
-        images.append(CocoImage(people, found, sigmas))
-
-    everybody = ap_and_recall(images, ANY_SIZE)  # (2, T)
-    medium = ap_and_recall(images, MEDIUM)
-    large = ap_and_recall(images, LARGE)
-    table = {}
-    for i, name in enumerate(("AP", "AR")):
-        table[name] = everybody[i].mean()
-        table[f"{name}50"] = everybody[i, 0]
-        table[f"{name}75"] = everybody[i, 5]
-        table[f"{name}M"] = medium[i].mean()
-        table[f"{name}L"] = large[i].mean()
-    return {name: float(value) for name, value in table.items()}
-
-
-# -------------------------------------------------------------------------- PoseTrack's evaluation
-def inside(x, y, polygon_x, polygon_y):
-    """Which points x, y (...) lie inside a polygon of V corners, its border excluded: (...) bool.
-
-    The even-odd rule: from inside, a ray to the right meets an odd number of edges.
-    """
-    odd = np.zeros(x.shape, bool)
-    on_border = np.zeros(x.shape, bool)
-    for corner in range(len(polygon_x)):
-        # the edge that ends in this corner, as each point sees it from itself
-        x0 = polygon_x[corner - 1] - x  # (...)
-        y0 = polygon_y[corner - 1] - y
-        x1 = polygon_x[corner] - x
-        y1 = polygon_y[corner] - y
-
-        # the cross product: its sign says on which side the edge passes, 0 is in line with it
-        side = x0 * y1 - y0 * x1
-        on_border |= (side == 0) & (x0 * x1 + y0 * y1 <= 0)
-
-        # the ray meets an edge with one end above and one below it that passes on the right
-        starts_above = y0 <= 0
-        stops_above = y1 <= 0
-        odd ^= (starts_above != stops_above) & ((side > 0) == starts_above)
-    return odd & ~on_border
-
-
-def joints_that_count(names):
-    """PoseTrack's 15 joints; all, in a file that names others."""
-    return POSETRACK_JOINTS if set(POSETRACK_JOINTS) <= set(names) else tuple(names)
-
-
-def posetrack_joints(entries, image, names):
-    """Joints (N, J, 3) of annotations or results, and which of them are there (N, J).
-
-    names: of an entry's joints, of which J count. Not there is a joint whose three numbers are all
-    0, or that lies in a region of the image that is to be ignored.
-    """
-    columns = [names.index(joint) for joint in joints_that_count(names)]
-    joints = keypoints_of(entries, len(names))[:, columns]  # (N, J, 3)
-    there = (joints != 0).any(-1)  # (N, J)
-
-    x = joints[..., 0]  # (N, J)
-    y = joints[..., 1]
-    regions_x = image.get("ignore_regions_x", [])
-    regions_y = image.get("ignore_regions_y", [])
-    for region_x, region_y in zip(regions_x, regions_y, strict=True):
-        there &= ~inside(x, y, region_x, region_y)
-    return joints, there
-
-
-def judge_posetrack_frame(image, people, results, names):
-    """Judge one frame: J joints of G people and P results.
-
-    Returns which joints of the results are right (P, J), which are judged at all (P, J), and how
-    many of the people's are labelled (J).
-    """
-    joints, labelled = posetrack_joints(people, image, names)  # (G, J, 3), (G, J)
-    poses, predicted = posetrack_joints(results, image, names)  # (P, J, 3), (P, J)
-
-    # a joint may be off by half a head size, which is 0.6 of the head box's diagonal
-    boxes = np.array([person["bbox_head"] for person in people], float)  # (G, 4)
-    heads = 0.6 * np.linalg.norm(boxes[:, 2:], axis=1)  # (G)
-    heads = heads[:, None]  # (G, 1)
-    offsets = poses[:, None] - joints  # (P, G, J, 3)
-    distance = np.linalg.norm(offsets[..., :2], axis=-1)  # (P, G, J)
-    close = (distance <= 0.5 * heads) & (heads > 0)
-    close &= labelled & predicted[:, None]
-
-    # A result takes the person of whose labelled joints it has the largest share right (PCKh), if
-    # any, and a person keeps the best result that came. Of equals it is the first.
-    count = np.maximum(labelled.sum(-1), 1)  # (G)
-    shares = close.sum(-1) / count  # (P, G)
-    kept = {}
-    best_share = np.zeros(len(people))
-    for pose, person in enumerate(shares.argmax(1)):
-        if shares[pose, person] > best_share[person]:
-            best_share[person] = shares[pose, person]
-            kept[person] = pose
-
-    # what nobody keeps is wrong in every joint
-    right = np.zeros_like(predicted)
-    for person, pose in kept.items():
-        right[pose] = close[pose, person]
-    return right, predicted, labelled.sum(0)
-
-
-def posetrack_ap(annotations, results):
-    """PoseTrack's multi-person pose evaluation (poseval), in percent.
-
-    Head, Sho, Elb, Wri, Hip, Knee, Ank are means over a column's joints, Total is that of all 15.
-    Left out are frames without people and joints that nobody has; a mean of none is nan.
-
-    annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results:
-    a list of dicts with image_id, keypoints (51 numbers) and scores (17, one a joint). Raises
-    UserError as `by_image` does.
-    """
-    names = annotations["categories"][0]["keypoints"]
-    counted = joints_that_count(names)
-    judged = {joint: [] for joint in counted}
-    labelled = np.zeros(len(counted), int)
-    for image, people, found in by_image(annotations, results):
-        if people:
-            right, predicted, count = judge_posetrack_frame(image, people, found, names)
-            labelled += count
-            for i, j in np.argwhere(predicted):
-                joint = counted[j]
-                score = found[i]["scores"][names.index(joint)]
-                judged[joint].append((score, right[i, j]))
-
-    ap = {}
-    for joint, count in zip(counted, labelled, strict=True):
-        if count > 0:
-            last_first = judged[joint][::-1]  # the official order of equal scores
-            right, precision = rank_results(last_first)  # (N) each
-            # the recall goes up by 1 / count at the right ones: the curve's area is a sum over them
-            area = precision[right].sum() / count
-            ap[joint] = 100 * area
-
-    table = {}
-    columns = POSETRACK_PARTS | {"Total": counted}
-    for name, joints in columns.items():
-        values = [ap[joint] for joint in joints if joint in ap]
-        table[name] = float(np.mean(values)) if values else float("nan")
-    return table
-
-
-# ----------------------------------------------------------------- results in the official formats
-def pose_score(pose, box_score=1.0):
-    """The usual score of a person (K, 3): that of the box times the mean joint score above 0.2."""
-    scores = pose[:, 2]
-    sure = scores[scores > 0.2]
-    return float(box_score * sure.mean()) if len(sure) else 0.0
-
-
-def oks_nms(poses, scores, areas, sigmas=COCO.sigmas):
-    """Which poses (N, K, 3) of one image to keep: their indices, best score first.
-
-    A pose goes if one that is kept is nearly the same: OKS of the two, at their mean area, above
-    0.9. scores (N); areas (N) in square pixels; sigmas (K).
-    """
-    order = np.argsort(-np.asarray(scores), kind="stable")
-    kept = []
-    for i in order.tolist():
-        labelled = poses[i].copy()
-        labelled[:, 2] = 1  # both are predictions, with all joints
-        mean_areas = (areas[kept] + areas[i]) / 2
-        similarity = oks(poses[kept], labelled, mean_areas, sigmas)
-        if (similarity <= 0.9).all():
-            kept.append(i)
-    return kept
-
-
-def coco_results(keypoints, clips):
-    """Predictions (N, 1, K, 3) for a CocoPeople -> the official list of results, after OKS-NMS.
-
-    Ids, and the order of joints, are those of the annotation file.
-    """
-    poses = keypoints[:, 0]  # (N, K, 3)
-    scores = np.zeros(len(poses))
-    areas = np.zeros(len(poses))
-    for i, pose in enumerate(poses):
-        scores[i] = pose_score(pose, clips.scores[i])
-        width, height = window(clips.boxes[i, 0], clips.size)[2:]
-        areas[i] = width * height  # of the padded window, as in SBL's NMS
-
-    people = {}  # of each image, in their order
-    for i, image_id in enumerate(clips.ids[:, 0, 0].tolist()):
-        people.setdefault(image_id, []).append(i)
-
-    results = []
-    for image_id, own in people.items():
-        own = np.array(own)
-        kept = oks_nms(poses[own], scores[own], areas[own], clips.skeleton.sigmas)
-        for i in own[kept].tolist():
-            pose = np.empty_like(poses[i])  # (K, 3)
-            pose[clips.order] = poses[i]
-            result = {
-                "image_id": image_id,
-                "category_id": clips.category_id,
-                "keypoints": pose.ravel().round(3).tolist(),
-                "score": float(scores[i]),
-            }
-            results.append(result)
-    return results
-
-
-def posetrack_results(keypoints, clips):
-    """Predictions (N, F, K, 3) for PoseTrackClips -> the official list of results.
-
-    One for each labelled frame of a track; a frame that only fills up its clip has no ids. As files
-    may number their images alike, "sequence" is the name of the file.
-    """
-    results = []
-    for i, t in np.ndindex(keypoints.shape[:2]):
-        pose = keypoints[i, t]  # (K, 3)
-        image_id, track_id = clips.ids[i, t].tolist()
-        if image_id is not None:
-            result = {
-                "sequence": str(clips.sequence[i]),
-                "image_id": image_id,
-                "track_id": track_id,
-                "keypoints": pose.ravel().round(3).tolist(),
-                "scores": pose[:, 2].tolist(),
-            }
-            results.append(result)
-    return results
 
 
 # --------------------------------------------------------------------- running networks over clips
@@ -493,32 +45,6 @@ def to_device(images, device):
     flat = images.flatten(0, 1)  # (BF, 3, H, W)
     flat = flat.contiguous(memory_format=torch.channels_last)
     return flat.unflatten(0, images.shape[:2])
-
-
-def propagate(nets, images, matrices, key_heatmaps=None, archs=None, cell=CELL, cut=False):
-    """The chain of eq. (2): the heatmaps of every frame are an input of the next one's network.
-
-        I^0 -> S -> H^0 -> warp -> T(I^1, .; arch^1) -> H^1 -> warp -> T(I^2, .; arch^2) -> H^2 ...
-
-    images (B, F, 3, H, W) and matrices (B, F, 2, 3), image -> crop pixels, are of the whole clip,
-    its key frame first. key_heatmaps: None, then nets[0] looks at frame 0; or the heatmaps
-    (B, K, h, w) of frame 0, then nets[0] looks at frame 1. archs: one for each net, where the nets
-    are super-networks. Returns (B, len(nets), K, h, w). Gradients flow back along the chain, unless
-    they are cut: then each frame learns for itself alone, and takes what it is handed as it is.
-    """
-    heatmaps = key_heatmaps  # H^0, where it is there already
-    first = 0 if key_heatmaps is None else 1
-    predicted = []
-    for t, net in enumerate(nets, first):
-        # ours: H^{t-1} was seen through the window of frame t-1; move it into that of frame t
-        if heatmaps is not None:
-            heatmaps = heatmaps.detach() if cut else heatmaps
-            heatmaps = data.warp_heatmaps(heatmaps, matrices[:, t - 1], matrices[:, t], cell)
-        # eq. (2): H^0 = S(I^0), then H^t = T(I^t, H^{t-1}; arch^t)
-        arch = archs[t - first] if archs else None
-        heatmaps = net(images[:, t], arch, heatmaps)  # (B, K, h, w)
-        predicted.append(heatmaps)
-    return torch.stack(predicted, dim=1)
 
 
 class EvaluationSet:
@@ -534,7 +60,7 @@ class EvaluationSet:
         self.device = device
         self.indices = list(range(len(clips)) if indices is None else indices)
         self.key_net = key_net
-        self.key_heatmaps = {}  # batch number -> (B, K, h, w), filled in when they are needed
+        self.key_frames = {}  # batch number -> its `fusion.Frame`, filled in when it is needed
         self.first = 1 if key_net else 0  # the first frame that networks are asked about
         self.frames = clips.frames - self.first
         self.batch_size = batch_size
@@ -560,7 +86,11 @@ class EvaluationSet:
         return batch.images, batch.matrices
 
     def batches(self, start=0, stop=None):
-        """(images on the device, matrices, the key frame's heatmaps or None) of some batches."""
+        """(images on the device, matrices, the key frame before them or None) of some batches.
+
+        Images (B, T, 3, H, W) and matrices (B, T, 2, 3) are of the frames that networks are asked
+        about, and the key frame is a `fusion.Frame`: the arguments of `fusion.propagate`.
+        """
         numbers = range(self.number_of_batches)[start:stop]
         loader = data.batch_loader(self, numbers, self.clips, self.device)
         crops = self.crops[start:stop] if self.crops else loader
@@ -569,10 +99,12 @@ class EvaluationSet:
             progress.show(f"{self.clips.name}: batch {number} of {self.number_of_batches}")
             images = to_device(images, self.device)
             # S is fixed while T is trained and searched: its heatmaps stay the same
-            if self.key_net and number not in self.key_heatmaps:
+            if self.key_net and number not in self.key_frames:
                 with torch.no_grad():
-                    self.key_heatmaps[number] = self.key_net(images[:, 0])
-            yield images, matrices, self.key_heatmaps.get(number)
+                    heatmaps = self.key_net(images[:, 0])
+                self.key_frames[number] = fusion.Frame(heatmaps, matrices[:, 0])
+            key_frame = self.key_frames.get(number)
+            yield images[:, self.first :], matrices[:, self.first :], key_frame
 
 
 def calibration_set(clips, device, seed, key_net=None):
@@ -606,18 +138,18 @@ def recalibrate(nets, calibration):
     norms = [layer for layer in chain.modules() if hasattr(layer, "running_mean")]
     momentum = norms[0].momentum
     with torch.no_grad():
-        for i, (images, matrices, key_heatmaps) in enumerate(calibration.batches()):
+        for i, (images, matrices, key_frame) in enumerate(calibration.batches()):
             # batch norm does mean <- (1 - m) mean + m (mean of this batch). With m = 1, 1/2, 1/3,
             # ... that is the plain mean of all batches so far, and nothing of the old one is left
             for norm in norms:
                 norm.momentum = 1 / (i + 1)
-            propagate(nets, images, matrices, key_heatmaps, cell=calibration.clips.cell)
+            fusion.propagate(nets, images, matrices, key_frame, calibration.clips.cell)
     for norm in norms:
         norm.momentum = momentum
     chain.eval()
 
 
-def finish(supernet, archs, calibration, measured=None):
+def extract_calibrated(supernet, archs, calibration, measured=None):
     """Finished networks of a candidate: cut out of the super-network, batch norm measured.
 
     measured: {archs: statistics} of candidates that were met before; it is added to.
@@ -642,23 +174,22 @@ def predict(nets, evaluation, flip=False, quarter=False, start=0, stop=None):
     frame. quarter: how peaks are read, see `data.decode`.
     """
     clips = evaluation.clips
-    frames = slice(evaluation.first, evaluation.first + len(nets))  # that are predicted
     found = []
     with torch.inference_mode():
-        for images, matrices, key_heatmaps in evaluation.batches(start, stop):
-            heatmaps = propagate(nets, images, matrices, key_heatmaps, cell=clips.cell)
+        for images, matrices, key_frame in evaluation.batches(start, stop):
+            heatmaps = fusion.propagate(nets, images, matrices, key_frame, clips.cell)
             if flip:
-                mirrored = propagate(nets, images.flip(-1), matrices, cell=clips.cell)
+                mirrored = fusion.propagate(nets, images.flip(-1), matrices, None, clips.cell)
                 heatmaps += data.flip_heatmaps(mirrored, clips.skeleton.flip, clips.cell)
                 heatmaps /= 2
             # heatmaps -> crop pixels -> image pixels, each frame through its own window
             keypoints = data.decode(heatmaps.float(), quarter, clips.cell)  # (B, frames, K, 3)
-            back = data.invert(matrices[:, frames])  # (B, frames, 2, 3)
+            back = data.invert(matrices)  # (B, frames, 2, 3)
             found.append(data.transform(keypoints.cpu().numpy(), back))
     return np.concatenate(found)
 
 
-def passed(keypoints, clips, indices, first):
+def oks_accuracy(keypoints, clips, indices, first):
     """How well each person was found in each frame: (n, frames), 0 to 1, nan without labels.
 
     keypoints (n, frames, K, 3) are of the clips `indices`, from frame `first` on. It is the share
@@ -668,22 +199,22 @@ def passed(keypoints, clips, indices, first):
     frames = slice(first, first + keypoints.shape[1])
     joints = clips.joints[indices, frames]  # (n, frames, K, 3)
     areas = clips.areas[indices, frames]  # (n, frames)
-    similarity = oks(keypoints, joints, areas, clips.skeleton.sigmas)  # (n, frames)
-    share = (similarity[..., None] >= OKS_THRESHOLDS).mean(-1)
+    similarity = data.oks(keypoints, joints, areas, clips.skeleton.sigmas)  # (n, frames)
+    share = (similarity[..., None] >= data.OKS_THRESHOLDS).mean(-1)
     labelled = (joints[..., 2] > 0).any(-1)
     return np.where(labelled, share, np.nan)
 
 
 def ap_by_part(keypoints, clips, indices, first):
-    """{part: AP} of each part of the body, left and right together, 0 to 100; arguments: `passed`.
+    """{part: AP} of each part of the body, left and right together, 0 to 100.
 
-    As there, but each joint is held to the thresholds by itself.
+    As `oks_accuracy`, but each joint is held to the thresholds by itself.
     """
     frames = slice(first, first + keypoints.shape[1])
     joints = clips.joints[indices, frames]  # (n, frames, K, 3)
     areas = clips.areas[indices, frames]
-    similarity = joint_similarity(keypoints, joints, areas, clips.skeleton.sigmas)
-    share = (similarity[..., None] >= OKS_THRESHOLDS).mean(-1)  # (n, frames, K)
+    similarity = data.joint_similarity(keypoints, joints, areas, clips.skeleton.sigmas)
+    share = (similarity[..., None] >= data.OKS_THRESHOLDS).mean(-1)  # (n, frames, K)
     labelled = joints[..., 2] > 0
 
     # the sums of all joints of a part
@@ -698,7 +229,7 @@ def ap_by_part(keypoints, clips, indices, first):
 
 
 def percent(points):
-    """The AP of what `passed` returns, 0 to 100."""
+    """The AP of what `oks_accuracy` returns, 0 to 100."""
     return 100 * float(np.nanmean(points))
 
 
@@ -855,7 +386,7 @@ class Search:
 
     table has a row for each candidate, in the order in which they were drawn:
         archs, gflops, params   what it is, and what all its frames together cost
-        passed, people          for each frame: the sum of `passed`, and over how many people
+        passed, people          for each frame: the sum of `oks_accuracy`, and over how many people
         ap_by_frame, ap         in percent, of the clips seen so far
         rounds                  `ap` after each round
     """
@@ -916,7 +447,9 @@ class Search:
         val = self.validation
         row = dict(self.table[i])
         # its weights are slices of the super-network's, its batch-norm statistics its own
-        nets = finish(self.supernet, self.candidates[i], self.calibration, self.measured)
+        nets = extract_calibrated(
+            self.supernet, self.candidates[i], self.calibration, self.measured
+        )
 
         # real data have an AP of their own: it has the last word, over all clips, as in `official`
         real = isinstance(val.clips, (CocoPeople, PoseTrackClips))
@@ -925,7 +458,7 @@ class Search:
             start = 0
             row.update(passed=0, people=0)
         keypoints = predict(nets, val, quarter=final, start=start, stop=stop)
-        points = passed(keypoints, val.clips, val.indices_of(start, stop), val.first)
+        points = oks_accuracy(keypoints, val.clips, val.indices_of(start, stop), val.first)
         total = row["passed"] + np.nansum(points, axis=0)  # (frames)
         people = row["people"] + np.isfinite(points).sum(axis=0)  # (frames)
         by_frame = 100 * total / np.maximum(people, 1)
@@ -962,21 +495,18 @@ def own_ap(keypoints, evaluation):
     everything = np.zeros(clips.joints.shape)  # (N, F, K, 3)
     everything[evaluation.indices, evaluation.first :] = keypoints
     if isinstance(clips, CocoPeople):
-        return 100 * coco_ap(clips.annotations, coco_results(everything, clips))["AP"]
+        return 100 * data.coco_ap(clips.annotations, data.coco_results(everything, clips))["AP"]
 
     # people in images, as an image can be the key frame of one and a non-key frame of another
     asked = set()
     for sequence, ids in zip(clips.sequence.tolist(), clips.ids.tolist(), strict=True):
         for image_id, track_id in ids[evaluation.first :]:
             asked.add((sequence, image_id, track_id))
-    people = [person for person in clips.annotations["annotations"] if who(person) in asked]
-    results = [pose for pose in posetrack_results(everything, clips) if who(pose) in asked]
-    return posetrack_ap({**clips.annotations, "annotations": people}, results)["Total"]
-
-
-def who(entry):
-    """What tells a person of PoseTrack in a frame apart, in annotations and results."""
-    return entry["sequence"], entry["image_id"], entry["track_id"]
+    people = clips.annotations["annotations"]
+    people = [person for person in people if data.person_key(person) in asked]
+    results = data.posetrack_results(everything, clips)
+    results = [pose for pose in results if data.person_key(pose) in asked]
+    return data.posetrack_ap({**clips.annotations, "annotations": people}, results)["Total"]
 
 
 def best(table):
@@ -1075,12 +605,12 @@ def official(nets, clips, device, out):
     evaluation = EvaluationSet(clips, device, keep=False)
     keypoints = predict(nets, evaluation, flip=coco, quarter=True)
     if coco:
-        results = coco_results(keypoints, clips)
-        table = coco_ap(clips.annotations, results)
+        results = data.coco_results(keypoints, clips)
+        table = data.coco_ap(clips.annotations, results)
         table = {name: max(100 * value, -1.0) for name, value in table.items()}  # -1: nobody
     else:
-        results = posetrack_results(keypoints, clips)
-        table = posetrack_ap(clips.annotations, results)
+        results = data.posetrack_results(keypoints, clips)
+        table = data.posetrack_ap(clips.annotations, results)
         for name, images in clips.sequences.items():
             poses = [result for result in results if result["sequence"] == name]
             page = {**clips.annotations, "images": images, "annotations": poses}
@@ -1231,7 +761,7 @@ def search_again(options, device):
     name = f"vipnas_{contents['stage']}.pt"
     with data.locked(out):
         archs, table = find(supernet, options.gflops, count, *where, *how)
-        nets += finish(supernet, archs, calibration)
+        nets += extract_calibrated(supernet, archs, calibration)
         vipnas.save_finished(out / name, nets, contents["about"])
         vipnas.write_archs(list(archs), out / "arch.json")
     show_frames(nets, contents["about"])

@@ -32,6 +32,8 @@ from scipy.stats import chi2_contingency
 from torch.utils.flop_counter import FlopCounterMode
 
 import data
+import elastic
+import fusion
 import search
 import train
 import vipnas
@@ -423,20 +425,21 @@ def test_a_warped_heatmap_shows_the_same_place_of_the_image(windows, cell):
     for matrices in windows:
         places = data.transform(np.stack([pixels, pixels]), data.invert(matrices))
         ramps.append(torch.from_numpy(places).mT.reshape(2, 2, 32, 24))
-    share = data.warp_heatmaps(torch.ones(2, 2, 32, 24).double(), *windows, cell)
+    share = fusion.warp_heatmaps(torch.ones(2, 2, 32, 24).double(), *windows, cell)
     inside = share > 0.999
     assert inside.float().mean() > 0.5 and share.min() == 0  # what lay outside the old window
-    warped = data.warp_heatmaps(ramps[0].requires_grad_(), *windows, cell)
+    warped = fusion.warp_heatmaps(ramps[0].requires_grad_(), *windows, cell)
     assert torch.allclose(warped[inside], ramps[1][inside], 1e-9)
     assert torch.autograd.grad(warped.sum(), ramps[0])[0].any()
 
 
 def test_a_warp_is_the_identity_in_equal_windows_and_exact_under_autocast(windows):
     heatmaps = torch.rand(2, 17, 32, 24).bfloat16()
-    assert data.warp_heatmaps(heatmaps, windows[0], windows[0].clone()) is heatmaps
+    assert fusion.warp_heatmaps(heatmaps, windows[0], windows[0].clone(), data.CELL) is heatmaps
     with torch.autocast("cpu", torch.bfloat16):
-        warped = data.warp_heatmaps(heatmaps, *windows).float()
-    assert torch.allclose(warped, data.warp_heatmaps(heatmaps.float(), *windows), atol=0.01)
+        warped = fusion.warp_heatmaps(heatmaps, *windows, data.CELL).float()
+    expected = fusion.warp_heatmaps(heatmaps.float(), *windows, data.CELL)
+    assert torch.allclose(warped, expected, atol=0.01)
 
 
 # ----------------------------------------------------------------------------------- data.py: clips
@@ -624,9 +627,9 @@ def test_the_category_of_people_is_looked_at_and_its_id_is_in_the_results(
             person["keypoints"] = person["keypoints"][: 3 if found == 2**70 else 51]
     people = data.CocoPeople(exports / "coco", "val", (128, 96))
     assert people.skipped == {"not a person": 1} and "category_id 3" in people.left_out
-    results = search.coco_results(people.joints + [0, 0, 0.5], people)
+    results = data.coco_results(people.joints + [0, 0, 0.5], people)
     assert [result["category_id"] for result in results] == [found] * 2
-    assert search.coco_ap(people.annotations, results)["AR"] == 1
+    assert data.coco_ap(people.annotations, results)["AR"] == 1
     if found == "p":
         page["categories"][1]["name"] = "horse"
         one_sentence('dog, horse: .*"person"', data.person_category, page, "a.json")
@@ -643,9 +646,9 @@ def test_joints_have_the_skeletons_order_inside_and_the_files_order_outside(expo
     assert people.skeleton is data.COCO and np.array_equal(people.joints, before)
     found = people.joints + [0, 0, 0.5]
     found[:, :, :5, 0] += 4  # of a head the sigmas are smaller than of legs
-    results = search.coco_results(found, people)
-    expected = search.coco_ap(page, results, data.COCO.sigmas[::-1])
-    assert 0 < expected["AP"] < 1 and search.coco_ap(people.annotations, results) == expected
+    results = data.coco_results(found, people)
+    expected = data.coco_ap(page, results, data.COCO.sigmas[::-1])
+    assert 0 < expected["AP"] < 1 and data.coco_ap(people.annotations, results) == expected
 
 
 def test_people_without_named_joints_have_numbered_ones(exports, capsys):
@@ -685,11 +688,11 @@ def test_ids_come_out_as_they_went_in(exports, number):
             image["id"] = person["image_id"] = number(image["id"])
             person["id"] = [person["id"]]  # nobody's business
     people = data.CocoPeople(exports / "coco", "val", (128, 96))
-    results = search.coco_results(people.joints + [0, 0, 0.5], people)
+    results = data.coco_results(people.joints + [0, 0, 0.5], people)
     read = json.loads(json.dumps(results))
     assert {repr(result["image_id"]) for result in read} == {repr(number(1)), repr(number(2))}
-    assert search.coco_ap(people.annotations, results)["AP"] == 1
-    assert search.coco_ap(page, results)["AP"] == 1
+    assert data.coco_ap(people.annotations, results)["AP"] == 1
+    assert data.coco_ap(page, results)["AP"] == 1
 
 
 def test_sequences_that_number_their_images_alike_are_kept_apart(exports, tmp_path, monkeypatch):
@@ -1064,9 +1067,9 @@ def plain(layer, x):
 @pytest.mark.parametrize("kind", ["bottleneck", "basic", "mobile"])
 def test_blocks_are_those_of_their_papers(kind):
     plan = replace(vipnas.BACKBONES["tiny"], block=(kind,), activations=(F.hardswish,))
-    branch = vipnas.Branch(24, 3, 4, True, 1 if kind == "basic" else 2)
+    branch = elastic.Branch(24, 3, 4, True, 1 if kind == "basic" else 2)
     stride = 2 if kind == "bottleneck" else 1
-    block = disturb(vipnas.Block(24, branch, plan, 0, stride, False)).eval()
+    block = disturb(elastic.Block(24, branch, plan, 0, stride, False)).eval()
     x = torch.randn(2, 24, 8, 6)
     y = F.hardswish(plain(block.conv1, x))
     if kind == "basic":
@@ -1081,7 +1084,7 @@ def test_blocks_are_those_of_their_papers(kind):
 
 
 def test_branches_of_hrnet_exchange_features_as_in_its_paper():
-    unit = disturb(vipnas.Exchange([4, 8, 12], 3)).eval()
+    unit = disturb(elastic.Exchange([4, 8, 12], 3)).eval()
     fine, middle, coarse = (torch.randn(2, 4 * i, 16 // i, 8 // i) for i in (1, 2, 4))
     coarse = coarse[:, :12]
     found = unit([fine, middle, coarse], 3)
@@ -1508,7 +1511,8 @@ def test_heatmaps_that_are_handed_on_stay_where_they_were_in_the_image():
     image, (joints,) = figure((100, 100))
     for _ in range(4):
         assert_at(stream.step(image), joints)
-    assert np.abs(stream.matrices[0] - data.crop_matrix(box, SIZE)).max() > 1  # the window moved
+    moved = stream.last.matrices[0] - data.crop_matrix(box, SIZE)
+    assert np.abs(moved).max() > 1
 
 
 def test_a_key_frame_starts_anew_and_so_does_a_box():
@@ -1535,7 +1539,8 @@ def test_who_is_lost_keeps_his_window_then_is_left_out_until_a_box_comes():
     for _ in range(3):
         stream.step(one)
     poses = stream.step(both)
-    assert stream.t == 0 and stream.lost.tolist() == [False, True] and len(stream.heatmaps) == 1
+    assert stream.t == 0 and stream.lost.tolist() == [False, True]
+    assert len(stream.last.heatmaps) == 1
     assert np.isnan(poses[1]).all() and np.isfinite(poses[0]).all()
     poses = stream.step(both, [None, np.array(BOXES[1])])
     assert_at(poses[1], joints[1])
@@ -1568,11 +1573,11 @@ def test_the_command_looks_for_who_is_lost_where_he_was_in_a_frame_of_any_size()
 def test_a_scaled_window_shows_the_same_places():
     stream = follow(BOXES, FindsColours())
     stream.step(figure((100, 100), (300, 100))[0])
-    before = stream.matrices
+    before = stream.last.matrices
     places = 200 * np.random.default_rng(0).random((9, 2))
     stream._scale((1200, 599), [None, None])
     scale = np.array([1200 / 400, 599 / 200])
-    now = data.transform((places + 0.5) * scale - 0.5, stream.matrices[1])  # -.5 is the border
+    now = data.transform((places + 0.5) * scale - 0.5, stream.last.matrices[1])  # -.5 is the border
     assert np.allclose(now, data.transform(places, before[1]))
 
 
@@ -1581,7 +1586,7 @@ def test_a_published_network_sees_mmposes_window():
     stream = VideoPose([FindsColours()], about).stream(BOXES)
     stream.step(figure((100, 100))[0])
     expected = [data.crop_matrix(box, SIZE, cell=data.SBL_CELL) for box in BOXES]
-    assert np.array_equal(stream.matrices, expected)
+    assert np.array_equal(stream.last.matrices, expected)
 
 
 def test_what_is_no_box_is_one_sentence():
@@ -1609,11 +1614,12 @@ def test_a_stream_finds_what_the_training_path_finds_for_all_its_people():
     found, matrices, images = [], [], []
     for frame in frames:
         found.append(stream.step(frame))
-        matrices.append(torch.from_numpy(stream.matrices))
-        crops = [data.crop(Image.fromarray(frame), matrix, SIZE) for matrix in stream.matrices]
+        matrices.append(torch.from_numpy(stream.last.matrices))
+        crops = [data.crop(Image.fromarray(frame), matrix, SIZE) for matrix in stream.last.matrices]
         images.append(data.normalise(torch.stack(crops)))
     matrices = torch.stack(matrices, dim=1)  # (N, F, 2, 3)
-    heatmaps = search.propagate(pose.nets, torch.stack(images, dim=1), matrices).detach()
+    images = torch.stack(images, dim=1)
+    heatmaps = fusion.propagate(pose.nets, images, matrices, None, data.CELL).detach()
     expected = data.transform(data.decode(heatmaps), data.invert(matrices))  # (N, F, K, 3)
     distance = np.abs(np.stack(found, axis=1) - expected)
     assert np.median(distance) < 1e-3 and (distance < 0.01).mean() > 0.9  # there are ties
@@ -1763,7 +1769,7 @@ def person(x, **more):
 
 def coco(people, *found):  # found: (x, score)
     results = [entry(x, score=score) for x, score in found]
-    return search.coco_ap({"images": [{"id": 1}], "annotations": people}, results)
+    return data.coco_ap({"images": [{"id": 1}], "annotations": people}, results)
 
 
 def posetrack(*poses, joints=POSE, **image):  # (pose, score)s; a head of size 0.6 * 50 = 30
@@ -1775,18 +1781,18 @@ def posetrack(*poses, joints=POSE, **image):  # (pose, score)s; a head of size 0
     results = [entry(0, image_id=2, scores=[9] * 17)]  # of a frame without people: left out
     for pose, score in poses:
         results.append(entry(0, keypoints=pose.ravel().tolist(), scores=[score] * 17))
-    return search.posetrack_ap(annotations, results)
+    return data.posetrack_ap(annotations, results)
 
 
 def test_oks_is_the_papers_formula_over_the_labelled_joints():
     labels = POSE * [1, 1, 0]
-    assert search.oks(POSE, labels, 400.0) == 0
+    assert data.oks(POSE, labels, 400.0) == 0
     labels[:2, 2] = 1
     predicted = POSE + [3, 4, 0]
     predicted[1:] = POSE[1:]
     k = 2 * data.COCO.sigmas[0]
     expected = (np.exp(-(5**2) / (2 * 400 * k**2)) + 1) / 2  # Sec. 4.1
-    assert search.oks(predicted, labels, 400.0) == pytest.approx(expected)
+    assert data.oks(predicted, labels, 400.0) == pytest.approx(expected)
 
 
 def test_coco_ap_is_the_mean_of_the_interpolated_precision_at_101_recalls():
@@ -1801,7 +1807,7 @@ def test_coco_leaves_out_people_and_results_of_another_size():
     assert [table[name] for name in ("AR", "ARM", "ARL")] == [0.5, 0, 1]
     small = entry(0, score=0.9, keypoints=(POSE * 0.1).ravel().tolist())
     annotations = {"images": [{"id": 1}], "annotations": [person(0)]}
-    table = search.coco_ap(annotations, [small, entry(0, score=0.5)])
+    table = data.coco_ap(annotations, [small, entry(0, score=0.5)])
     assert [table["AP"], table["APM"], table["APL"]] == [0.5, 1, -1]
 
 
@@ -1827,7 +1833,7 @@ def test_coco_judges_the_best_20_results_of_an_image_and_of_equal_scores_the_fir
     assert coco([person(0)], *alarms, (0, 0.5))["AP"] == 0
 
 
-@pytest.mark.parametrize("evaluation", [search.coco_ap, search.posetrack_ap])
+@pytest.mark.parametrize("evaluation", [data.coco_ap, data.posetrack_ap])
 def test_results_for_images_that_are_not_listed_are_an_error(evaluation):
     nothing = {"images": [], "annotations": [], "categories": [data.POSETRACK.category]}
     one_sentence("image 1, which .* do not list", evaluation, nothing, [entry(0)])
@@ -1863,7 +1869,7 @@ def test_posetrack_drops_joints_in_ignore_regions_and_joints_that_nobody_has():
 
 def test_a_polygon_contains_what_is_inside_but_not_its_border():
     x, y = np.array([[1, 2, 5, 0, 2, 4, -1], [1, 1.9, 1, 1, 2, 0, 0]])
-    assert search.inside(x, y, [0, 4, 0], [0, 0, 4]).tolist() == [True] * 2 + [False] * 5
+    assert data.inside(x, y, [0, 4, 0], [0, 0, 4]).tolist() == [True] * 2 + [False] * 5
 
 
 def test_coco_results_are_scored_rounded_and_without_near_duplicates():
@@ -1875,7 +1881,7 @@ def test_coco_results_are_scored_rounded_and_without_near_duplicates():
     clips.boxes = np.tile([0, 0, 60, 80], (4, 1, 1))
     clips.category_id = 1
     clips.order = list(range(17))
-    results = search.coco_results(poses[:, None], clips)
+    results = data.coco_results(poses[:, None], clips)
     assert [(r["image_id"], r["score"]) for r in results] == [(7, 0.3), (7, 0.2), (3, 0.5)]
     assert results[2]["keypoints"][:3] == [10.123, 20, 0.1]
 
@@ -1884,7 +1890,7 @@ def test_posetrack_results_are_those_of_labelled_frames():
     keypoints = np.stack([POSE, POSE + 1, POSE + 2])[None]
     clips = SimpleNamespace(ids=np.array([[[5, "a"], [6, "a"], [None, None]]], object))
     clips.sequence = np.array(["1.json"])
-    results = search.posetrack_results(keypoints, clips)
+    results = data.posetrack_results(keypoints, clips)
     assert [(r["image_id"], r["track_id"]) for r in results] == [(5, "a"), (6, "a")]
     assert results[1]["keypoints"] == (POSE + 1).ravel().tolist()
     assert results[1]["scores"] == [3] * 17
@@ -1911,13 +1917,15 @@ def test_heatmaps_and_their_gradients_move_with_the_windows_along_a_chain():
         return heatmaps
 
     images = torch.zeros(1, 4, 3, 128, 96)
-    inputs = (images, moving_windows([0, 8, 12, 12]), heatmaps)
-    found = search.propagate([hand_on] * 3, *inputs)
+    matrices = moving_windows([0, 8, 12, 12])
+    key_frame = fusion.Frame(heatmaps, matrices[:, 0])
+    inputs = (images[:, 1:], matrices[:, 1:], key_frame, data.CELL)
+    found = fusion.propagate([hand_on] * 3, *inputs)
     assert [found[0, t, 0].argmax().item() % 24 for t in range(3)] == [10, 9, 9]
     close(found.amax((2, 3, 4)), torch.ones(1, 3))
     found[0, 2, 3, 10, 9].backward()
     assert heatmaps.grad.nonzero().tolist() == [[0, 3, 10, 12]]
-    cut = search.propagate([hand_on] * 3, *inputs, cut=True)
+    cut = fusion.propagate([hand_on] * 3, *inputs, cut=True)
     assert torch.equal(cut, found) and not cut.requires_grad
 
 
@@ -1929,11 +1937,15 @@ def test_a_chain_is_equation_2():
     images = torch.randn(1, 3, 3, 128, 96)
     matrices = moving_windows([0, 5, 7])
     key = nets[0](images[:, 0])
-    first = nets[1](images[:, 1], None, data.warp_heatmaps(key, matrices[:, 0], matrices[:, 1]))
-    second = nets[2](images[:, 2], None, data.warp_heatmaps(first, matrices[:, 1], matrices[:, 2]))
+    warped = fusion.warp_heatmaps(key, matrices[:, 0], matrices[:, 1], data.CELL)
+    first = nets[1](images[:, 1], None, warped)
+    warped = fusion.warp_heatmaps(first, matrices[:, 1], matrices[:, 2], data.CELL)
+    second = nets[2](images[:, 2], None, warped)
     chain = torch.stack([key, first, second], dim=1)
-    close(search.propagate(nets, images, matrices), chain)
-    close(search.propagate([supernet] * 2, images, matrices, key, archs), chain[:, 1:])
+    close(fusion.propagate(nets, images, matrices, None, data.CELL), chain)
+    key_frame = fusion.Frame(key, matrices[:, 0])
+    inputs = (images[:, 1:], matrices[:, 1:], key_frame, data.CELL)
+    close(fusion.propagate([supernet] * 2, *inputs, archs), chain[:, 1:])
 
 
 def test_calibration_and_validation_clips_are_random_ones_from_everywhere(people):
@@ -1949,7 +1961,7 @@ def test_statistics_of_a_finished_network_are_the_mean_over_the_batches_measured
     clips = search.EvaluationSet(people, CPU, batch_size=8)
     measured = {}
     for calibration in (clips, None):
-        (net,) = search.finish(PoseNet(TINY), [TINY.smallest()], calibration, measured)
+        (net,) = search.extract_calibrated(PoseNet(TINY), [TINY.smallest()], calibration, measured)
         norm = net.stem.conv1.norm
         assert not net.training and norm.momentum == 0.1
         if calibration:
@@ -1971,7 +1983,7 @@ def test_keypoints_are_found_through_the_window_of_each_frame_and_in_the_order_a
     evaluation = search.EvaluationSet(clips, CPU, order, key_net=perfect)
     found = search.predict([perfect] * 3, evaluation)
     assert np.median(np.abs(found - clips.joints[order, 1:])[..., :2]) < 0.2
-    points = search.passed(found, clips, order, evaluation.first)
+    points = search.oks_accuracy(found, clips, order, evaluation.first)
     assert points.shape == (3, 3) and search.percent(points) > 60
 
 
@@ -2103,7 +2115,7 @@ def rigged(people, monkeypatch):
         running.run(plain)
         return running.table
 
-    monkeypatch.setattr(search, "finish", finish)
+    monkeypatch.setattr(search, "extract_calibrated", finish)
     monkeypatch.setattr(search, "predict", predict)
     return go
 
@@ -2230,8 +2242,11 @@ def examples_of(people, frames):
     """Four drawn clips, in double precision, of which `frames` frames are to be predicted."""
     key_net = PoseNet(TINY.smallest()).eval() if frames > 1 else None
     examples = train.make_examples(people.batch(range(4)), people, frames, key_net, CPU)
-    *tensors, cell = examples
-    return train.Examples(*[None if x is None else x.double() for x in tensors], cell)
+    key_frame = examples.key_frame
+    if key_frame:
+        key_frame = key_frame._replace(heatmaps=key_frame.heatmaps.double())
+    doubles = {name: getattr(examples, name).double() for name in ("images", "targets", "weights")}
+    return examples._replace(key_frame=key_frame, **doubles)
 
 
 def record_chains(monkeypatch):
@@ -2273,11 +2288,10 @@ def test_networks_that_train_alone_learn_from_the_ground_truth_alone(people, mon
 
 def loss_by_hand(net, archs, examples, teacher=None):
     """The loss of one chain, written out (drawn people have one window for all frames)."""
-    heatmaps = examples.key_heatmaps
-    first = examples.images.shape[1] - len(archs)
+    heatmaps = examples.key_frame and examples.key_frame.heatmaps
     predicted = []
     for t, arch in enumerate(archs):
-        predicted.append(net(examples.images[:, first + t], arch, heatmaps))
+        predicted.append(net(examples.images[:, t], arch, heatmaps))
         heatmaps = predicted[-1].detach()  # each frame learns for itself alone
     predicted = torch.stack(predicted, 1)
     error = ((predicted - examples.targets) ** 2).mean((3, 4))

@@ -39,6 +39,7 @@ from PIL import Image
 from torch import nn
 
 import data
+import fusion
 import search
 import vipnas
 from data import UserError
@@ -51,19 +52,19 @@ RANDOM_SUBNETS = 2  # N of Sec. 3.4.2
 
 
 class Examples(NamedTuple):
-    """What a step learns from: B clips of F frames, of which the last T are to be predicted.
+    """What a step learns from: B clips of T frames that are to be predicted.
 
-    images        (B, F, 3, H, W) normalised
-    matrices      (B, F, 2, 3) image -> crop pixels of each frame, for the hand-over
-    key_heatmaps  (B, K, H/4, W/4) of the key frame, H^0 of eq. (2); None in stage s
-    targets       (B, T, K, H/4, W/4)
-    weights       (B, T, K) 1, or 0 where a joint is not annotated
-    cell          of the heatmaps, see data.py
+    images     (B, T, 3, H, W) normalised
+    matrices   (B, T, 2, 3) image -> crop pixels
+    key_frame  the `fusion.Frame` before them, t = 0 of eq. (2); None in stage s
+    targets    (B, T, K, H/4, W/4)
+    weights    (B, T, K) 1, or 0 where a joint is not annotated
+    cell       of the heatmaps, see data.py
     """
 
     images: torch.Tensor
     matrices: torch.Tensor
-    key_heatmaps: torch.Tensor | None
+    key_frame: fusion.Frame | None
     targets: torch.Tensor
     weights: torch.Tensor
     cell: float
@@ -128,10 +129,10 @@ def random_fusion(arch, space, rng):
 
 def predict_chain(nets, archs, examples):
     """Heatmaps (B, T, K, H/4, W/4) of a subnet: the chain of eq. (2)."""
-    inputs = (examples.images, examples.matrices, examples.key_heatmaps)
+    inputs = (examples.images, examples.matrices, examples.key_frame, examples.cell)
     with mixed_precision(examples.images.device):
         # ours: cut between frames. On drawn people that is 0.8 +- 0.5 AP better than let through
-        predicted = search.propagate(nets, *inputs, archs, examples.cell, cut=True)
+        predicted = fusion.propagate(nets, *inputs, archs, cut=True)
     return predicted.to(examples.targets.dtype)
 
 
@@ -208,14 +209,20 @@ def make_examples(batch, clips, frames, key_net, device):
     matrices = batch.matrices.to(device)
     targets, weights = data.targets(batch.joints.to(device), clips.size, clips.cell)
     first = clips.frames - frames  # 1 where the clips have a key frame, else 0
-    targets = targets[:, first:]
-    weights = weights[:, first:]
-    if key_net is None:
-        return Examples(images[:, first:], matrices[:, first:], None, targets, weights, clips.cell)
-    # eq. (2), t = 0: S was trained before and stays as it is (Sec. 3.4.2)
-    with torch.no_grad(), mixed_precision(device):
-        key_heatmaps = key_net(images[:, 0])  # (B, K, H/4, W/4)
-    return Examples(images, matrices, key_heatmaps, targets, weights, clips.cell)
+    key_frame = None
+    if key_net:
+        # eq. (2), t = 0: S was trained before and stays as it is (Sec. 3.4.2)
+        with torch.no_grad(), mixed_precision(device):
+            key_heatmaps = key_net(images[:, 0])  # (B, K, H/4, W/4)
+        key_frame = fusion.Frame(key_heatmaps, matrices[:, 0])
+    return Examples(
+        images[:, first:],
+        matrices[:, first:],
+        key_frame,
+        targets[:, first:],
+        weights[:, first:],
+        clips.cell,
+    )
 
 
 def learning_rate(step, steps, options):
@@ -336,11 +343,11 @@ def report_losses(run, nets, name, step, losses, left):
     if nets[0].arch is None:
         # of the super-network its biggest subnet is judged
         biggest = [net.space.largest() for net in nets]
-        judged = search.finish(nets[0], biggest, run.calibration)
+        judged = search.extract_calibrated(nets[0], biggest, run.calibration)
     # 16 batches are all of the drawn people, and enough of the others
     keypoints = search.predict(judged, run.validation, stop=16)
     indices = run.validation.indices[: len(keypoints)]
-    ap = search.percent(search.passed(keypoints, run.val, indices, run.validation.first))
+    ap = search.percent(search.oks_accuracy(keypoints, run.val, indices, run.validation.first))
     for net in nets:
         net.train()
     phase = Path(name).stem
@@ -694,7 +701,7 @@ def train_and_search(run, nets):
         how = {"key_arch": key_net and key_net.arch, "shared": options.shared}
         archs = find(run, nets[0], options.gflops, *sets, **how)
         # what is cut out of the super-network gets statistics of its own
-        nets = search.finish(nets[0], archs, run.calibration)
+        nets = search.extract_calibrated(nets[0], archs, run.calibration)
         # ours: what is found trains on, each network of T now with weights of its own. (In the
         # paper S is trained anew, Sec. 4.4: for that, --arch)
         if options.finish:
@@ -861,7 +868,7 @@ def train_rival(run, supernet, images, chain):
     budget = average_gflops([net.arch for net in chain], run.space, supernet.joints)
     # ours: in a narrow band, so that it costs as much as T and not up to a tenth less
     archs = find(run, supernet, budget, validation, calibration, band=0.98, name="rival")
-    (rival,) = search.finish(supernet, archs, calibration)
+    (rival,) = search.extract_calibrated(supernet, archs, calibration)
     before = math.ceil(images / (options.frames * options.batch * run.processes))
     fit(run, [rival] * options.frames, before + run.steps + options.finish, "rival.pt")
     return rival
@@ -920,7 +927,7 @@ def compare(run, test, found, costs):
     rows = {}
     points = {}
     for name, keypoints in found.items():
-        passed = search.passed(keypoints, run.test, test.indices, test.first)
+        passed = search.oks_accuracy(keypoints, run.test, test.indices, test.first)
         passed = np.ma.masked_invalid(passed)  # (N, F), without people who are not labelled
         points[name] = passed
         ap = {title: float(100 * passed[:, frames].mean()) for title, frames in columns.items()}
@@ -969,7 +976,7 @@ def compare_conditions(conditions, points):
     """Print where memory helps: AP on the non-key frames of each condition, of which a frame can be
     in several, and by how much the first network is better there. Returns that, for report.json.
 
-    conditions: (N, F, 4) bool, see `data.CONDITIONS`; points: {name: `search.passed`, (N, F)}.
+    conditions: (N, F, 4) bool, see `data.CONDITIONS`; points: {name: `search.oks_accuracy`}.
     """
     groups = {"clear": ~conditions.any(-1)}
     for i, condition in enumerate(data.CONDITIONS):

@@ -44,38 +44,24 @@ from torch import nn
 import data
 import elastic
 from data import UserError
-from elastic import Cost, ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, common_groups
-from fusion import OPERATIONS, TemporalFusion
+from elastic import (
+    Backbone,
+    Branch,
+    ConvNorm,
+    Cost,
+    ElasticConv2d,
+    ElasticConvTranspose2d,
+    Head,
+    ParallelStage,
+    PoseHead,
+    SerialStage,
+    Stage,
+    Stem,
+    common_groups,
+)
+from fusion import OPERATIONS, TemporalFusion, step
 
 # ----------------------------------------------------------------------- what a search leaves alone
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """What stays fixed. Tuples have one entry a stage.
-
-    The search chooses for every stage how many blocks it has (depth), how many channels (width),
-    kernel and group number of the middle convolutions, and whether there is attention: the five
-    dimensions of Sec. 3.2. For mobile blocks it chooses the expansion ratio too (Sec. A.2).
-    """
-
-    block: tuple  # "bottleneck", "basic" (ResNet) or "mobile" (MobileNet-V3), see `block_parts`
-    strides: tuple
-    activations: tuple
-    attention: type = elastic.SqueezeExcite
-    stem_kernel: int = 3
-    stem_activation: object = F.relu
-    stem_second: str = ""  # what follows the stride-2 stem convolution: "", "pool" or "conv"
-    image_size: tuple = (256, 192)  # height, width it is meant for
-    # HRNet: stage n has n branches, each at half the resolution of the one before, which exchange
-    # features after every module of so many blocks. None: an ordinary stage, blocks in a row
-    modules: tuple = (None,) * 6
-
-    def reduction(self, stages=None):
-        """Image pixels to a cell of branch 1 after so many stages (default: all)."""
-        # 32 after all stages of ResNet and MobileNet-V3, 16 in our small one, 4 in HRNet
-        stem = 4 if self.stem_second else 2
-        return stem * math.prod(self.strides[:stages])
 
 
 # fmt: off
@@ -106,41 +92,6 @@ BACKBONES["resnet18"] = replace(BACKBONES["resnet50"], block=("basic",) * 4)
 # fmt: on
 
 # --------------------------------------------------------------------------------- an architecture
-
-
-class Branch(NamedTuple):
-    """The blocks of one stage (of one branch of it, in HRNet); `width` is what comes out.
-
-    All of its blocks are equal (Sec. A.2), so that five numbers say everything about them.
-    """
-
-    width: int
-    kernel: int = 3
-    groups: int = 1
-    attention: bool = False
-    expansion: int = 1
-
-    def hidden(self, block):
-        """Channels of the middle convolution, whose kernel and groups are searched."""
-        # a mobile block is wide in the middle, a bottleneck narrow; a basic block has expansion 1
-        if block == "mobile":
-            return self.width * self.expansion
-        return self.width // self.expansion
-
-
-class Stage(NamedTuple):
-    """`depth` equal blocks in each branch. A stage of ResNet or MobileNet-V3 has one branch."""
-
-    depth: int
-    branches: tuple
-
-
-class Head(NamedTuple):
-    """The deconvolutions; a 1x1 convolution to the heatmaps always follows."""
-
-    width: int
-    kernel: int = 4
-    groups: int = 1
 
 
 class Fusion(NamedTuple):
@@ -699,396 +650,6 @@ ARCHS = {
 }
 # fmt: on
 
-# ------------------------------------------------------------------------------ parts of a network
-
-
-class Conv(NamedTuple):
-    """A convolution as it is chosen: the arguments of `ElasticConv2d`, in their order.
-
-    Each part of a network lists its convolutions once, and is built, run and priced from the list:
-    built from that of its largest choice, run and priced from that of any other.
-    """
-
-    in_channels: int
-    width: int
-    kernel: int = 1
-    stride: int = 1
-    groups: int = 1
-
-    def changes_shape(self):
-        """Whether something else comes out than goes in: else a skip needs no convolution."""
-        return self.stride > 1 or self.in_channels != self.width
-
-
-class ConvNorm(nn.Module):
-    """A convolution, or a deconvolution, and its batch norm."""
-
-    def __init__(self, choice, layer=ElasticConv2d):
-        super().__init__()
-        self.conv = layer(*choice)
-        self.norm = ElasticBatchNorm2d(self.conv.out_channels)
-
-    def forward(self, x, choice):
-        """(B, I, H, W) -> (B, width, H / stride, W / stride). choice: a Conv, or a Head."""
-        return self.norm(self.conv(x, choice.width, choice.kernel, choice.groups))
-
-
-def convs_cost(convs, area):
-    """Cost of Convs one after another, each with a batch norm; the first reads `area` positions."""
-    # a convolution is priced at its output positions: a stride of 2 leaves a quarter of them
-    cost = Cost()
-    for conv in convs:
-        area = area // conv.stride**2
-        cost += ElasticConv2d.cost(area, conv.in_channels, conv.width, conv.kernel, conv.groups)
-        cost += ElasticBatchNorm2d.cost(conv.width)
-    return cost
-
-
-class Stem(nn.Module):
-    """A stride-2 convolution; then a stride-2 max pool (ResNet) or a second one (HRNet).
-
-    Only its width is searched: 32 to 64 channels in Table A2, 16 to 64 in Table A3.
-    """
-
-    def __init__(self, plan, width):
-        super().__init__()
-        self.plan = plan
-        for name, conv in self.convolutions(plan, width).items():
-            self.add_module(name, ConvNorm(conv))
-
-    @staticmethod
-    def convolutions(plan, width):
-        """{name: Conv}, in order."""
-        first = Conv(3, width, plan.stem_kernel, stride=2)
-        second = Conv(width, width, kernel=3, stride=2)
-        return {"conv1": first, "conv2": second} if plan.stem_second == "conv" else {"conv1": first}
-
-    def forward(self, images, width):
-        """(B, 3, H, W) -> (B, width, H/2, W/2), or H/4, W/4 with a pool or a second convolution."""
-        x = images
-        for name, conv in self.convolutions(self.plan, width).items():
-            x = self.plan.stem_activation(getattr(self, name)(x, conv))
-        if self.plan.stem_second == "pool":
-            x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-        return x
-
-    @staticmethod
-    def cost(plan, image_area, width):
-        """Cost for an image of so many pixels. A pool has no weights, so it counts nothing."""
-        return convs_cost(Stem.convolutions(plan, width).values(), image_area)
-
-
-def block_parts(kind, in_channels, branch, stride):
-    """({name: Conv} in order, name of the one that attention follows, Conv of the skip or None).
-
-        bottleneck   1x1 I -> h     K x K h -> h    1x1 h -> W   attention    + skip    activation
-        basic        K x K I -> W   K x K W -> W                 attention    + skip    activation
-        mobile       1x1 I -> h     K x K h -> h    attention    1x1 h -> W   + skip
-
-    where h is `Branch.hidden`, and the first K x K convolution carries the stride.
-    """
-    width, kernel, groups = branch.width, branch.kernel, branch.groups
-    skip = Conv(in_channels, width, 1, stride)  # needed where it changes the shape
-    # HRNet's and ResNet-18's: both convolutions take the same choices (Sec. A.2)
-    if kind == "basic":
-        first = Conv(in_channels, width, kernel, stride, groups)
-        return {"conv1": first, "conv2": Conv(width, width, kernel, 1, groups)}, "conv2", skip
-    # in the others kernel and groups are searched of the middle convolution alone (Sec. A.2)
-    hidden = branch.hidden(kind)
-    middle = Conv(hidden, hidden, kernel, stride, groups)
-    convs = {"conv1": Conv(in_channels, hidden), "conv2": middle, "conv3": Conv(hidden, width)}
-    # ResNet-50's [13] is narrow in the middle
-    if kind == "bottleneck":
-        return convs, "conv3", skip
-    # MobileNet-V3's [14] is wide there, and has its attention there, as in the released network.
-    # No first convolution where there is nothing to expand; no skip where the shape changes
-    if branch.expansion == 1 and hidden == in_channels:
-        del convs["conv1"]
-    return convs, "conv2", None
-
-
-class Block(nn.Module):
-    """Convolutions, attention and a skip, as `block_parts` lists them.
-
-        x --> convolutions, and attention (used or not) --> + --> activation -->
-        '---> skip (projected where the shape changes) -----'
-
-    The first block of a stage may change width and resolution, the others keep them. `branch` is
-    the largest choice in `__init__`, and in `forward` whichever is to be run: slices do the rest.
-    """
-
-    def __init__(self, in_channels, branch, plan, stage, stride, elastic_input):
-        super().__init__()
-        self.kind = plan.block[stage]
-        self.stride = stride
-        self.activation = plan.activations[stage]
-        convs, attended, skip = block_parts(self.kind, in_channels, branch, stride)
-        for name, conv in convs.items():
-            self.add_module(name, ConvNorm(conv))
-        if branch.attention:
-            self.attention = plan.attention(convs[attended].width)
-        # elastic_input: fewer channels than these may come in, so that the shape changes though the
-        # largest choices agree. All but the first block of a stage see their own width
-        if skip and (elastic_input or skip.changes_shape()):
-            self.project = ConvNorm(skip)
-
-    def forward(self, x, branch):
-        """(B, I, H, W) -> (B, width, H / stride, W / stride)."""
-        convs, attended, skip = block_parts(self.kind, x.shape[1], branch, self.stride)
-        *_, last = convs
-        y = x
-        for name, conv in convs.items():
-            y = getattr(self, name)(y, conv)
-            if name != last:  # behind that one the skip is added first
-                y = self.activation(y)
-            if name == attended:
-                y = self.attend(y, branch)
-        if skip is None:  # a mobile block, whose output has no activation
-            return x + y if x.shape == y.shape else y
-        if skip.changes_shape():
-            x = self.project(x, skip)
-        return self.activation(x + y)
-
-    def attend(self, y, branch):
-        """Elastic attention (Fig. A5): used, or skipped by the identity. The shape stays.
-
-        chosen      y --> attention --> y'
-        not chosen  y ----------------> y'     its weights wait for those who choose it
-        """
-        return self.attention(y) if branch.attention else y
-
-    @staticmethod
-    def cost(plan, stage, in_channels, branch, area, stride=1):
-        """Cost of a block whose output has `area` positions."""
-        # the same list that `forward` runs
-        convs, attended, skip = block_parts(plan.block[stage], in_channels, branch, stride)
-        cost = convs_cost(convs.values(), area * stride**2)
-        if branch.attention:
-            cost += plan.attention.cost(area, convs[attended].width)
-        if skip and skip.changes_shape():
-            cost += convs_cost([skip], area * stride**2)
-        return cost
-
-
-class SerialStage(nn.Module):
-    """Blocks one after another; the first one changes width and resolution.
-
-    Elastic depth (Fig. A1): a choice of depth D runs the first D blocks, here 2 of 4.
-
-        x --> [block 1] --> [block 2] --.   [block 3]     [block 4]
-             shape changes:             |
-             D >= 1                     '----------------------------> y
-
-    What comes out has the same shape whatever D is. A deep network contains all shallower ones.
-    """
-
-    def __init__(self, plan, index, in_widths, largest, elastic):
-        super().__init__()
-        (branch,) = largest.branches
-        (in_channels,) = in_widths
-        first = Block(in_channels, branch, plan, index, plan.strides[index], elastic)
-        self.blocks = nn.ModuleList([first])
-        for _ in range(largest.depth - 1):
-            self.blocks.append(Block(branch.width, branch, plan, index, 1, False))
-
-    def forward(self, features, choice):
-        """[(B, I, H, W)] -> [(B, width, H / stride, W / stride)]; ValueError if it is too deep."""
-        count = len(self.blocks)
-        check(choice.depth <= count, f"this stage has {count} blocks, not {choice.depth}")
-        (x,) = features
-        (branch,) = choice.branches
-        # elastic depth: the first D; all blocks take the same choice
-        for block in self.blocks[: choice.depth]:
-            x = block(x, branch)
-        return [x]
-
-    @staticmethod
-    def cost(plan, index, in_widths, choice, area):
-        """Cost of a stage whose output has `area` positions."""
-        (branch,) = choice.branches
-        (in_channels,) = in_widths
-        first = Block.cost(plan, index, in_channels, branch, area, plan.strides[index])
-        others = Block.cost(plan, index, branch.width, branch, area)
-        return first + others.times(choice.depth - 1)
-
-
-class ParallelStage(nn.Module):
-    """A stage of HRNet [49]: parallel branches, each at half the resolution of the one before.
-
-        last stage's branches --> transition --> [blocks] --> exchange --> [blocks] --> exchange ...
-                                                 \\________ one module _____/
-
-    The transition brings the branches to their widths and starts a new one from the coarsest. After
-    every module of 4 blocks all branches exchange features. Elastic depth counts in whole modules.
-    """
-
-    def __init__(self, plan, index, in_widths, largest, elastic):
-        super().__init__()
-        self.plan = plan
-        self.index = index
-        widths = [branch.width for branch in largest.branches]
-        # a super-network needs every transition: the widths that come in are chosen at each call
-        self.transitions = nn.ModuleDict()
-        for b, conv in enumerate(self.transition(in_widths, widths)):
-            if elastic or conv.changes_shape():
-                self.transitions[str(b)] = ConvNorm(conv)
-        # the blocks of all modules, branch by branch
-        self.branches = nn.ModuleList()
-        for branch in largest.branches:
-            sizes = (branch.width, branch, plan, index, 1, False)
-            blocks = [Block(*sizes) for _ in range(largest.depth)]
-            self.branches.append(nn.ModuleList(blocks))
-
-        outputs = self.outputs(plan, index, largest.depth)
-        self.exchanges = nn.ModuleList([Exchange(widths, count) for count in outputs])
-
-    @staticmethod
-    def transition(in_widths, widths):
-        """A Conv to every branch; the new branch's halves the size of the coarsest one."""
-        # there is one width more than come in
-        convs = [Conv(*pair, 3) for pair in zip(in_widths, widths, strict=False)]
-        return [*convs, Conv(in_widths[-1], widths[-1], 3, stride=2)]
-
-    @staticmethod
-    def outputs(plan, index, depth):
-        """How many branches leave each module: all; of the network's last only the head's."""
-        modules = depth // plan.modules[index]
-        is_last = index == len(plan.strides) - 1
-        return [index + 1] * (modules - 1) + [1 if is_last else index + 1]
-
-    def forward(self, features, choice):
-        """Features of the last stage's branches -> those of this one's; ValueError if too deep."""
-        count = len(self.branches[0])
-        check(choice.depth <= count, f"this stage has {count} blocks, not {choice.depth}")
-        in_widths = [x.shape[1] for x in features]
-        widths = [branch.width for branch in choice.branches]
-        # transition: the coarsest features enter two branches
-        entering = [*features, features[-1]]
-        for b, conv in enumerate(self.transition(in_widths, widths)):
-            if conv.changes_shape():
-                entering[b] = F.relu(self.transitions[str(b)](entering[b], conv))
-        features = entering  # branch b: (B, its width, H / 2^b, W / 2^b)
-        # elastic depth: the first modules, each of so many blocks and an exchange
-        length = self.plan.modules[self.index]
-        for module, outputs in enumerate(self.outputs(self.plan, self.index, choice.depth)):
-            start = module * length
-            for b, branch in enumerate(choice.branches):
-                for block in self.branches[b][start : start + length]:
-                    features[b] = block(features[b], branch)
-            features = self.exchanges[module](features, outputs)
-        return features
-
-    @staticmethod
-    def cost(plan, index, in_widths, choice, area):
-        """Cost of a stage whose branch 1 has `area` positions, each next one a quarter."""
-        cost = Cost()
-        widths = [branch.width for branch in choice.branches]
-        # the transition, the blocks, the exchanges
-        for b, conv in enumerate(ParallelStage.transition(in_widths, widths)):
-            if conv.changes_shape():
-                area_in = area // 4**b * conv.stride**2
-                cost += convs_cost([conv], area_in)
-        for b, branch in enumerate(choice.branches):
-            block = Block.cost(plan, index, branch.width, branch, area // 4**b)
-            cost += block.times(choice.depth)
-        for outputs in ParallelStage.outputs(plan, index, choice.depth):
-            cost += Exchange.cost(area, widths, outputs)
-        return cost
-
-
-class Exchange(nn.Module):
-    """HRNet's exchange unit: every branch becomes the sum of all, in its own width and size.
-
-        to branch 1:  x1  +  1x1, enlarged (x2)              +  1x1, enlarged (x3)
-        to branch 2:  3x3, stride 2 (x1)  +  x2              +  1x1, enlarged (x3)
-        to branch 3:  3x3, 3x3, stride 2 each (x1)  +  3x3, stride 2 (x2)  +  x3
-
-    1x1 and the last 3x3 of each way change the width. Enlarged: nearest neighbour. Then ReLU.
-    """
-
-    def __init__(self, widths, outputs):
-        super().__init__()
-        self.paths = nn.ModuleDict()
-        for i, j in itertools.product(range(outputs), range(len(widths))):
-            if i != j:
-                convs = [ConvNorm(conv) for conv in self.path(widths, j, i)]
-                self.paths[f"{j} to {i}"] = nn.ModuleList(convs)
-
-    @staticmethod
-    def path(widths, j, i):
-        """The Convs from branch j to branch i. The smaller the number, the finer the features."""
-        if j > i:
-            return [Conv(widths[j], widths[i])]
-        halvings = [Conv(widths[j], widths[j], 3, stride=2)] * (i - j - 1)
-        return [*halvings, Conv(widths[j], widths[i], 3, stride=2)]
-
-    def forward(self, features, outputs):
-        """Features of all branches -> those of the first `outputs` branches."""
-        widths = [x.shape[1] for x in features]
-        fused = []
-        for i, total in enumerate(features[:outputs]):
-            size = total.shape[2:]
-            for j, x in enumerate(features):
-                if j == i:
-                    continue
-                layers = zip(self.paths[f"{j} to {i}"], self.path(widths, j, i), strict=True)
-                # on the way down a ReLU before each further halving; on the way up, enlarge
-                for layer, conv in layers:
-                    x = layer(x, conv)
-                    if x.shape[2:] != size:
-                        x = F.relu(x) if j < i else F.interpolate(x, size)
-                total = total + x
-            fused.append(F.relu(total))
-        return fused
-
-    @staticmethod
-    def cost(area, widths, outputs):
-        """Cost of a unit whose branch 1 has `area` positions."""
-        cost = Cost()
-        for i, j in itertools.product(range(outputs), range(len(widths))):
-            if i != j:
-                cost += convs_cost(Exchange.path(widths, j, i), area // 4**j)
-        return cost
-
-
-class PoseHead(nn.Module):
-    """Deconvolutions up to 1/4 of the image, then a 1x1 convolution to one heatmap a joint.
-
-    This is the head of Simple Baselines (SBL [56]). HRNet has no deconvolutions: its branch 1 works
-    at 1/4 from the stem on.
-    """
-
-    def __init__(self, in_channels, head, reduction, joints):
-        super().__init__()
-        self.deconvs = nn.ModuleList()
-        while reduction > 4:
-            self.deconvs.append(ConvNorm((in_channels, *head), ElasticConvTranspose2d))
-            in_channels = head.width
-            reduction = reduction // 2
-        self.final = ElasticConv2d(in_channels, joints, bias=True)
-        # the paper's sigma (Sec. 4.2): heatmaps start near zero, where they mostly are
-        nn.init.normal_(self.final.weight, std=0.001)
-
-    def forward(self, x, head):
-        """(B, I, h, w) -> heatmaps (B, K, H/4, W/4)."""
-        for deconv in self.deconvs:
-            x = F.relu(deconv(x, head))  # twice the height and width
-        return self.final(x)
-
-    @staticmethod
-    def cost(area, in_channels, head, reduction, joints):
-        """Cost of a head whose input has `area` positions."""
-        cost = Cost()
-        # each deconvolution quadruples the positions, for itself already in the paper's count
-        while reduction > 4:
-            cost += ElasticConvTranspose2d.cost(area, in_channels, *head)
-            cost += ElasticBatchNorm2d.cost(head.width)
-            in_channels = head.width
-            area = 4 * area
-            reduction = reduction // 2
-        return cost + ElasticConv2d.cost(area, in_channels, joints, bias=True)
-
-
 # ------------------------------------------------------------------------------------- the network
 
 
@@ -1112,6 +673,7 @@ class PoseNet(nn.Module):
         # they just have nothing smaller to give
         elastic = self.space.size() > 1
         self.arch = None if elastic else largest
+        self.is_supernet = elastic
         # every part holds the weights of its largest choice; all other choices are slices of them
         plan = BACKBONES[self.space.backbone]
         self.stem = Stem(plan, largest.stem)
@@ -1947,8 +1509,7 @@ class Stream:
         self.size = None  # width, height of the last frame
         self.t = -1
         self.running = []  # numbers of the people in the batch
-        self.matrices = None  # (M, 2, 3) of their windows in the last frame
-        self.heatmaps = None  # (M, K, h, w) of the last frame
+        self.last = None  # their last `fusion.Frame`
 
     def step(self, frame, box=None):
         """The next frame -> keypoints (K, 3), or (N, K, 3) for N people: x, y in it, and score.
@@ -1988,9 +1549,10 @@ class Stream:
             raise UserError(f"{shapes}: hand `step` a box for everybody, or cut all frames alike")
         self.boxes = [tuple(np.multiply(box, np.tile(scale, 2)).tolist()) for box in self.boxes]
         # a place in this frame -> the same in the last one -> its crop. Pixel 0 begins at -.5
-        linear = self.matrices[..., :2]
-        shift = self.matrices[..., 2] + linear @ (0.5 / scale - 0.5)
-        self.matrices = np.concatenate([linear / scale, shift[..., None]], axis=-1)
+        linear = self.last.matrices[..., :2]
+        shift = self.last.matrices[..., 2] + linear @ (0.5 / scale - 0.5)
+        matrices = np.concatenate([linear / scale, shift[..., None]], axis=-1)
+        self.last = self.last._replace(matrices=matrices)
 
     def _start_period(self, handed, image):
         """At a key frame: who is run from now on, and where he is looked for."""
@@ -2015,12 +1577,9 @@ class Stream:
         images = data.normalise(crops.to(self.pose.device))  # (M, 3, H, W)
 
         # eq. (2): H^t = S(I^t) on a key frame, T(I^t, H^(t-1)) on the others
-        heatmaps = None
-        if self.t > 0:
-            heatmaps = data.warp_heatmaps(self.heatmaps, self.matrices, matrices, cell)
-        self.heatmaps = self.pose.nets[self.t](images, heatmaps=heatmaps)  # (M, K, H/4, W/4)
-        self.matrices = matrices
-        keypoints = data.decode(self.heatmaps, cell=cell).cpu()
+        last = self.last if self.t > 0 else None
+        self.last = step(self.pose.nets[self.t], images, matrices, last, cell)
+        keypoints = data.decode(self.last.heatmaps, cell=cell).cpu()  # (M, K, 3)
         return data.transform(keypoints, data.invert(matrices))
 
 
