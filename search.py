@@ -15,6 +15,7 @@ T-ViPNAS. Its weights are slices of a trained super-network's; nothing is traine
 """
 
 import argparse
+import contextlib
 import copy
 import itertools
 import json
@@ -65,8 +66,7 @@ def random_walk(space, archs, high, rng, price, band=BAND):
     total = sum([price(arch) for arch in archs])
     patience = 1000 * space.decisions() * len(archs)
     for steps in itertools.count():
-        # redraw one to three decisions. With one alone, an expensive decision could not be reached
-        # inside the band: a second one has to become cheaper at the same time
+        # redraw one to three decisions: in the band, one can only cost more if others cost less
         moved = list(archs)
         for _ in range(rng.randint(1, 3)):
             t = rng.randrange(len(archs))
@@ -76,8 +76,7 @@ def random_walk(space, archs, high, rng, price, band=BAND):
         if min(low, total) <= moved_total <= high:
             archs = moved
             total = moved_total
-        # in a space of few architectures the band can be empty. Then the walk ends as close to it
-        # as it can, and candidates from there have to do
+        # a small space may have nothing in the band: then what is closest to it has to do
         if total >= low or steps > patience:
             yield tuple(archs)
 
@@ -106,8 +105,7 @@ def allocate(space, frames, budget, count, rng, price=None, band=BAND):
     high = min(budget, frames * price(largest))
     walk = random_walk(space, [smallest] * frames, high, rng, price, band)
 
-    # the walk first forgets where it entered the band (burn-in). After that, candidates that are
-    # many steps apart are independent
+    # first the walk forgets where it entered the band; then candidates far apart are independent
     apart = 5 * space.decisions() * frames
     found = {}
     for visits, archs in enumerate(itertools.islice(walk, 20 * apart, None, apart)):
@@ -155,8 +153,7 @@ def to_device(images, device):
     # bytes go to the device: a quarter of the traffic
     images = data.normalise(images.to(device, non_blocking=True))
     # convolutions are fastest in the memory format "channels last"
-    flat = images.flatten(0, 1)  # (BF, 3, H, W)
-    flat = flat.contiguous(memory_format=torch.channels_last)
+    flat = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (BF, 3, H, W)
     return flat.unflatten(0, images.shape[:2])
 
 
@@ -404,16 +401,6 @@ def schedule(count, batches, plain):
     return rounds
 
 
-def new_row(supernet, archs):
-    """The row of a candidate in a search's table, before its first round."""
-    # what all its frames cost together, which is what eq. (3) bounds
-    size = supernet.space.image_size
-    total = sum([vipnas.cost(arch, size, supernet.joints) for arch in archs], Cost())
-    found = {"archs": [json.loads(arch.to_json()) for arch in archs]}
-    found |= {"gflops": total.gflops, "params": total.params}
-    return found | {"passed": 0, "people": 0, "rounds": []}
-
-
 class Search:
     """A search under way.
 
@@ -434,10 +421,20 @@ class Search:
         self.measured = {}  # batch-norm statistics, for later rounds
         # go on from the table that an interrupted search left: all processes from the same one
         page = json.loads(path.read_text()) if path.is_file() else {}
-        self.table = [new_row(supernet, archs) for archs in candidates]
+        self.table = [self.new_row(archs) for archs in candidates]
         if about.items() <= page.items():
             self.table = page.get("candidates", self.table)
         self.table = gather(self.table)[0]
+
+    def new_row(self, archs):
+        """The row of a candidate before its first round."""
+        # eq. (3) bounds what all its frames cost together
+        size = self.supernet.space.image_size
+        costs = [vipnas.cost(arch, size, self.supernet.joints) for arch in archs]
+        total = sum(costs, start=Cost())
+        row = {"archs": [json.loads(arch.to_json()) for arch in archs]}
+        row |= {"gflops": total.gflops, "params": total.params}
+        return row | {"passed": 0, "people": 0, "rounds": []}
 
     def run(self, plain):
         """Round by round, the remaining candidates run over the clips that they have not seen."""
@@ -555,8 +552,8 @@ def find(
 
 def plot(table):
     """Picture of a search: a dot for each candidate, dark for finalists, a red one for the best."""
-    prices = [row["gflops"] for row in table]
-    scores = [row["ap"] for row in table]
+    prices = np.array([row["gflops"] for row in table])
+    scores = np.array([row["ap"] for row in table])
     rounds = np.array([len(row["rounds"]) for row in table])
     won = best(table)
     image = Image.new("RGB", (720, 480), "white")
@@ -566,21 +563,18 @@ def plot(table):
     pen.text((690, 24), f"found: {scores[won]:.1f} AP at {prices[won]:.4g}", "crimson", anchor="ra")
     pen.text((380, 458), "GFLOPs of all its frames", "black", anchor="ma")
 
-    # six ticks along each axis: their places in the picture, and their values
-    columns = np.linspace(70, 690, 6)
-    gflops = np.linspace(0.99 * min(prices), 1.01 * max(prices), 6)
-    for x, value in zip(columns, gflops, strict=True):
-        pen.text((x, 438), f"{value:.4g}", "black", anchor="ma")
-    lines = np.linspace(430, 50, 6)
-    ap = np.linspace(min(scores) - 1, max(scores) + 1, 6)
-    for y, value in zip(lines, ap, strict=True):
-        pen.line([70, y, 690, y], "lightgrey")
-        pen.text((62, y), f"{value:.1f}", "black", anchor="rm")
+    # six ticks along each axis: their values, and their places in the picture
+    gflops = np.linspace(0.99 * prices.min(), 1.01 * prices.max(), 6)
+    ap = np.linspace(scores.min() - 1, scores.max() + 1, 6)
+    x = np.linspace(70, 690, 6)
+    y = np.linspace(430, 50, 6)
+    for i in range(6):
+        pen.line([70, y[i], 690, y[i]], "lightgrey")
+        pen.text((62, y[i]), f"{ap[i]:.1f}", "black", anchor="rm")
+        pen.text((x[i], 438), f"{gflops[i]:.4g}", "black", anchor="ma")
 
-    # finalists are drawn last, on top, and then the best one
-    places = list(
-        zip(np.interp(prices, gflops, columns), np.interp(scores, ap, lines), strict=True)
-    )
+    # the candidates, finalists on top
+    places = np.stack([np.interp(prices, gflops, x), np.interp(scores, ap, y)], axis=1).tolist()
     for i in np.argsort(rounds, kind="stable"):
         pen.circle(places[i], 4, "royalblue" if rounds[i] == rounds.max() else "lightsteelblue")
     pen.circle(places[won], 7, "crimson")
@@ -637,11 +631,9 @@ def frame_costs(nets, about):
     """
     size = tuple(about["size"])
     prices = [vipnas.cost(net.arch, size, net.joints) for net in nets]
-    costs = {
-        "params": [price.params for price in prices],
-        "gflops": [price.gflops for price in prices],
-        "ms": vipnas.frame_times(nets),
-    }
+    costs = {"params": [price.params for price in prices]}
+    costs["gflops"] = [price.gflops for price in prices]
+    costs["ms"] = vipnas.frame_times(nets)
     for values in costs.values():
         values.append(float(np.mean(values)))
     costs["fps"] = [1000 / ms for ms in costs["ms"]]
@@ -679,21 +671,17 @@ class Parser(argparse.ArgumentParser):
 
 def read_number(text, kind, zero=False):
     """The finite number above zero, or `zero`, that an option gives; kind: int or float."""
-    try:
+    with contextlib.suppress(ValueError):
         number = kind(text)
-    except ValueError:
-        number = math.nan
-    if 0 < number < math.inf or (zero and number == 0):
-        return number
-    what = "whole number" if kind is int else "number"
-    raise argparse.ArgumentTypeError(f"{text} is no {what} above zero")
+        if 0 < number < math.inf or (zero and number == 0):
+            return number
+    raise argparse.ArgumentTypeError(f"{text} is no {kind.__name__} above zero")
 
 
 # the `type` of options, here and in train.py
 positive_int = partial(read_number, kind=int)
 positive_number = partial(read_number, kind=float)
 non_negative = partial(read_number, kind=float, zero=True)
-non_negative_int = partial(read_number, kind=int, zero=True)
 
 
 def check_options(options, kind, stage=None):
@@ -712,12 +700,12 @@ def check_options(options, kind, stage=None):
                 raise UserError(f"--{name} belongs to {place}")
 
 
-def open_clips(kind, root, split, frames, about, path, count=None, boxes=None):
-    """Clips as the network in `path` sees them; UserError if it predicts other joints."""
+def open_clips(options, kind, root, split, frames, about, count=None):
+    """Clips as the network in --checkpoint sees them; UserError if it predicts other joints."""
     size = tuple(about["size"])
     cell = about.get("cell", data.CELL)
-    clips = data.open_clips(kind, root, split, frames, size, count, boxes, cell)
-    check_joints(clips, about, path)
+    clips = data.open_clips(kind, root, split, frames, size, count, options.boxes, cell)
+    check_joints(clips, about, options.checkpoint)
     return clips
 
 
@@ -732,7 +720,7 @@ def evaluate_finished(options, device):
     if kind == "coco" and len(nets) > 1:
         raise UserError("COCO has no videos: name the key frame's network, vipnas_s.pt")
     split = options.split or "test"
-    clips = open_clips(kind, options.root, split, len(nets), about, path, boxes=options.boxes)
+    clips = open_clips(options, kind, options.root, split, frames=len(nets), about=about)
     show_frames(nets, about)
     nets = [net.to(device, memory_format=torch.channels_last) for net in nets]
     official(nets, clips, device, options.out or path.with_name(f"official_{kind}"))
@@ -740,44 +728,42 @@ def evaluate_finished(options, device):
 
 def search_again(options, device):
     """Another search in a trained super-network: another budget, T (Table 4), shared (Fig. 6b)."""
-    path = options.checkpoint
+    path = Path(options.checkpoint)
     supernet, key_net, contents = vipnas.load_supernet(path)
     config = contents["config"]
     about = contents["about"]
-    kind = config["data"]
-    check_options(options, kind, contents["stage"])
-    key_nets = [key_net] if key_net else []
-    for net in (supernet, *key_nets):
+    check_options(options, config["data"], contents["stage"])
+    frames = (options.frames or config["frames"]) if key_net else 1
+    nets = [key_net] if key_net else []
+    for net in (supernet, *nets):
         net.to(device, memory_format=torch.channels_last)
 
-    # the data of the run that trained it
-    frames = (options.frames or config["frames"]) if key_net else 1
+    # the clips that the super-network was trained and evaluated on
     root = options.root or config["root"]
-    total = len(key_nets) + frames
-    train = open_clips(kind, root, "train", total, about, path, config["clips"])
-    val = open_clips(kind, root, "val", total, about, path, config["clips"])
-    calibration = calibration_set(train, device, options.seed, key_net)
-    validation = validation_set(val, device, options.seed, key_net)
+    sets = {}
+    for split, choose in {"train": calibration_set, "val": validation_set}.items():
+        total = len(nets) + frames
+        clips = open_clips(options, config["data"], root, split, total, about, config["clips"])
+        sets[split] = choose(clips, device, options.seed, key_net)
 
-    # search, and save the networks that are found
     name = f"search_{options.gflops:g}_{frames}" + ("_shared" if options.shared else "")
-    out = Path(options.out or Path(path).with_name(name))
+    out = Path(options.out or path.with_name(name))
     out.mkdir(parents=True, exist_ok=True)
     with data.locked(out):
         archs, table = find(
             supernet,
-            options.gflops,
-            options.candidates or config["candidates"],
-            validation,
-            calibration,
-            out,
-            options.seed,
+            budget=options.gflops,
+            count=options.candidates or config["candidates"],
+            validation=sets["val"],
+            calibration=sets["train"],
+            out=out,
+            seed=options.seed,
             key_arch=key_net and key_net.arch,
             shared=options.shared,
             plain=options.plain,
             band=BAND,
         )
-        nets = key_nets + extract_calibrated(supernet, archs, calibration)
+        nets += extract_calibrated(supernet, archs, calibration=sets["train"])
         vipnas.save_finished(out / f"vipnas_{contents['stage']}.pt", nets, about)
         vipnas.write_archs(list(archs), out / "arch.json")
     show_frames(nets, about)
