@@ -675,7 +675,8 @@ def read_number(text, kind, zero=False):
         number = kind(text)
         if 0 < number < math.inf or (zero and number == 0):
             return number
-    raise argparse.ArgumentTypeError(f"{text} is no {kind.__name__} above zero")
+    what = "whole number" if kind is int else "number"
+    raise argparse.ArgumentTypeError(f"{text} is no {what} above zero")
 
 
 # the `type` of options, here and in train.py
@@ -700,12 +701,12 @@ def check_options(options, kind, stage=None):
                 raise UserError(f"--{name} belongs to {place}")
 
 
-def open_clips(options, kind, root, split, frames, about, count=None):
-    """Clips as the network in --checkpoint sees them; UserError if it predicts other joints."""
+def open_clips(kind, root, split, frames, about, path, **more):
+    """Clips as the network in `path` sees them. UserError if it predicts other joints."""
     size = tuple(about["size"])
-    cell = about.get("cell", data.CELL)
-    clips = data.open_clips(kind, root, split, frames, size, count, options.boxes, cell)
-    check_joints(clips, about, options.checkpoint)
+    cell = about.get("cell", data.CELL)  # older files have none
+    clips = data.open_clips(kind, root, split, frames, size, cell=cell, **more)
+    check_joints(clips, about, path)
     return clips
 
 
@@ -720,10 +721,24 @@ def evaluate_finished(options, device):
     if kind == "coco" and len(nets) > 1:
         raise UserError("COCO has no videos: name the key frame's network, vipnas_s.pt")
     split = options.split or "test"
-    clips = open_clips(options, kind, options.root, split, frames=len(nets), about=about)
+    clips = open_clips(kind, options.root, split, len(nets), about, path, boxes=options.boxes)
     show_frames(nets, about)
     nets = [net.to(device, memory_format=torch.channels_last) for net in nets]
     official(nets, clips, device, options.out or path.with_name(f"official_{kind}"))
+
+
+def open_sets(options, contents, frames, key_net, device):
+    """[calibration set, validation set] of the run that trained a super-network."""
+    config = contents["config"]
+    root = options.root or config["root"]
+    count = config["clips"]
+    about = contents["about"]
+    sets = []
+    for split, choose in {"train": calibration_set, "val": validation_set}.items():
+        path = options.checkpoint
+        clips = open_clips(config["data"], root, split, frames, about, path, count=count)
+        sets.append(choose(clips, device, options.seed, key_net))
+    return sets
 
 
 def search_again(options, device):
@@ -731,20 +746,13 @@ def search_again(options, device):
     path = Path(options.checkpoint)
     supernet, key_net, contents = vipnas.load_supernet(path)
     config = contents["config"]
-    about = contents["about"]
     check_options(options, config["data"], contents["stage"])
     frames = (options.frames or config["frames"]) if key_net else 1
     nets = [key_net] if key_net else []
     for net in (supernet, *nets):
         net.to(device, memory_format=torch.channels_last)
-
-    # the clips that the super-network was trained and evaluated on
-    root = options.root or config["root"]
-    sets = {}
-    for split, choose in {"train": calibration_set, "val": validation_set}.items():
-        total = len(nets) + frames
-        clips = open_clips(options, config["data"], root, split, total, about, config["clips"])
-        sets[split] = choose(clips, device, options.seed, key_net)
+    every_frame = len(nets) + frames
+    calibration, validation = open_sets(options, contents, every_frame, key_net, device)
 
     name = f"search_{options.gflops:g}_{frames}" + ("_shared" if options.shared else "")
     out = Path(options.out or path.with_name(name))
@@ -754,8 +762,8 @@ def search_again(options, device):
             supernet,
             budget=options.gflops,
             count=options.candidates or config["candidates"],
-            validation=sets["val"],
-            calibration=sets["train"],
+            calibration=calibration,
+            validation=validation,
             out=out,
             seed=options.seed,
             key_arch=key_net and key_net.arch,
@@ -763,10 +771,10 @@ def search_again(options, device):
             plain=options.plain,
             band=BAND,
         )
-        nets += extract_calibrated(supernet, archs, calibration=sets["train"])
-        vipnas.save_finished(out / f"vipnas_{contents['stage']}.pt", nets, about)
+        nets += extract_calibrated(supernet, archs, calibration)
+        vipnas.save_finished(out / f"vipnas_{contents['stage']}.pt", nets, contents["about"])
         vipnas.write_archs(list(archs), out / "arch.json")
-    show_frames(nets, about)
+    show_frames(nets, contents["about"])
     print(f"val AP {table[best(table)]['ap']:.1f}; networks, arch.json and search.* are in {out}")
 
 
