@@ -683,6 +683,7 @@ def read_number(text, kind, zero=False):
 positive_int = partial(read_number, kind=int)
 positive_number = partial(read_number, kind=float)
 non_negative = partial(read_number, kind=float, zero=True)
+non_negative_int = partial(read_number, kind=int, zero=True)
 
 
 def check_options(options, kind, stage=None):
