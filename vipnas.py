@@ -7,8 +7,6 @@ cost       parameters, multiply-adds and the paper's GFLOPs of an architecture
 deploy     a finished network made fast
 VideoPose  a key-frame network and its T non-key networks, run on a video
 
-Behind these stand the doors: checkpoints, published weights, videos, pictures, the command line.
-
     python vipnas.py                                # all architectures beside the paper's numbers
     python vipnas.py --arch runs/t/vipnas_t.pt --picture t.png     # what they are, and Fig. 5
     python vipnas.py --benchmark                    # how fast deployed networks are
@@ -17,7 +15,6 @@ Behind these stand the doors: checkpoints, published weights, videos, pictures, 
 """
 
 import argparse
-import collections
 import contextlib
 import copy
 import importlib.util
@@ -118,10 +115,7 @@ class Arch:
         check(exists, f"a fusion names a stage from 1 to {count} and one of {OPERATIONS}")
 
     def __str__(self):
-        """One line, such as: tiny: 16 | 1 x 24 k3 g24 e1 | ... | head 48 k4 g8.
-
-        For each stage its depth, then width, kernel, groups, expansion and attention of its blocks.
-        """
+        """One line, such as: tiny: 16 | 1 x 24 k3 g24 e1 | 2 x 32 k5 g64 e2 att | head 48 k4 g8."""
         parts = [f"{self.backbone}: {self.stem}"]
         for stage in self.stages:
             branches = []
@@ -304,11 +298,10 @@ class StageChoices(NamedTuple):
 
 @dataclass(frozen=True)
 class Space:
-    """The architectures a search may choose from.
+    """The architectures a search may choose from: 5 billion for ResNet-50, 10^19 for HRNet.
 
-    Every decision is free of the others, but that group numbers must fit, so there are as many as
-    the product of its choices: 5 billion for ResNet-50, 10^19 for HRNet. None is ever listed.
-    ValueError if no group number fits a width that a table offers.
+    Every decision is free of the others, but that group numbers must fit. ValueError if a table
+    offers a width that no group number fits.
     """
 
     backbone: str
@@ -606,6 +599,15 @@ ARCHS = {
 }
 # fmt: on
 
+# the parameters and GFLOPs that Tables 1 and 2 print
+PRINTED = {
+    "s_vipnas_resnet50": "7.3M, 1.44 (the released network is not quite that of the tables)",
+    "s_vipnas_mobilenetv3": "5.4M, 0.69 (likewise: its head is not in Table A1)",
+    "sbl_resnet18": "15.3M, 5.79",
+    "sbl_resnet50": "34.0M, 8.99",
+    "hrnet_w32": "28.5M, 7.10 (the figure of [49])",
+}
+
 # ------------------------------------------------------------------------------------- the network
 
 
@@ -737,41 +739,35 @@ class Folded(nn.Module):
         gain (conv(x) + bias - mean) / sigma + shift  =  conv'(x) + bias'
         conv' = conv gain / sigma,   bias' = shift + (bias - mean) gain / sigma
 
-    Called like the layers it stands for; the choice in the call it ignores.
+    Called like the layers it stands for; it ignores the choice in the call.
     """
 
     def __init__(self, conv, norm=None):
         super().__init__()
-        in_channels, out_channels, kernel, groups = conv.largest
-        transposed = isinstance(conv, elastic.ElasticConvTranspose2d)
-        weight = conv.weight
+        in_channels, out_channels, self.kernel, self.groups = conv.largest
+        self.stride = getattr(conv, "stride", None)  # a deconvolution has none
+        weight = conv.weight.detach()
         bias = getattr(conv, "bias", None)
-        if bias is None:
-            bias = weight.new_zeros(out_channels)
-
+        bias = weight.new_zeros(out_channels) if bias is None else bias.detach()
         # batch norm is a scale and a shift for each output channel
         if norm is not None:
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # (O)
             bias = norm.bias + (bias - norm.running_mean) * scale
             scale = scale[:, None]  # (O, 1): the filters are (O, I / groups, K, K)
-            if transposed:  # stored from the input's side, (I, O / groups, K, K)
-                scale = scale.view(groups, -1).repeat_interleave(in_channels // groups, dim=0)
+            if self.stride is None:  # stored from the input's side, (I, O / groups, K, K)
+                scale = scale.view(self.groups, -1)
+                scale = scale.repeat_interleave(in_channels // self.groups, dim=0)
             weight = weight * scale[:, :, None, None]
-
-        # ordinary layers, which every compiler and exporter knows
-        sizes = {"in_channels": in_channels, "out_channels": out_channels, "kernel_size": kernel}
-        if transposed:
-            padding = (kernel - 2) // 2
-            self.conv = nn.ConvTranspose2d(**sizes, stride=2, padding=padding, groups=groups)
-        else:
-            padding = kernel // 2
-            self.conv = nn.Conv2d(**sizes, stride=conv.stride, padding=padding, groups=groups)
-        self.conv.weight = nn.Parameter(weight.detach())
-        self.conv.bias = nn.Parameter(bias.detach())
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(bias)
 
     def forward(self, x, *choice):
         """(B, I, H, W) -> (B, O, H', W')."""
-        return self.conv(x)
+        settings = {"stride": self.stride or 2, "groups": self.groups}
+        if self.stride is None:
+            padding = (self.kernel - 2) // 2
+            return F.conv_transpose2d(x, self.weight, self.bias, padding=padding, **settings)
+        return F.conv2d(x, self.weight, self.bias, padding=self.kernel // 2, **settings)
 
 
 def fold(module):
@@ -796,14 +792,11 @@ def folded_copy(net):
     check(net.arch, "only a finished network can be deployed: extract one first")
     folded = copy.deepcopy(net).eval()
     fold(folded)
-    return folded.requires_grad_(False)
+    return folded.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def example_inputs(net):
-    """Black inputs of a finished network: one image of its own size, channels last.
-
-    With the heatmaps of the last frame, if it is a non-key frame's.
-    """
+    """Inputs of a finished network, black: one image, and heatmaps for a non-key frame."""
     height, width = net.space.image_size
     inputs = {"images": torch.zeros(1, 3, height, width)}
     if net.arch.fusion:
@@ -812,7 +805,7 @@ def example_inputs(net):
 
 
 def torchscript(folded):
-    """Frozen TorchScript of a folded network: a function of its inputs, by name."""
+    """Frozen TorchScript of a folded network, called with its inputs by name."""
     inputs = example_inputs(folded)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is deprecated
@@ -824,8 +817,8 @@ def torchscript(folded):
     return script
 
 
-def openvino_model(folded, threads):
-    """A folded network in OpenVINO: a function of its inputs, by name."""
+def openvino_request(folded, threads):
+    """A folded network in OpenVINO, called with its inputs by name."""
     import openvino
 
     model = openvino.convert_model(folded, example_input=example_inputs(folded))
@@ -842,11 +835,19 @@ def openvino_model(folded, threads):
 class Deployed(nn.Module):
     """A finished network for inference, called like the PoseNet it was; see `deploy`."""
 
-    def __init__(self, folded, run, runtime):
+    def __init__(self, net, threads):
         super().__init__()
-        self.folded = folded
-        self.run = run
-        self.runtime = runtime  # in words, what runs it
+        self.folded = folded_copy(net)
+        self.run = self.folded
+        self.runtime = "batch norm folded"  # in words, what runs it
+        if next(net.parameters()).is_cuda:
+            return
+        if importlib.util.find_spec("openvino"):
+            self.run = openvino_request(self.folded, threads)
+            self.runtime += ", OpenVINO"
+        else:
+            self.run = torchscript(self.folded)
+            self.runtime += ", TorchScript"
 
     def forward(self, images, arch=None, heatmaps=None):
         """images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4), without gradients."""
@@ -860,16 +861,11 @@ class Deployed(nn.Module):
 def deploy(net, threads=1):
     """A finished network made fast: the same outputs to 1e-4, at least twice as fast on a CPU.
 
-    Batch norm is folded into the convolutions. On a CPU the rest is done by OpenVINO where it is
-    installed (pip install openvino), with so many threads, else by frozen TorchScript, with
-    PyTorch's. Any number of images, of any size that the network takes.
+    Batch norm is folded into the convolutions. On a CPU OpenVINO does the rest where it is
+    installed (pip install openvino), on so many threads; else frozen TorchScript. `.runtime` says
+    what runs it. It takes any number of images, of any size that the network takes.
     """
-    folded = folded_copy(net).to(memory_format=torch.channels_last)
-    if next(folded.parameters()).is_cuda:
-        return Deployed(folded, folded, "batch norm folded")
-    if importlib.util.find_spec("openvino"):
-        return Deployed(folded, openvino_model(folded, threads), "batch norm folded, OpenVINO")
-    return Deployed(folded, torchscript(folded), "batch norm folded, TorchScript")
+    return Deployed(net, threads)
 
 
 @contextlib.contextmanager
@@ -959,7 +955,7 @@ class VideoPose:
 
 
 def as_boxes(box, count=None):
-    """A box (x, y, w, h) or None, or a list of them -> a list, of length `count`; or UserError."""
+    """A box (x, y, w, h) or None, or a list of them -> a list (of length `count`), or UserError."""
     is_one = box is None or all(np.ndim(number) == 0 and number is not None for number in box)
     boxes = [box] if is_one else list(box)
     for one in boxes:
@@ -1000,9 +996,8 @@ class Stream:
         """The next frame -> keypoints (K, 3), or (N, K, 3) for N people: x, y in it, and score.
 
         frame: whatever `data.as_picture` takes. box: as for `VideoPose.stream`; it makes this a
-        key frame for all. In a list, a person with None is followed from their last pose. UserError,
-        and nothing has happened, if the frame has another size than the last one and somebody has
-        no box.
+        key frame for all. In a list, a person with None is followed from their last pose.
+        UserError, and nothing has happened, if frames change their size and somebody has no box.
         """
         image = data.as_picture(frame)
         image.load()  # decoded once, at full size, for all windows
@@ -1096,14 +1091,12 @@ def read_checkpoint(path):
         raise UserError(f"there is no file {path}; train first, or name another checkpoint")
     try:
         contents = torch.load(path, "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error).lower().replace("weights only", "weights_only"):
-            raise UserError(f"{path} is no checkpoint; make it again") from None
-        raise UserError(
-            f"{path} holds more than tensors, and nothing in it is executed: "
-            "save its tensors alone, torch.save(model.state_dict(), FILE)"
-        ) from None
     except Exception as error:  # torch raises many kinds for a file that it cannot read
+        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
+            how = "save its tensors alone, torch.save(model.state_dict(), FILE)"
+            raise UserError(
+                f"{path} holds more than tensors, and nothing in it is run: {how}"
+            ) from None
         reason = f"truncated or not a checkpoint ({type(error).__name__})"
         raise UserError(f"{path} is {reason}; make it again") from None
     return contents if isinstance(contents, dict) else {}
@@ -1111,7 +1104,7 @@ def read_checkpoint(path):
 
 @contextlib.contextmanager
 def complete(path):
-    """Inside, whatever is missing or invalid in the checkpoint `path` is one sentence, UserError."""
+    """Inside, whatever is missing or invalid in the file `path` is one sentence, a UserError."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -1126,22 +1119,14 @@ def load_checkpoint(path, *kinds):
     if contents.get("kind") not in kinds:
         raise UserError(f"{path} holds something else: a {kinds[0]} checkpoint is needed here")
     with complete(path):
-        check_about(contents["about"])
+        # how crops are made is written in data.py: it must be as it was in training
+        about = contents["about"]
+        known = data.about(data.COCO, about["size"])
+        for name in ("padding", "mean", "std"):
+            check(about[name] == known[name], f"{name} is not {known[name]} as in data.py")
+        check(about["cell"] in (data.CELL, data.SBL_CELL), "its heatmap cells are unknown")
+        check(not any(side % 16 for side in about["size"]), "its images are no multiples of 16")
     return contents
-
-
-def check_about(about):
-    """ValueError or KeyError unless networks can be used with this `about`."""
-    for side in about["size"]:
-        check(
-            side % 16 == 0 and 16 <= side <= 2048, "its images are not multiples of 16 up to 2048"
-        )
-    # how crops are made is written in data.py
-    known = data.about(data.COCO, about["size"])
-    for name in ("padding", "mean", "std"):
-        check(about[name] == known[name], f"{name} in `about` is not {known[name]} as in data.py")
-    check(about["cell"] in (data.CELL, data.SBL_CELL), "nothing is known of its heatmap cells")
-    check(len(about["flip"]) == len(about["joints"]) > 0, "its `flip` does not name every joint")
 
 
 def restore(net, state, path):
@@ -1176,19 +1161,12 @@ def load_networks(path):
             net = PoseNet(space, len(about["joints"])).eval()
             nets.append(restore(net, network["state"], path))
         check(nets and nets[0].arch.fusion is None, "its first network is not for key frames")
-        for net in nets[1:]:
-            check(net.arch.fusion or True, "")
     return nets, about
-
-
-def load_training(path):
-    """The dict of a run that can be resumed; UserError if the file holds something else."""
-    return load_checkpoint(path, "supernet", "alone")
 
 
 def load_supernet(path):
     """(super-network, its key-frame network or None, everything saved) of a run's supernet.pt."""
-    contents = load_training(path)
+    contents = load_checkpoint(path, "supernet", "alone")
     with complete(path):
         alone = contents["kind"] == "alone" or (contents["stage"] == "s" and contents["arch"])
         if alone or len(contents["nets"]) > 1:
@@ -1236,29 +1214,20 @@ def write_archs(archs, path):
 
 
 # mmpose is the toolbox with which the authors published their two S-ViPNAS networks. Both are built
-# here by the same classes, so only names differ: ours of a layer -> mmpose's. Those inside a stage
-# are named from the block on
+# here by the same classes, so only names differ: what is ours in a name -> what is mmpose's
 # fmt: off
-MMPOSE_LAYERS = {
+MMPOSE_NAMES = {
     "s_vipnas_resnet50": {
-        "stem.conv1.conv": "backbone.conv1",       "stem.conv1.norm": "backbone.bn1",
-        "conv1.conv": "conv1",                     "conv1.norm": "bn1",
-        "conv2.conv": "conv2",                     "conv2.norm": "bn2",
-        "conv3.conv": "conv3",                     "conv3.norm": "bn3",
-        "project.conv": "downsample.0",            "project.norm": "downsample.1",
-        "attention.mask": "attention.conv_mask",
-        "attention.reduce": "attention.channel_add_conv.0",
+        "project.conv": "downsample.0", "project.norm": "downsample.1",
+        "attention.mask": "attention.conv_mask", "attention.reduce": "attention.channel_add_conv.0",
         "attention.norm": "attention.channel_add_conv.1",
         "attention.expand": "attention.channel_add_conv.3",
-        "head.final": "head.final_layer",
+        "conv([123]).conv": r"conv\1", "conv([123]).norm": r"bn\1",
     },
     "s_vipnas_mobilenetv3": {
-        "stem.conv1.conv": "backbone.conv1.conv",  "stem.conv1.norm": "backbone.conv1.bn",
-        "conv1.conv": "expand_conv.conv",          "conv1.norm": "expand_conv.bn",
-        "conv2.conv": "depthwise_conv.conv",       "conv2.norm": "depthwise_conv.bn",
-        "conv3.conv": "linear_conv.conv",          "conv3.norm": "linear_conv.bn",
-        "attention.reduce": "se.conv1.conv",       "attention.expand": "se.conv2.conv",
-        "head.final": "head.final_layer",
+        "attention.reduce": "se.conv1.conv", "attention.expand": "se.conv2.conv", "norm": "bn",
+        r"(layer\d+).conv1": r"\1.expand_conv", r"(layer\d+).conv2": r"\1.depthwise_conv",
+        r"(layer\d+).conv3": r"\1.linear_conv",
     },
 }
 # fmt: on
@@ -1271,20 +1240,22 @@ def _mmpose_name(name, ours):
     "backbone.layer5.depthwise_conv.bn.bias" in the MobileNet.
     """
     *path, tensor = ours.split(".")
-    prefix = ""
     if path[:2] == ["head", "deconvs"]:
         # theirs count the ReLUs too: deconvolution 0, norm 1, ReLU 2, deconvolution 3, ...
         index = 3 * int(path[2]) + ["conv", "norm"].index(path[3])
         return f"head.deconv_layers.{index}.{tensor}"
+    if path[0] == "head":
+        return f"head.final_layer.{tensor}"
+    theirs = ours.removeprefix("stem.")
     if path[0] == "stages":
         # theirs number the blocks of ResNet stage by stage, those of MobileNet-V3 throughout
         stage, block = int(path[1]), int(path[3])
         before = sum(earlier.depth for earlier in ARCHS[name].stages[:stage])
-        is_resnet = name == "s_vipnas_resnet50"
-        number = f"{stage + 1}.{block}" if is_resnet else str(before + block + 1)
-        prefix = f"backbone.layer{number}."
-        path = path[4:]
-    return f"{prefix}{MMPOSE_LAYERS[name]['.'.join(path)]}.{tensor}"
+        number = f"{stage + 1}.{block}" if "resnet" in name else str(before + block + 1)
+        theirs = f"layer{number}.{'.'.join([*path[4:], tensor])}"
+    for old, new in MMPOSE_NAMES[name].items():
+        theirs = re.sub(old, new, theirs)
+    return f"backbone.{theirs}"
 
 
 def load_mmpose(path):
@@ -1326,42 +1297,38 @@ def write_onnx(net, path):
     if not importlib.util.find_spec("onnx"):
         raise UserError("an ONNX file needs the package onnx: pip install onnx")
     inputs = {name: x.contiguous() for name, x in example_inputs(net).items()}
-    free = {name: {0: "batch"} for name in [*inputs, "output"]}
-    folded = folded_copy(net).cpu()
+    options = {"input_names": list(inputs), "output_names": ["output"]}
+    options["dynamic_axes"] = {name: {0: "batch"} for name in [*inputs, "output"]}
     with warnings.catch_warnings(), data.whole_file(path) as file:
         warnings.simplefilter("ignore")  # this exporter is deprecated, the new one needs a package
-        names = {"input_names": list(inputs), "output_names": ["output"], "dynamic_axes": free}
         written = io.BytesIO()
-        torch.onnx.export(folded, (), written, kwargs=inputs, dynamo=False, **names)
+        folded = folded_copy(net).cpu()
+        torch.onnx.export(folded, (), written, kwargs=inputs, dynamo=False, **options)
         file.write(written.getvalue())
+    shapes = [f"{name} {tuple(x.shape)}" for name, x in inputs.items()]
+    print(f"wrote {path}: {' and '.join(shapes)} -> output, for any number of images")
 
 
 def export_onnx(nets, path):
     """Write finished networks, one a file; of several, FILE.onnx becomes FILE_0.onnx, FILE_1..."""
     for t, net in enumerate(nets):
-        file = path.with_stem(f"{path.stem}_{t}") if len(nets) > 1 else path
-        write_onnx(net, file)
-        shapes = [f"{name} {tuple(x.shape)}" for name, x in example_inputs(net).items()]
-        print(f"wrote {file}: {' and '.join(shapes)} -> output, for any number of images")
+        write_onnx(net, path.with_stem(f"{path.stem}_{t}") if len(nets) > 1 else path)
 
 
 def benchmark():
-    """Print how fast networks are, side by side: one image, one CPU thread; as they are, deployed
-    with TorchScript, and with OpenVINO where it is installed."""
+    """Print how fast networks are, side by side: eager, TorchScript, OpenVINO where installed."""
     tiny = SPACES["tiny"]
     archs = {name: ARCHS[name] for name in ("s_vipnas_resnet50", "s_vipnas_mobilenetv3")}
     archs["tiny, its largest network"] = tiny.largest()
-    archs["tiny, the smallest for non-key frames"] = tiny.within(tiny.largest()).smallest()
+    archs["tiny, its smallest for non-key frames"] = tiny.within(tiny.largest()).smallest()
     for name, arch in archs.items():
         net = PoseNet(arch).eval()
-        folded = folded_copy(net).to(memory_format=torch.channels_last)
         with use_threads(1):
-            runs = {"eager": net, "batch norm folded, TorchScript": torchscript(folded)}
+            runs = {"eager": net, "batch norm folded, TorchScript": torchscript(folded_copy(net))}
             if importlib.util.find_spec("openvino"):
-                runs["batch norm folded, OpenVINO"] = openvino_model(folded, threads=1)
+                runs["batch norm folded, OpenVINO"] = openvino_request(folded_copy(net), threads=1)
             times = milliseconds([partial(run, **example_inputs(net)) for run in runs.values()])
-        height, width = net.space.image_size
-        print(f"{name}, {height}x{width}, one image, one CPU thread")
+        print("{}, {}x{}, one image, one CPU thread".format(name, *net.space.image_size))
         for runtime, ms in zip(runs, times, strict=True):
             print(f"{ms:9.2f} ms {times[0] / ms:6.2f}x   {runtime}")
 
@@ -1410,54 +1377,35 @@ class VideoResults:
         self.skeleton = skeleton
         self.page = {"categories": [skeleton.category], "images": [], "annotations": []}
         self.small = []  # the first overlays, of 256 colours, for the GIF
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {out} is no folder to write to ({error.strerror})") from None
 
     def add(self, name, frame, poses):
         """Write the overlay of a frame with `poses` (N, K, 3), and keep its part of poses.json."""
         number = len(self.page["images"])
+        image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
+        self.page["images"].append(image)
         overlay = frame
         for person, pose in enumerate(poses):
             colour = PEOPLE_COLOURS[person % len(PEOPLE_COLOURS)] if len(poses) > 1 else None
             overlay = data.draw_pose(overlay, pose, self.skeleton, SURE, colour)
+            # track_id: the people are numbered as their boxes were handed in; nan is no JSON
+            if np.isfinite(pose).all():
+                entry = {"image_id": number, "track_id": person}
+                entry["keypoints"] = pose.round(3).ravel().tolist()
+                entry["scores"] = pose[:, 2].round(4).tolist()
+                self.page["annotations"].append(entry)
         # at full size as a file of its own, and small for the GIF
         data.save_image(overlay, self.out / f"{number:06d}.png")
         if number < GIF_FRAMES:
             overlay.thumbnail(GIF_SIZE)
             self.small.append(overlay.quantize())
 
-        image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
-        self.page["images"].append(image)
-        # track_id: the people are numbered as their boxes were handed in; nan is no JSON
-        for person, pose in enumerate(poses):
-            if np.isfinite(pose).all():
-                entry = {"image_id": number, "track_id": person}
-                entry["keypoints"] = pose.round(3).ravel().tolist()
-                entry["scores"] = pose[:, 2].round(4).tolist()
-                self.page["annotations"].append(entry)
-
     def write(self):
         """Write poses.json, in PoseTrack18's format of results, and overlay.gif."""
-        if not self.small:
-            return
-        data.write_json(self.page, self.out / "poses.json")
-        data.save_image(self.small, self.out / "overlay.gif")
-        count = len(self.page["images"])
-        gif = "overlay.gif" if count <= GIF_FRAMES else f"overlay.gif (first {GIF_FRAMES})"
-        print(f"{self.out}: {count} overlays, {gif}, poses.json")
-
-
-def search_again(stream):
-    """Before a key frame, let lost people be searched for where they were last seen. -> Is anybody?
-
-    A `Stream` leaves them out until a box is handed in; on the command line there is nobody to ask.
-    """
-    if stream.t < len(stream.pose.nets) - 1 or not stream.lost.any():
-        return False
-    stream.lost[:] = False
-    return True
+        if self.small:
+            data.write_json(self.page, self.out / "poses.json")
+            data.save_image(self.small, self.out / "overlay.gif")
+            gif = f"overlay.gif of the first {len(self.small)}"
+            print(f"{self.out}: {len(self.page['images'])} overlays, {gif}, poses.json")
 
 
 def run_video(video, checkpoint, boxes, out):
@@ -1471,37 +1419,27 @@ def run_video(video, checkpoint, boxes, out):
     pose = VideoPose.load(checkpoint)
     stream = pose.stream(boxes)
     results = VideoResults(out, data.skeleton_of(pose.about))
-    frames = collections.Counter()  # how many key and non-key frames there were
-    times = collections.Counter()  # milliseconds that they took
-    # whatever happens, the files tell what was found until then
+    times = {"key": [], "non-key": [], "mean": []}  # milliseconds of every frame
     try:
         for number, (name, frame) in enumerate(read_video(video)):
-            note = ", lost people are searched for again" if search_again(stream) else ""
+            # nobody can be asked for a box here: at a key frame, lost people are searched for where
+            # they were last seen
+            if number % len(pose.nets) == 0:
+                stream.lost[:] = False
             start = time.perf_counter()
             poses = stream.step(frame)
             kind = "non-key" if stream.t else "key"
-            times[kind] += 1000 * (time.perf_counter() - start)
-            frames[kind] += 1
-            print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}{note}")
+            for column in (kind, "mean"):
+                times[column].append(1000 * (time.perf_counter() - start))
+            print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}")
             results.add(name, frame, poses)
     finally:
         results.write()
-    frames["mean"] = frames.total()
-    times["mean"] = times.total()
-    parts = [f"{kind} {times[kind] / count:.1f} ms" for kind, count in frames.items()]
+    parts = [f"{kind} {np.mean(values):.1f} ms" for kind, values in times.items() if values]
     print(f"a frame of {len(boxes)} on {pose.device}: {', '.join(parts)}")
 
 
 # -------------------------------------------------------------------------------- showing networks
-
-# what Tables 1 and 2 print, and why ours is not quite that
-PRINTED = {
-    "s_vipnas_resnet50": "  7.3M  1.44   the released weights are a network close to the tables'",
-    "s_vipnas_mobilenetv3": "  5.4M  0.69   likewise: the released head is not in Table A1",
-    "sbl_resnet18": " 15.3M  5.79   cut off, not rounded",
-    "sbl_resnet50": " 34.0M  8.99   equal (Table 2 repeats the 8.90 of [56])",
-    "hrnet_w32": " 28.5M  7.10   the table repeats the figure of [49]",
-}
 
 
 def show(arch):
@@ -1516,45 +1454,51 @@ def show(arch):
 
 
 def show_all():
-    """Print every architecture beside the paper's numbers, and the ends of every space."""
-    # parameters and GFLOPs of Tables 1 and 2
-    print("architecture           parameters   multiply-adds    GFLOPs   the paper: them, and why")
+    """Print what every architecture costs (Tables 1 and 2), and the ends of every space."""
+    print("architecture           parameters   multiply-adds    GFLOPs   in the paper")
     for name, arch in ARCHS.items():
-        c = cost(arch)
-        print(f"{name:20} {c.params:12,} {c.macs:15,} {c.gflops:9.4f}   {PRINTED[name]}")
+        price = cost(arch)
+        ours = f"{price.params:12,} {price.macs:15,} {price.gflops:9.4f}"
+        print(f"{name:20} {ours}   {PRINTED[name]}")
     print("\nspace          architectures    smallest: parameters, GFLOPs      largest: the same")
     for name, space in SPACES.items():
-        least = cost(space.smallest(), space.image_size)
-        most = cost(space.largest(), space.image_size)
-        ends = f"{least.params:16,} {least.gflops:10.4f}   {most.params:16,} {most.gflops:10.4f}"
-        print(f"{name:12} {space.size():15.1e}    {ends}")
+        ends = [cost(arch, space.image_size) for arch in (space.smallest(), space.largest())]
+        columns = [f"{price.params:16,} {price.gflops:10.4f}" for price in ends]
+        print(f"{name:12} {space.size():15.1e}    {'   '.join(columns)}")
+
+
+FUSION_RED = (220, 20, 60)
 
 
 def picture(archs, path):
-    """Draw the architectures of successive frames as Fig. 5 does: a row a frame, a box a stage, and
-    in red where the heatmaps of the row above come in. `path`: a PNG."""
-    columns = len(archs[0].stages) + 1
-    lines = max(len(stage.branches) for stage in archs[0].stages) + 1
-    height = 20 + 17 * lines  # of a box
-    image = Image.new("RGB", (100 + 216 * columns, (height + 50) * len(archs) + 20), "white")
+    """Draw the networks of successive frames as Fig. 5 does, into a PNG: a row a frame, a box a
+    stage {depth, width, kernel, groups}, in red where the heatmaps of the row above come in."""
+    high = 30 + 17 * max(len(stage.branches) for stage in archs[0].stages)  # a box
+    wide = 220  # a box and the gap behind it
+    size = (100 + wide * len(archs[0].stages), (high + 50) * len(archs) + 20)
+    image = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(image)
     pen.font = ImageFont.load_default(13)
     for row, arch in enumerate(archs):
-        top = 50 + row * (height + 50)
-        middle = top + height / 2
-        pen.text((10, middle), f"frame {row}" if arch.fusion else "key frame", "black", anchor="lm")
-        pen.line([(100, middle), (100 + 216 * columns, middle)], "black", 2)
-        texts = []
-        for number, stage in enumerate(arch.stages, start=1):
-            branches = [
-                f"{{{stage.depth}, {b.width}, {b.kernel}, {b.groups}}} e{b.expansion}"
-                for b in stage.branches
-            ]
-            texts.append("\n".join([f"stage {number}", *branches]))
-        for column, text in enumerate(texts):
-            x = 100 + 216 * column
-            pen.rectangle([x, top, x + 180, top + height], (222, 232, 246), "black")
+        top = 50 + row * (high + 50)
+        middle = top + high / 2
+        pen.text((8, middle), f"frame {row}" if arch.fusion else "key frame", "black", anchor="lm")
+        pen.line([(90, middle), (size[0], middle)], "black", 2)
+        for column, stage in enumerate(arch.stages):
+            x = 90 + wide * column
+            text = f"stage {column + 1}"
+            for b in stage.branches:
+                text += f"\n{{{stage.depth}, {b.width}, {b.kernel}, {b.groups}}} e{b.expansion}"
+                text += " att" if b.attention else ""
+            pen.rectangle([x, top, x + 180, top + high], "aliceblue", "black")
             pen.text((x + 90, middle), text, "black", anchor="mm", align="center")
+        if arch.fusion:
+            # from the end of the row above, along the gap, down to behind the stage
+            x = 90 + wide * arch.fusion.stage - 20
+            lane = top - 25
+            pen.line([(size[0] - 20, lane - 25 - high / 2), (size[0] - 20, lane)], FUSION_RED, 2)
+            pen.line([(size[0] - 20, lane), (x, lane), (x, middle)], FUSION_RED, 2)
+            pen.text((x + 4, lane + 12), arch.fusion.operation, FUSION_RED, anchor="lm")
     data.save_image(image, path)
 
 
