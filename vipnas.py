@@ -821,7 +821,9 @@ def openvino_request(folded, threads):
     """A folded network in OpenVINO, called with its inputs by name."""
     import openvino
 
-    model = openvino.convert_model(folded, example_input=example_inputs(folded))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it traces, and shapes that are fixed are constants to it
+        model = openvino.convert_model(folded, example_input=example_inputs(folded))
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
 
@@ -838,16 +840,16 @@ class Deployed(nn.Module):
     def __init__(self, net, threads):
         super().__init__()
         self.folded = folded_copy(net)
-        self.run = self.folded
-        self.runtime = "batch norm folded"  # in words, what runs it
+        # in words, what runs it
+        self.runtime = "batch norm folded, TorchScript"
         if next(net.parameters()).is_cuda:
-            return
-        if importlib.util.find_spec("openvino"):
+            self.runtime = "batch norm folded"
+            self.run = self.folded
+        elif importlib.util.find_spec("openvino"):
+            self.runtime = "batch norm folded, OpenVINO"
             self.run = openvino_request(self.folded, threads)
-            self.runtime += ", OpenVINO"
         else:
             self.run = torchscript(self.folded)
-            self.runtime += ", TorchScript"
 
     def forward(self, images, arch=None, heatmaps=None):
         """images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4), without gradients."""
