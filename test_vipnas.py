@@ -1256,13 +1256,17 @@ def test_torchscript_gives_the_same_at_any_size(name, monkeypatch):
     assert_same_outputs(deployed, net, 1e-3)
 
 
-@pytest.mark.parametrize("name", ["s_vipnas_resnet50", "s_vipnas_mobilenetv3", "hrnet_w32", "tiny"])
-def test_openvino_gives_the_same_at_any_size(name):
+# of a random ResNet eager PyTorch itself is 2e-4 off the outputs in float64
+FOR_OPENVINO = [("s_vipnas_mobilenetv3", 1e-4), ("hrnet_w32", 1e-4), ("tiny", 1e-4)]
+
+
+@pytest.mark.parametrize("name, tolerance", [*FOR_OPENVINO, ("s_vipnas_resnet50", 5e-4)])
+def test_openvino_gives_the_same_at_any_size(name, tolerance):
     pytest.importorskip("openvino")
     net = settled(ARCHS[name] if name.startswith("s_") else inner_arch(name))
     deployed = vipnas.deploy(net)
     assert "OpenVINO" in deployed.runtime
-    assert_same_outputs(deployed, net, 1e-4)
+    assert_same_outputs(deployed, net, tolerance)
 
 
 def test_a_super_network_is_not_deployed():
