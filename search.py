@@ -705,8 +705,7 @@ def check_options(options, kind, stage=None):
 def open_clips(kind, root, split, frames, about, path, **more):
     """Clips as the network in `path` sees them. UserError if it predicts other joints."""
     size = tuple(about["size"])
-    cell = about.get("cell", data.CELL)  # older files have none
-    clips = data.open_clips(kind, root, split, frames, size, cell=cell, **more)
+    clips = data.open_clips(kind, root, split, frames, size, cell=about["cell"], **more)
     check_joints(clips, about, path)
     return clips
 
