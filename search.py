@@ -615,13 +615,6 @@ def official(nets, clips, device, out):
     return table
 
 
-def check_joints(clips, about, path):
-    """UserError if the network in `path` predicts other joints than the clips have."""
-    if list(clips.skeleton.joints) != list(about["joints"]):
-        remedy = "fine-tune it there first (train.py --stage s --arch FILE --init CKPT)"
-        raise UserError(f"{path} predicts other joints than {clips.name} has: {remedy}")
-
-
 def frame_costs(nets, about):
     """What the finished networks of successive frames cost: {"params", "gflops", "ms", "fps"}.
 
@@ -702,11 +695,14 @@ def check_options(options, kind, stage=None):
                 raise UserError(f"--{name} belongs to {place}")
 
 
-def open_clips(kind, root, split, frames, about, path, **more):
-    """Clips as the network in `path` sees them. UserError if it predicts other joints."""
+def open_clips(kind, root, split, frames, about, path, count=None, boxes=None):
+    """`data.open_clips` for the network in `path`. UserError if it predicts other joints."""
     size = tuple(about["size"])
-    clips = data.open_clips(kind, root, split, frames, size, cell=about["cell"], **more)
-    check_joints(clips, about, path)
+    cell = about["cell"]
+    clips = data.open_clips(kind, root, split, frames, size, count, boxes, cell)
+    if list(clips.skeleton.joints) != list(about["joints"]):
+        remedy = "fine-tune it there first (train.py --stage s --arch FILE --init CKPT)"
+        raise UserError(f"{path} predicts other joints than {clips.name} has: {remedy}")
     return clips
 
 
