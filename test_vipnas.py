@@ -2222,7 +2222,7 @@ def test_a_supernet_is_searched_again(runs, tmp_path, capsys, words):
     stage = words[0]
     more = f"--gflops .016 --candidates 3 --out {tmp_path} {words[1:]}"
     search.main(f"--checkpoint {runs}/{stage}/supernet.pt {more}".split())
-    nets, _ = vipnas.load_finished(tmp_path / f"vipnas_{stage}.pt")
+    nets, _ = vipnas.load_networks(tmp_path / f"vipnas_{stage}.pt")
     archs = vipnas.read_archs(f"{tmp_path}/arch.json")
     assert [net.arch for net in nets[-len(archs) :]] == archs
     assert len(nets) == {"s": 1, "t --frames 2": 3, "t --shared --plain": 4}[words]
@@ -2396,8 +2396,8 @@ def test_both_stages_leave_a_whole_run(runs):
 
 
 def test_stage_t_leaves_s_alone_and_trains_a_chain_of_its_own(runs):
-    (s,), _ = vipnas.load_finished(runs / "s" / "vipnas_s.pt")
-    (key, *others), about = vipnas.load_finished(runs / "t" / "vipnas_t.pt")
+    (s,), _ = vipnas.load_networks(runs / "s" / "vipnas_s.pt")
+    (key, *others), about = vipnas.load_networks(runs / "t" / "vipnas_t.pt")
     assert vipnas.read_archs(str(runs / "s" / "arch.json")) == [s.arch] == [key.arch]
     assert vipnas.read_archs(str(runs / "t" / "arch.json")) == [net.arch for net in others]
     assert len(others) == 3 and list(about["size"]) == [128, 96]
@@ -2630,7 +2630,7 @@ def test_own_joints_are_trained_searched_judged_and_drawn(exports, capsys):
     name_other_joints(exports / "coco")
     words = "--stage s --data coco --batch 2 --candidates 2 --steps 1"
     run_train(f"{words} --root {exports}/coco --out {exports}/run")
-    (net,), about = vipnas.load_finished(exports / "run" / "vipnas_s.pt")
+    (net,), about = vipnas.load_networks(exports / "run" / "vipnas_s.pt")
     assert net.joints == 5 and about["flip"] == [0, 2, 1, 4, 3]
     results = json.loads((exports / "run" / "results.json").read_text())
     assert len(results[0]["keypoints"]) == 15 and results[0]["category_id"] == 7
@@ -2647,7 +2647,7 @@ def test_stage_t_trains_one_allocation_alone(runs, tmp_path, option):
     expected = vipnas.read_archs(str(runs / "t" / "arch.json"))
     if option:
         expected = [replace(arch, fusion=None) for arch in expected]
-    nets, _ = vipnas.load_finished(tmp_path / "vipnas_t.pt")
+    nets, _ = vipnas.load_networks(tmp_path / "vipnas_t.pt")
     assert [net.arch for net in nets[1:]] == expected
     trained = vipnas.read_checkpoint(tmp_path / "supernet.pt")["nets"]
     finals = [state["head.final.weight"] for state in trained]
@@ -2658,8 +2658,8 @@ def test_stage_t_trains_one_allocation_alone(runs, tmp_path, option):
 def test_stage_s_trains_the_architecture_of_a_finished_network_alone(runs, tmp_path):
     s = runs / "s" / "vipnas_s.pt"
     run_train(f"--stage s --arch {s} --init {s} --steps 2 --clips 8 --batch 2 --out {tmp_path}")
-    (net,), _ = vipnas.load_finished(tmp_path / "vipnas_s.pt")
-    (found,), _ = vipnas.load_finished(s)
+    (net,), _ = vipnas.load_networks(tmp_path / "vipnas_s.pt")
+    (found,), _ = vipnas.load_networks(s)
     assert net.arch == found.arch
     (trained,) = vipnas.read_checkpoint(tmp_path / "supernet.pt")["nets"]
     same_tensors(net, trained)  # no recalibration
@@ -2676,7 +2676,7 @@ def test_the_papers_initialisation_is_an_option(tmp_path):
 def test_stage_s_in_a_space_of_the_paper_and_stage_t_in_a_published_network(tmp_path):
     small = "--clips 2 --batch 2 --steps 1 --candidates 1"
     run_train(f"--stage s --space mobilenetv3 {small} --out {tmp_path}/s")
-    (net,), about = vipnas.load_finished(tmp_path / "s" / "vipnas_s.pt")
+    (net,), about = vipnas.load_networks(tmp_path / "s" / "vipnas_s.pt")
     assert net.arch in SPACES["mobilenetv3"] and list(about["size"]) == [256, 192]
 
     name = "s_vipnas_resnet50"
@@ -2686,7 +2686,7 @@ def test_stage_s_in_a_space_of_the_paper_and_stage_t_in_a_published_network(tmp_
     torch.save({"state_dict": state}, tmp_path / "a.pth")
     words = f"--stage t --s {tmp_path}/a.pth --frames 1 --finish 1 --gflops 1.1"
     run_train(f"{words} {small} --out {tmp_path}/t")
-    (key_net, net), about = vipnas.load_finished(tmp_path / "t" / "vipnas_t.pt")
+    (key_net, net), about = vipnas.load_networks(tmp_path / "t" / "vipnas_t.pt")
     assert key_net.arch == ARCHS[name] and about["cell"] == data.SBL_CELL
     assert net.arch in SPACES["resnet50"].within(ARCHS[name])
 
@@ -2766,7 +2766,7 @@ def test_reports_have_the_columns_of_the_papers_tables(runs):
     rows = report["rows"]
     names = ["T-ViPNAS", "S on every frame", "rival on every frame", "key frame's pose, copied"]
     assert list(rows) == names
-    chain, _ = vipnas.load_finished(runs / "t" / "vipnas_t.pt")
+    chain, _ = vipnas.load_networks(runs / "t" / "vipnas_t.pt")
     gflops = [cost(net.arch, (128, 96)).gflops for net in chain]
     found = rows["T-ViPNAS"]
     assert found["gflops"] == pytest.approx(np.mean(gflops))  # over key and non-key frames
