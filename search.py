@@ -747,6 +747,18 @@ def search_again(options, device):
     nets = [key_net] if key_net else []
     for net in (supernet, *nets):
         net.to(device, memory_format=torch.channels_last)
+    key_arch = key_net and key_net.arch
+    # a budget that is too small is an error here, before any picture is read
+    draw_candidates(
+        supernet.space,
+        budget=options.gflops,
+        count=1,
+        seed=options.seed,
+        joints=supernet.joints,
+        frames=frames,
+        key_arch=key_arch,
+        shared=options.shared,
+    )
     every_frame = len(nets) + frames
     calibration, validation = open_sets(options, contents, every_frame, key_net, device)
 
@@ -762,7 +774,7 @@ def search_again(options, device):
             validation=validation,
             out=out,
             seed=options.seed,
-            key_arch=key_net and key_net.arch,
+            key_arch=key_arch,
             shared=options.shared,
             plain=options.plain,
             band=BAND,

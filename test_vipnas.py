@@ -209,6 +209,12 @@ def test_fusion_is_the_papers_figure_at_any_width(operation, channels):
     close(fusion(features, heatmaps, operation), expected)
 
 
+def test_an_operation_that_fusion_does_not_know_is_an_error():
+    fuse = TemporalFusion(17, 8, operations=("gate",))
+    inputs = (torch.zeros(1, 8, 4, 4), torch.zeros(1, 17, 4, 4), "gate")
+    one_sentence("how to compute 'gate'", fuse, *inputs, error=ValueError)
+
+
 def test_what_a_layer_cannot_give_is_refused():
     deconv = ElasticConvTranspose2d(160, 256, 4, groups=32)
     one_sentence("cannot give", deconv.slice, 160, 256, 4, 2, error=ValueError)
@@ -2820,3 +2826,18 @@ def test_ap_by_part_holds_each_joint_to_the_thresholds(people):
     ap = search.ap_by_part(keypoints, clips, list(range(8)), first=0)
     assert ap["wrist"] == pytest.approx(100 * 3 / 11)  # of 8 left and 3 right ones
     assert all(value == 100 for part, value in ap.items() if part != "wrist")
+
+
+# ---------------------------------------------------------------------------------- all the modules
+MODULES = {module.__name__: module for module in (elastic, fusion, vipnas, search, train, data)}
+
+
+@pytest.mark.parametrize("file", ["README.md", *[f"{name}.py" for name in MODULES]])
+def test_what_the_texts_name_exists(file):
+    text = (HERE / file).read_text()
+    for module, path in re.findall(rf"`({'|'.join(MODULES)})\.([\w.]+)[`(]", text):
+        place = MODULES[module]
+        for name in path.split("."):
+            if name not in ("py", "json", "png"):  # else it is a file
+                assert hasattr(place, name), f"{file} names {module}.{path}"
+                place = getattr(place, name)
