@@ -2122,6 +2122,13 @@ def test_keypoints_are_found_through_the_window_of_each_frame_and_in_the_order_a
     assert accuracy.shape == (3, 3) and search.percent(accuracy) > 60
 
 
+def test_a_shorter_chain_predicts_the_first_frames(people):
+    net = PoseNet(TINY.smallest()).eval()
+    evaluation = search.EvaluationSet(people.head(2), CPU)
+    found = search.predict([net] * 4, evaluation)
+    assert np.array_equal(search.predict([net] * 2, evaluation), found[:, :2])
+
+
 def test_the_flip_test_averages_with_the_mirrored_image():
     clips = data.SyntheticClips("val", 2, 1)
     net = PoseNet(TINY.smallest()).eval()
