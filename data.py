@@ -1411,7 +1411,8 @@ def person_category(page, path):
     """The category of people in `page`: the one called person; else the only one with keypoints;
     else the only one. A file without any means COCO's. path: what to name in an error."""
     listed = page.get("categories")
-    listed = [entry for entry in listed if isinstance(entry, dict)] if listed else []
+    listed = listed if isinstance(listed, list) else []
+    listed = [entry for entry in listed if isinstance(entry, dict)]
     named = [entry for entry in listed if str(entry.get("name")).lower() == "person"]
     with_joints = [entry for entry in listed if entry.get("keypoints")]
     found = named[:1] or with_joints or listed or [{"name": "person"}]
@@ -1478,7 +1479,7 @@ class FileClips(Clips):
         """clips: lists of F `Person`s; where: the file or folder they were read from."""
         if not clips:
             reason = f"left out {self.left_out}" if self.skipped else "it lists no person"
-            raise UserError(f"{where} has nobody to use ({reason}): {self.remedy}")
+            raise UserError(f"{where} has no usable person ({reason}): {self.remedy}")
         people = list(itertools.chain.from_iterable(clips))
 
         def array(field, dtype=None):
@@ -1559,8 +1560,8 @@ class FileClips(Clips):
             if key not in entry or (key.endswith("_id") and not isinstance(entry[key], ID)):
                 raise LeftOut(INVALID, f"no {key}")
         if entry["image_id"] not in images:
-            wanted = " and ".join(self.image_keys)
-            raise LeftOut("picture not listed", f"image_id {entry['image_id']!r}, with {wanted}")
+            wanted = ", ".join(self.image_keys)
+            raise LeftOut("picture not listed", f"no image {entry['image_id']!r} with {wanted}")
         category = entry.get("category_id", self.category_id)
         if category != self.category_id:
             example = f"category_id {category!r:.60} is not {self.category_id!r:.60}"

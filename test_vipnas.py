@@ -446,12 +446,8 @@ def test_processes_render_what_one_renders(people):
     by_two = data.SyntheticClips("val", 48, 4, workers=2).head(24)
     for field in ("images", "boxes", "joints", "areas", "conditions"):
         assert np.array_equal(getattr(by_two, field), getattr(people, field))
-
-
-def test_a_plain_crop_of_a_synthetic_clip_is_the_clip(people):
-    batch = people.batch([3])
-    assert np.array_equal(batch.images.movedim(2, 4)[0], people.images[3])
-    assert np.allclose(batch.joints[0], people.joints[3], atol=1e-4)
+    plain = people.batch([3]).images.movedim(2, 4)
+    assert np.array_equal(plain[0], people.images[3])
 
 
 def test_clips_of_no_frames_or_of_odd_sizes_are_one_sentence():
@@ -499,23 +495,21 @@ def read_coco(exports, split="val", boxes=None):
 
 def test_exported_people_are_read_back(exports):
     clips = data.SyntheticClips("train", 8, 1, workers=1)
+    clips.joints *= clips.joints[..., 2:] > 0  # 0, 0, 0 where not annotated
     people = data.CocoPeople(exports / "coco", "train", (128, 96))
     assert not people.skipped
-    annotated = clips.joints[..., 2:] > 0  # 0, 0, 0 where not annotated
-    assert np.array_equal(people.joints, clips.joints * annotated)
-    assert np.array_equal(people.areas, clips.areas)
-    assert np.array_equal(people.boxes, clips.boxes)
+    for field in ("joints", "areas", "boxes"):
+        assert np.array_equal(getattr(people, field), getattr(clips, field))
     difference = people.batch(range(8)).images.float() - clips.batch(range(8)).images
     assert difference.abs().mean() < 8  # JPEG
 
 
 def test_exported_tracks_are_read_back(exports):
     clips = data.SyntheticClips("train", 8, 6, workers=1)
+    clips.joints *= clips.joints[..., 2:] > 0
     tracks = data.PoseTrackClips(exports / "posetrack", "train", 6, (128, 96))
-    assert len(tracks.sequences) == 8
-    assert np.array_equal(tracks.boxes, clips.boxes)
-    annotated = clips.joints[..., 2:] > 0
-    assert np.array_equal(tracks.joints[:, :, 5:, :2], (clips.joints * annotated)[:, :, 5:, :2])
+    assert len(tracks.sequences) == 8 and np.array_equal(tracks.boxes, clips.boxes)
+    assert np.array_equal(tracks.joints[:, :, 5:, :2], clips.joints[:, :, 5:, :2])
     assert not tracks.joints[:, :, 3:5].any()  # the ears
     assert np.allclose(tracks.areas, 0.53 * clips.boxes[..., 2:].prod(axis=-1))
 
@@ -617,7 +611,9 @@ BAD_FILES += ['{"images": 3}', '{"images": [], "annotations": []}']
 @pytest.mark.parametrize("contents", BAD_FILES)
 def test_a_bad_file_is_one_sentence(exports, contents):
     (exports / "boxes.json").write_text(contents)
-    one_sentence("boxes.json .*(--boxes|nobody)", read_coco, exports, "val", exports / "boxes.json")
+    one_sentence(
+        "boxes.json .*(--boxes|no usable person)", read_coco, exports, "val", exports / "boxes.json"
+    )
     for file in exports.glob("*/annotations/**/*.json"):
         file.write_text(contents)
     for kind in ("coco", "posetrack"):
@@ -725,11 +721,7 @@ def test_sequences_that_number_their_images_alike_are_kept_apart(exports, tmp_pa
                     page["images"][t]["ignore_regions_y"] = [[-9, -9, 999, 999]]
     clips = data.open_clips("posetrack", exports / "posetrack", "test", 4, (128, 96))
     perfect = clips.joints * [1, 1, 0] + [0, 0, 0.5]
-
-    def predict(*arguments, **options):
-        return perfect
-
-    monkeypatch.setattr(search, "predict", predict)
+    monkeypatch.setattr(search, "predict", lambda *arguments, **options: perfect)
     assert search.official([], clips, CPU, tmp_path / "out")["Total"] == 100
     for name in clips.sequences:
         poses = json.loads((tmp_path / "out/posetrack" / name).read_text())["annotations"]
@@ -774,7 +766,7 @@ WHY = [
     ({"bbox": None}, "no bbox"),
     ({"keypoints": [1] * 42}, "keypoints has 42 values, wanted are 51 finite numbers"),
     ({"keypoints": [np.nan] * 51}, "keypoints has 51 values, wanted are 51 finite numbers"),
-    ({"image_id": 77}, "not listed .image_id 77"),
+    ({"image_id": 77}, "not listed .no image 77 with id, file_name"),
     ({"area": "big"}, "area is 'big'"),
 ]
 
@@ -892,20 +884,15 @@ def test_people_move_slowly_enough_for_memory_to_help(rendered):
     assert 0.5 < after_one < 2 and after_three > 1.5 * after_one  # pixels
 
 
-def test_at_most_half_of_the_clips_get_dark_and_then_still_show_something(rendered):
-    brightness = rendered[0].mean((2, 3, 4))  # (100, 4)
-    fraction = brightness / brightness.max(1, keepdims=True)
-    assert 0.3 < (fraction < 0.6).any(1).mean() <= 0.5
-    assert (fraction < 0.6).sum(1).max() <= 3 and fraction.min() > 0.1
-
-
-def test_dark_frames_are_those_that_are_said_to_be_dark(rendered):
+def test_half_of_the_clips_get_dark_and_then_still_show_something(rendered):
     dark = rendered[2][..., 0]  # (100, 4)
-    mixed = dark.any(1) & ~dark.all(1)
+    assert 0.3 < dark.any(1).mean() <= 0.6 and dark.sum(1).max() <= 3
     brightness = rendered[0].mean((2, 3, 4))
+    mixed = dark.any(1)
     brightest_dark = np.where(dark, brightness, 0).max(1)
     darkest_light = np.where(dark, 255, brightness).min(1)
-    assert (brightest_dark < darkest_light)[mixed].all() and mixed.sum() > 30
+    assert (brightest_dark < darkest_light)[mixed].all()
+    assert (brightness.min(1) / brightness.max(1)).min() > 0.1
 
 
 def test_the_renderer_knows_what_makes_a_frame_hard(rendered):
