@@ -21,7 +21,7 @@ import math
 import random
 import sys
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -676,6 +676,41 @@ def show_frames(nets, about):
 
 
 # -------------------------------------------------------------------------------- the command line
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence, a UserError as all others."""
+
+    def error(self, message):
+        raise UserError(f"{message}; --help lists the options")
+
+
+def read_number(text, kind, zero=False):
+    """The finite number above zero, or `zero`, that an option gives; kind: int or float."""
+    try:
+        number = kind(text)
+    except ValueError:
+        number = math.nan
+    if 0 < number < math.inf or (zero and number == 0):
+        return number
+    what = "whole number" if kind is int else "number"
+    raise argparse.ArgumentTypeError(f"{text} is no {what} above zero")
+
+
+# the `type` of options, here and in train.py
+positive_int = partial(read_number, kind=int)
+positive_number = partial(read_number, kind=float)
+non_negative = partial(read_number, kind=float, zero=True)
+non_negative_int = partial(read_number, kind=int, zero=True)
+
+
+def open_clips(kind, root, split, frames, about, path, count=None, boxes=None):
+    """Clips as the network in `path` sees them; UserError if it predicts other joints."""
+    size = tuple(about["size"])
+    cell = about.get("cell", data.CELL)
+    clips = data.open_clips(kind, root, split, frames, size, count, boxes, cell)
+    check_joints(clips, about, path)
+    return clips
+
+
 def check_options(options, contents):
     """UserError for options that do not go together, or not with what the checkpoint holds."""
     if contents.get("kind") == "supernet":

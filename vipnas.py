@@ -768,13 +768,14 @@ def cost(arch, image_size=(256, 192), joints=17):
 
 # ------------------------------------------------------------------------------------- checkpoints
 
-# Two kinds of files, each a dict of tensors and plain values, with its "kind":
+# Three kinds of files, each a dict of tensors and plain values, with its "kind":
 #
 # finished   "networks": [{"arch": JSON, "state": tensors}, ...], the key frame's first
 #            "about": how to use them: image size, joints, normalisation (`data.about`)
 # supernet   a run that can be resumed: "stage" ("s", "t"), "space" (its name), "nets" (tensors),
 #            "arch" (JSON: of stage t the key frame's, with its tensors under "key"; of stage s the
 #            one that is trained alone), "optimizer", "step", "config", "log", "about"
+# alone      the same of networks that are trained alone (older files call these "supernet", too)
 PARTS = {
     "finished": {"networks": list, "about": dict},
     "supernet": {
@@ -788,6 +789,7 @@ PARTS = {
         "log": str,
     },
 }
+PARTS["alone"] = PARTS["supernet"]
 
 
 class Inert:
@@ -1003,9 +1005,21 @@ def load_networks(path):
     return [load_mmpose(path)], data.about(data.COCO, (256, 192), data.SBL_CELL)
 
 
+def load_training(path):
+    """The dict of a run that can be resumed: of kind "supernet" or "alone"; else UserError."""
+    contents = read_checkpoint(path)
+    if contents.get("kind") not in ("supernet", "alone"):
+        raise UserError(f"{path} holds something else: the supernet.pt of a run is needed here")
+    return contents
+
+
 def load_supernet(path):
     """(super-network, its key-frame network or None, everything saved) of a run's supernet.pt."""
-    contents = load_checkpoint(path, "supernet")
+    contents = load_training(path)
+    # in older files the kind is "supernet" there, too
+    alone = contents["stage"] == "s" and contents["arch"]
+    if alone or contents["kind"] == "alone":
+        raise UserError(f"{path} was trained as one architecture alone: nothing to search")
     with complete(path):
         size = tuple(contents["about"]["size"])
         joints = len(contents["about"]["joints"])
@@ -1016,9 +1030,6 @@ def load_supernet(path):
             key_net = PoseNet(Arch.from_json(contents["arch"]), joints).eval()
             restore(key_net, contents["key"], path)
             space = space.within(key_net.arch)
-        # a network without a space around it
-        elif contents["arch"]:
-            raise UserError(f"{path} was trained as one architecture alone: nothing to search")
         supernet = restore(PoseNet(space, joints), contents["nets"][0], path)
     return supernet, key_net, contents
 
