@@ -35,7 +35,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
-from scipy.stats import sem
 from torch import nn
 
 import data
@@ -360,13 +359,9 @@ def report_losses(run, nets, name, step, losses, left):
     phase = Path(name).stem
     numbers = " ".join([f"{loss:.2f}" for loss in losses])
     print(f"{phase} step {step}  loss {numbers}  val AP {ap:.1f}  {left}", flush=True)
-    log(run, phase=phase, step=step, losses=losses, ap=ap)
-
-
-def log(run, **entry):
-    """Add a line to log.jsonl."""
     with open(run.out / "log.jsonl", "a") as file:
-        file.write(json.dumps(without_nan(entry)) + "\n")
+        line = {"phase": phase, "step": step, "losses": losses, "ap": ap}
+        file.write(json.dumps(without_nan(line)) + "\n")
 
 
 def without_nan(value):
@@ -692,8 +687,8 @@ def compare(run, test, keypoints, costs):
     if run.test.frames > 1:
         columns["non-key"] = slice(1, None)
         columns |= {f"t = {t}": slice(t, t + 1) for t in range(1, run.test.frames)}
-    titles = "".join([f"{title:>9}" for title in columns])
-    print(f"\n{f'{len(run.test)} test clips':25}{search.COST_TITLES}{titles}")
+    print()
+    show_row(f"{f'{len(run.test)} test clips':25}{search.COST_TITLES}", columns, ">9")
     rows = {}
     accuracy = {}
     for name, poses in keypoints.items():
@@ -705,9 +700,12 @@ def compare(run, test, keypoints, costs):
         row["ap_by_part"] = search.ap_by_part(poses, run.test, test.indices, test.first)
         rows[name] = row
         numbers = search.format_costs(costs[name]) if name in costs else " " * 35
-        print(f"{name:25}{numbers}" + "".join([f"{ap:9.1f}" for ap in row["ap"].values()]))
-    show_parts({name: row["ap_by_part"] for name, row in rows.items()})
+        show_row(f"{name:25}{numbers}", row["ap"].values(), "9.1f")
 
+    print()
+    show_row("AP of single joints", row["ap_by_part"], ">10")
+    for name, row in rows.items():
+        show_row(name, row["ap_by_part"].values(), "10.1f")
     ours, *others = rows
     print(f"\nstandard error of {ours}'s AP: {rows[ours]['standard_error']:.1f}")
     page = {"rows": rows, "pairs": []}
@@ -721,12 +719,9 @@ def compare(run, test, keypoints, costs):
     return page
 
 
-def show_parts(rows):
-    """Print {name: `search.ap_by_part`}, a column for each part of the body."""
-    parts = next(iter(rows.values()))
-    print(f"\n{'AP of single joints':25}" + "".join([f"{part:>10}" for part in parts]))
-    for name, row in rows.items():
-        print(f"{name:25}" + "".join([f"{ap:10.1f}" for ap in row.values()]))
+def show_row(name, cells, form):
+    """Print a row of a table. form: how its cells are printed, such as 9.1f."""
+    print(f"{name:25}" + "".join([f"{cell:{form}}" for cell in cells]))
 
 
 def paired(ours, other):
@@ -741,7 +736,7 @@ def standard_error(accuracy):
     # clips are independent of each other; the frames of one are not, so each clip counts once
     labelled = np.isfinite(accuracy).any(axis=1)
     per_clip = np.nanmean(accuracy[labelled], axis=1)
-    return float(100 * sem(per_clip, ddof=0))
+    return float(100 * per_clip.std() / math.sqrt(max(1, len(per_clip))))
 
 
 def compare_conditions(conditions, accuracy):
@@ -766,14 +761,15 @@ def compare_conditions(conditions, accuracy):
             "better": {name: paired(own[ours], own[name]) for name in others},
         }
 
-    print(f"\n{'AP of non-key frames':25}" + "".join([f"{title:>13}" for title in table]))
+    print()
+    show_row("AP of non-key frames", table, ">13")
     for name in accuracy:
-        print(f"{name:25}" + "".join([f"{group['ap'][name]:13.1f}" for group in table.values()]))
+        show_row(name, [group["ap"][name] for group in table.values()], "13.1f")
     print(f"{ours} against")
     for name in others:
-        cells = ["{:+.1f} +- {:.1f}".format(*group["better"][name]) for group in table.values()]
-        print(f"{name:25}" + "".join([f"{cell:>13}" for cell in cells]))
-    print(f"{'frames':25}" + "".join([f"{group['frames']:13,}" for group in table.values()]))
+        better = [group["better"][name] for group in table.values()]
+        show_row(name, [f"{ap:+.1f} +- {error:.1f}" for ap, error in better], ">13")
+    show_row("frames", [group["frames"] for group in table.values()], "13,")
     return table
 
 
