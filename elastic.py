@@ -1,4 +1,4 @@
-"""One weight, many layers (Sec. 3.2, Figs A1-A5).
+"""One weight, many networks (Sec. 3.2, Figs A1-A5): what a super-network is made of.
 
 A super-network holds every network of its search space at once. Each of its layers stores the
 weights of its largest choice, and a smaller choice computes with a slice of them. Five things are
@@ -16,13 +16,12 @@ filters (rows: output channels, columns: the input channels that each filter rea
       . . . . .           # # . . .               . . . . .
 
 A sixth, the number of input channels, is never asked for: it is that of the tensor that comes in.
-Depth and attention are decided where blocks are put together, in `vipnas.py`.
 
-Every layer below has one function, `slice`, that cuts out the weights of a choice. `forward`
-computes with the slice, `copy_slice` copies it into a smaller layer of the same class: nothing is
-written twice, so a finished network gives exactly what its slice of the super-network gave. The
-choice is an argument of `forward`; no layer remembers one. Beside each `forward` stands `cost`:
-what that call has to store and to compute.
+Every convolution and every norm has one function, `slice`, that cuts out the weights of a choice.
+`forward` computes with the slice, and `copy_slice` copies it into a smaller layer of the same
+class. Nothing is written twice, so a finished network gives exactly what its slice of the
+super-network gave. The choice is an argument of `forward`; no layer remembers one. Beside each
+`forward` stands `cost`: what that call has to store and to compute.
 
     python elastic.py        # slices of one convolution beside ordinary layers of the same numbers
 """
@@ -51,23 +50,41 @@ class Cost(NamedTuple):
     gflops: float = 0.0
 
     def __add__(self, other):
-        return Cost(
-            self.params + other.params,
-            self.macs + other.macs,
-            self.gflops + other.gflops,
-        )
+        return Cost(*[mine + theirs for mine, theirs in zip(self, other, strict=True)])
 
     def times(self, count):
         """The cost of `count` equal layers."""
         return Cost(self.params * count, self.macs * count, self.gflops * count)
 
 
-def common_groups(groups, in_channels, out_channels):
-    """The group number a layer really uses: one that divides both of its sides.
+# ----------------------------------------------------------------------------------- group numbers
+# A convolution in g groups cuts its channels into g equal parts, and each part of the output reads
+# one part of the input. For example 48 channels, 3x3:
+#
+#     groups g   channels that a filter reads, 48 / g   weights
+#         1                     48                      48 x 48 x 9   an ordinary convolution
+#        12                      4                      48 x  4 x 9
+#        24                      2                      48 x  2 x 9
+#        48                      1                      48 x  1 x 9   a depthwise convolution
+#
+# Three things follow, here and wherever group numbers are chosen:
+# 1. A group number has to divide the channels on both sides: 36 groups do not go with 48 channels.
+# 2. The *fewer* groups, the larger the filters. So shared weights are stored for the fewest groups,
+#    and a choice of more groups uses the first inputs of each filter (Fig. A3).
+# 3. Whether a choice is a slice depends on its channels per group, not on its group number. Where
+#    48 channels in 12 groups are stored (4 per group), 32 channels fit in 8 groups, but not in 4.
 
-    ours: where `groups` does not divide them, the largest divisor of it that does (the paper gives
-    no rule). The spaces offer the blocks only numbers that divide; the rule acts in a head's first
-    deconvolution, whose input may be narrower than its group number (Table A1).
+
+def fits(groups, channels, most_per_group):
+    """Whether so many channels can be run in so many groups of at most `most_per_group` each."""
+    return channels % groups == 0 and channels // groups <= most_per_group
+
+
+def common_groups(groups, in_channels, out_channels):
+    """The group number that a layer uses: the largest divisor of `groups` that divides both sides.
+
+    ours (the paper gives no rule). The spaces offer only numbers that divide, so it acts in one
+    place: a head's first deconvolution may have fewer input channels than groups (Table A1).
     """
     return math.gcd(groups, in_channels, out_channels)
 
@@ -98,6 +115,13 @@ class Elastic(nn.Module):
                 if tensor is not None:  # a bias can be missing
                     tensor.copy_(source)
 
+    def check_stored(self, filters, per_group):
+        """ValueError if there are not so many filters over so many channels."""
+        stored = self.weight.shape[:2]
+        if filters > stored[0] or per_group > stored[1]:
+            has = f"has {stored[0]} filters over {stored[1]} channels"
+            raise ValueError(f"this layer {has}: it cannot give {filters} over {per_group}")
+
 
 class ElasticConv2d(Elastic):
     """A convolution that runs at any width, kernel and group number up to its own.
@@ -117,8 +141,8 @@ class ElasticConv2d(Elastic):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
-        # ours: He initialisation over the fan-out, so that a layer keeps the scale of its input
-        # whatever its group number. The paper's sigma = .001: train.py --init-std .001.
+        # ours: He initialisation over the fan-out, so that gradients keep their scale on the way
+        # back, whatever the group number. The paper's sigma = .001: train.py --init-std .001
         fan_out = out_channels // groups * kernel * kernel
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_out))
 
@@ -130,11 +154,7 @@ class ElasticConv2d(Elastic):
         """
         groups = common_groups(groups, in_channels, out_channels)
         per_group = in_channels // groups
-        if out_channels > self.weight.shape[0] or per_group > self.weight.shape[1]:
-            raise ValueError(
-                f"a layer of {self.weight.shape[0]} filters over {self.weight.shape[1]} channels "
-                f"cannot give {out_channels} filters over {per_group}"
-            )
+        self.check_stored(out_channels, per_group)
         weight = self.weight[:out_channels]  # elastic width: the first filters
         weight = weight[:, :per_group]  # elastic groups: the first inputs of each filter
         weight = centre(weight, kernel)  # elastic kernel: the centre of each filter
@@ -184,13 +204,8 @@ class ElasticConvTranspose2d(Elastic):
         """The weights of a choice, one view: (in_channels, out_channels / groups, K, K)."""
         groups = common_groups(groups, in_channels, out_channels)
         per_group = out_channels // groups
-        if in_channels > self.weight.shape[0] or per_group > self.weight.shape[1]:
-            raise ValueError(
-                f"a deconvolution of {self.weight.shape[0]} channels with {self.weight.shape[1]} "
-                f"outputs each cannot give {in_channels} channels with {per_group}"
-            )
-        weight = self.weight[:in_channels, :per_group]
-        return (centre(weight, kernel),)
+        self.check_stored(in_channels, per_group)
+        return (centre(self.weight[:in_channels, :per_group], kernel),)
 
     def forward(self, x, out_channels=None, kernel=None, groups=None):
         """(B, I, H, W) -> (B, out_channels, 2H, 2W)."""
@@ -214,10 +229,7 @@ class ElasticConvTranspose2d(Elastic):
 class ElasticBatchNorm2d(Elastic):
     """Batch norm over the first channels.
 
-    In training it keeps running statistics of the channels it sees. But all networks share them,
-    and no two agree: the same channel has another mean and variance when it is computed from fewer
-    inputs, a smaller kernel or a shallower stage. What is stored is a mixture that fits none. So a
-    candidate's own statistics are measured anew before it is judged (`search.recalibrate`).
+    All networks share its running statistics, and these fit none of them: `search.recalibrate`.
     """
 
     def __init__(self, channels, momentum=0.1, eps=1e-5):
@@ -232,9 +244,8 @@ class ElasticBatchNorm2d(Elastic):
 
     def slice(self, channels):
         """Mean, variance, scale and shift (channels) each: views, so statistics update in place."""
-        mean = self.running_mean[:channels]
-        var = self.running_var[:channels]
-        return mean, var, self.weight[:channels], self.bias[:channels]
+        stored = (self.running_mean, self.running_var, self.weight, self.bias)
+        return tuple([tensor[:channels] for tensor in stored])
 
     def forward(self, x):
         """(B, C, H, W) -> the same shape."""
@@ -349,13 +360,14 @@ class SqueezeExcite(nn.Module):
         return reduce + expand
 
 
-# ------------------------------------------------------- what a network is made of
+# --------------------------------------------------------------- what is chosen, and what is fixed
 
 
 class Branch(NamedTuple):
     """The blocks of one stage (of one branch of it, in HRNet); `width` is what comes out.
 
-    All of its blocks are equal (Sec. A.2), so that five numbers say everything about them.
+    All of its blocks are equal (Sec. A.2), so these five numbers say everything about them. Kernel
+    and groups are those of the middle convolution.
     """
 
     width: int
@@ -363,13 +375,6 @@ class Branch(NamedTuple):
     groups: int = 1
     attention: bool = False
     expansion: int = 1
-
-    def hidden(self, block):
-        """Channels of the middle convolution, whose kernel and groups are searched."""
-        # a mobile block is wide in the middle, a bottleneck narrow; a basic block has expansion 1
-        if block == "mobile":
-            return self.width * self.expansion
-        return self.width // self.expansion
 
 
 class Stage(NamedTuple):
@@ -387,26 +392,30 @@ class Head(NamedTuple):
     groups: int = 1
 
 
+MODULE = 4  # blocks of HRNet between two exchanges
+
+
 @dataclass(frozen=True)
 class Backbone:
-    """What stays fixed. Tuples have one entry a stage.
+    """What the search leaves alone. Tuples have one entry a stage."""
 
-    The search chooses for every stage how many blocks it has (depth), how many channels (width),
-    kernel and group number of the middle convolutions, and whether there is attention: the five
-    dimensions of Sec. 3.2. For mobile blocks it chooses the expansion ratio too (Sec. A.2).
-    """
-
-    block: tuple  # "bottleneck", "basic" (ResNet) or "mobile" (MobileNet-V3), see `block_parts`
+    blocks: tuple  # Bottleneck, Basic or Mobile
     strides: tuple
     activations: tuple
-    attention: type = SqueezeExcite
+    attention: type  # GlobalContext or SqueezeExcite
     stem_kernel: int = 3
     stem_activation: object = F.relu
     stem_second: str = ""  # what follows the stride-2 stem convolution: "", "pool" or "conv"
     image_size: tuple = (256, 192)  # height, width it is meant for
-    # HRNet: stage n has n branches, each at half the resolution of the one before, which exchange
-    # features after every module of so many blocks. None: an ordinary stage, blocks in a row
-    modules: tuple = (None,) * 6
+    first_parallel: int | None = None  # HRNet: from this stage on (counted from 0) it has branches
+
+    def is_parallel(self, index):
+        """Whether stage `index` has parallel branches (`ParallelStage`)."""
+        return self.first_parallel is not None and index >= self.first_parallel
+
+    def depth_step(self, index):
+        """In which steps the depth of stage `index` can be chosen: blocks, or whole modules."""
+        return MODULE if self.is_parallel(index) else 1
 
     def reduction(self, stages=None):
         """Image pixels to a cell of branch 1 after so many stages (default: all)."""
@@ -415,75 +424,45 @@ class Backbone:
         return stem * math.prod(self.strides[:stages])
 
 
-# ------------------------------------------------------------------------------ parts of a network
-
-
-class Conv(NamedTuple):
-    """A convolution as it is chosen: the arguments of `ElasticConv2d`, in their order.
-
-    Each part of a network lists its convolutions once, and is built, run and priced from the list:
-    built from that of its largest choice, run and priced from that of any other.
-    """
-
-    in_channels: int
-    width: int
-    kernel: int = 1
-    stride: int = 1
-    groups: int = 1
-
-    def changes_shape(self):
-        """Whether something else comes out than goes in: else a skip needs no convolution."""
-        return self.stride > 1 or self.in_channels != self.width
-
-
 class ConvNorm(nn.Module):
     """A convolution, or a deconvolution, and its batch norm."""
 
-    def __init__(self, choice, layer=ElasticConv2d):
+    def __init__(self, conv):
         super().__init__()
-        self.conv = layer(*choice)
-        self.norm = ElasticBatchNorm2d(self.conv.out_channels)
+        self.conv = conv
+        self.norm = ElasticBatchNorm2d(conv.out_channels)
 
-    def forward(self, x, choice):
-        """(B, I, H, W) -> (B, width, H / stride, W / stride). choice: a Conv, or a Head."""
-        return self.norm(self.conv(x, choice.width, choice.kernel, choice.groups))
+    def forward(self, x, width, kernel=None, groups=None):
+        """(B, I, H, W) -> (B, width, H / stride, W / stride), or 2H, 2W of a deconvolution."""
+        return self.norm(self.conv(x, width, kernel, groups))
+
+    @staticmethod
+    def cost(area, in_channels, width, kernel=1, groups=1):
+        """Cost of a convolution whose output has `area` positions."""
+        conv = ElasticConv2d.cost(area, in_channels, width, kernel, groups)
+        return conv + ElasticBatchNorm2d.cost(width)
 
 
-def convs_cost(convs, area):
-    """Cost of Convs one after another, each with a batch norm; the first reads `area` positions."""
-    # a convolution is priced at its output positions: a stride of 2 leaves a quarter of them
-    cost = Cost()
-    for conv in convs:
-        area = area // conv.stride**2
-        cost += ElasticConv2d.cost(area, conv.in_channels, conv.width, conv.kernel, conv.groups)
-        cost += ElasticBatchNorm2d.cost(conv.width)
-    return cost
+def conv_norm(in_channels, width, kernel=1, stride=1, groups=1):
+    """A convolution with batch norm; the arguments are the largest choice."""
+    return ConvNorm(ElasticConv2d(in_channels, width, kernel, stride, groups))
 
 
 class Stem(nn.Module):
-    """A stride-2 convolution; then a stride-2 max pool (ResNet) or a second one (HRNet).
-
-    Only its width is searched: 32 to 64 channels in Table A2, 16 to 64 in Table A3.
-    """
+    """A stride-2 convolution; then a max pool (ResNet) or a second one (HRNet), again stride 2."""
 
     def __init__(self, plan, width):
         super().__init__()
         self.plan = plan
-        for name, conv in self.convolutions(plan, width).items():
-            self.add_module(name, ConvNorm(conv))
-
-    @staticmethod
-    def convolutions(plan, width):
-        """{name: Conv}, in order."""
-        first = Conv(3, width, plan.stem_kernel, stride=2)
-        second = Conv(width, width, kernel=3, stride=2)
-        return {"conv1": first, "conv2": second} if plan.stem_second == "conv" else {"conv1": first}
+        self.conv1 = conv_norm(3, width, plan.stem_kernel, stride=2)
+        if plan.stem_second == "conv":
+            self.conv2 = conv_norm(width, width, kernel=3, stride=2)
 
     def forward(self, images, width):
         """(B, 3, H, W) -> (B, width, H/2, W/2), or H/4, W/4 with a pool or a second convolution."""
-        x = images
-        for name, conv in self.convolutions(self.plan, width).items():
-            x = self.plan.stem_activation(getattr(self, name)(x, conv))
+        x = self.plan.stem_activation(self.conv1(images, width))
+        if self.plan.stem_second == "conv":
+            x = self.plan.stem_activation(self.conv2(x, width))
         if self.plan.stem_second == "pool":
             x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         return x
@@ -491,99 +470,188 @@ class Stem(nn.Module):
     @staticmethod
     def cost(plan, image_area, width):
         """Cost for an image of so many pixels. A pool has no weights, so it counts nothing."""
-        return convs_cost(Stem.convolutions(plan, width).values(), image_area)
+        total = ConvNorm.cost(image_area // 4, 3, width, plan.stem_kernel)
+        if plan.stem_second == "conv":
+            total += ConvNorm.cost(image_area // 16, width, width, kernel=3)
+        return total
 
 
-def block_parts(kind, in_channels, branch, stride):
-    """({name: Conv} in order, name of the one that attention follows, Conv of the skip or None).
-
-        bottleneck   1x1 I -> h     K x K h -> h    1x1 h -> W   attention    + skip    activation
-        basic        K x K I -> W   K x K W -> W                 attention    + skip    activation
-        mobile       1x1 I -> h     K x K h -> h    attention    1x1 h -> W   + skip
-
-    where h is `Branch.hidden`, and the first K x K convolution carries the stride.
-    """
-    width, kernel, groups = branch.width, branch.kernel, branch.groups
-    skip = Conv(in_channels, width, 1, stride)  # needed where it changes the shape
-    # HRNet's and ResNet-18's: both convolutions take the same choices (Sec. A.2)
-    if kind == "basic":
-        first = Conv(in_channels, width, kernel, stride, groups)
-        return {"conv1": first, "conv2": Conv(width, width, kernel, 1, groups)}, "conv2", skip
-    # in the others kernel and groups are searched of the middle convolution alone (Sec. A.2)
-    hidden = branch.hidden(kind)
-    middle = Conv(hidden, hidden, kernel, stride, groups)
-    convs = {"conv1": Conv(in_channels, hidden), "conv2": middle, "conv3": Conv(hidden, width)}
-    # ResNet-50's [13] is narrow in the middle
-    if kind == "bottleneck":
-        return convs, "conv3", skip
-    # MobileNet-V3's [14] is wide there, and has its attention there, as in the released network.
-    # No first convolution where there is nothing to expand; no skip where the shape changes
-    if branch.expansion == 1 and hidden == in_channels:
-        del convs["conv1"]
-    return convs, "conv2", None
+# ------------------------------------------------------------------------------------------- blocks
 
 
 class Block(nn.Module):
-    """Convolutions, attention and a skip, as `block_parts` lists them.
+    """What the three kinds of blocks share: attention that can be skipped, and what is added.
 
-        x --> convolutions, and attention (used or not) --> + --> activation -->
-        '---> skip (projected where the shape changes) -----'
+    The first block of a stage may change width and resolution, the others keep them. A block is
+    built for its largest choice, `branch`; `forward` takes any smaller one, and slices do the rest.
 
-    The first block of a stage may change width and resolution, the others keep them. `branch` is
-    the largest choice in `__init__`, and in `forward` whichever is to be run: slices do the rest.
+    is_super: it is the first block of a stage in a super-network. narrower: other widths than the
+    largest may come in there, or go out.
     """
 
-    def __init__(self, in_channels, branch, plan, stage, stride, elastic_input):
+    def __init__(self, plan, stage, stride):
         super().__init__()
-        self.kind = plan.block[stage]
         self.stride = stride
         self.activation = plan.activations[stage]
-        convs, attended, skip = block_parts(self.kind, in_channels, branch, stride)
-        for name, conv in convs.items():
-            self.add_module(name, ConvNorm(conv))
+
+    @staticmethod
+    def hidden(branch):
+        """Channels of the middle convolution; in a basic block the expansion is 1."""
+        return branch.width // branch.expansion
+
+    @staticmethod
+    def changes_shape(in_channels, width, stride):
+        """Whether something else comes out than goes in."""
+        return stride > 1 or in_channels != width
+
+    def attend(self, y, branch):
+        """Elastic attention (Fig. A5): used, or skipped; its weights wait for those who use it."""
+        return self.attention(y) if branch.attention else y
+
+    def skip(self, x, width):
+        """What the block adds to its convolutions: x itself, projected if the shape changes."""
+        if self.changes_shape(x.shape[1], width, self.stride):
+            x = self.project(x, width)
+        return x
+
+
+class Bottleneck(Block):
+    """ResNet-50's block [13]. It is narrow in the middle, where kernel and groups are searched.
+
+    x --> 1x1 I -> h --> K x K h -> h --> 1x1 h -> W --> attention --> + --> activation -->
+    '---> skip -------------------------------------------------------'
+    """
+
+    def __init__(self, plan, stage, in_channels, branch, stride=1, is_super=False, narrower=False):
+        super().__init__(plan, stage, stride)
+        hidden = self.hidden(branch)
+        self.conv1 = conv_norm(in_channels, hidden)
+        self.conv2 = conv_norm(hidden, hidden, branch.kernel, stride, branch.groups)
+        self.conv3 = conv_norm(hidden, branch.width)
         if branch.attention:
-            self.attention = plan.attention(convs[attended].width)
-        # elastic_input: fewer channels than these may come in, so that the shape changes though the
-        # largest choices agree. All but the first block of a stage see their own width
-        if skip and (elastic_input or skip.changes_shape()):
-            self.project = ConvNorm(skip)
+            self.attention = plan.attention(branch.width)
+        if is_super or self.changes_shape(in_channels, branch.width, stride):
+            self.project = conv_norm(in_channels, branch.width, stride=stride)
 
     def forward(self, x, branch):
         """(B, I, H, W) -> (B, width, H / stride, W / stride)."""
-        convs, attended, skip = block_parts(self.kind, x.shape[1], branch, self.stride)
-        *_, last = convs
-        y = x
-        for name, conv in convs.items():
-            y = getattr(self, name)(y, conv)
-            if name != last:  # behind that one the skip is added first
-                y = self.activation(y)
-            if name == attended:
-                y = self.attend(y, branch)
-        if skip is None:  # a mobile block, whose output has no activation
-            return x + y if x.shape == y.shape else y
-        if skip.changes_shape():
-            x = self.project(x, skip)
-        return self.activation(x + y)
-
-    def attend(self, y, branch):
-        """Elastic attention (Fig. A5): used, or skipped by the identity. The shape stays.
-
-        chosen      y --> attention --> y'
-        not chosen  y ----------------> y'     its weights wait for those who choose it
-        """
-        return self.attention(y) if branch.attention else y
+        hidden = self.hidden(branch)
+        y = self.activation(self.conv1(x, hidden))
+        y = self.activation(self.conv2(y, hidden, branch.kernel, branch.groups))
+        y = self.conv3(y, branch.width)
+        y = self.attend(y, branch)
+        return self.activation(self.skip(x, branch.width) + y)
 
     @staticmethod
-    def cost(plan, stage, in_channels, branch, area, stride=1):
+    def cost(plan, in_channels, branch, area, stride=1):
         """Cost of a block whose output has `area` positions."""
-        # the same list that `forward` runs
-        convs, attended, skip = block_parts(plan.block[stage], in_channels, branch, stride)
-        cost = convs_cost(convs.values(), area * stride**2)
+        hidden = Bottleneck.hidden(branch)
+        total = ConvNorm.cost(area * stride**2, in_channels, hidden)
+        total += ConvNorm.cost(area, hidden, hidden, branch.kernel, branch.groups)
+        total += ConvNorm.cost(area, hidden, branch.width)
         if branch.attention:
-            cost += plan.attention.cost(area, convs[attended].width)
-        if skip and skip.changes_shape():
-            cost += convs_cost([skip], area * stride**2)
-        return cost
+            total += plan.attention.cost(area, branch.width)
+        if Block.changes_shape(in_channels, branch.width, stride):
+            total += ConvNorm.cost(area, in_channels, branch.width)
+        return total
+
+
+class Basic(Block):
+    """The block of HRNet and ResNet-18: both convolutions take the same choices (Sec. A.2).
+
+    x --> K x K I -> W --> K x K W -> W --> attention --> + --> activation -->
+    '---> skip ------------------------------------------'
+    """
+
+    def __init__(self, plan, stage, in_channels, branch, stride=1, is_super=False, narrower=False):
+        super().__init__(plan, stage, stride)
+        width, kernel, groups = branch.width, branch.kernel, branch.groups
+        self.conv1 = conv_norm(in_channels, width, kernel, stride, groups)
+        self.conv2 = conv_norm(width, width, kernel, 1, groups)
+        if branch.attention:
+            self.attention = plan.attention(width)
+        if is_super or self.changes_shape(in_channels, width, stride):
+            self.project = conv_norm(in_channels, width, stride=stride)
+
+    def forward(self, x, branch):
+        """(B, I, H, W) -> (B, width, H / stride, W / stride)."""
+        y = self.activation(self.conv1(x, branch.width, branch.kernel, branch.groups))
+        y = self.conv2(y, branch.width, branch.kernel, branch.groups)
+        y = self.attend(y, branch)
+        return self.activation(self.skip(x, branch.width) + y)
+
+    @staticmethod
+    def cost(plan, in_channels, branch, area, stride=1):
+        """Cost of a block whose output has `area` positions."""
+        width = branch.width
+        total = ConvNorm.cost(area, in_channels, width, branch.kernel, branch.groups)
+        total += ConvNorm.cost(area, width, width, branch.kernel, branch.groups)
+        if branch.attention:
+            total += plan.attention.cost(area, width)
+        if Block.changes_shape(in_channels, width, stride):
+            total += ConvNorm.cost(area, in_channels, width)
+        return total
+
+
+class Mobile(Block):
+    """MobileNet-V3's block [14]. It is wide in the middle, where kernel and groups are searched.
+
+        x --> 1x1 I -> h --> K x K h -> h --> attention --> 1x1 h -> W --> + -->
+        '---> x itself, where the shape stays ----------------------------'
+
+    Attention stands in the middle, as in the released network. There is no first convolution where
+    nothing is to be expanded, and no activation at the end.
+    """
+
+    def __init__(self, plan, stage, in_channels, branch, stride=1, is_super=False, narrower=False):
+        super().__init__(plan, stage, stride)
+        hidden = self.hidden(branch)
+        # narrower: other widths than the largest may come in or go out, and then meet conv1
+        if narrower or self.expands(in_channels, branch):
+            self.conv1 = conv_norm(in_channels, hidden)
+        self.conv2 = conv_norm(hidden, hidden, branch.kernel, stride, branch.groups)
+        self.conv3 = conv_norm(hidden, branch.width)
+        if branch.attention:
+            self.attention = plan.attention(hidden)
+
+    @staticmethod
+    def hidden(branch):
+        """Channels of the middle convolution."""
+        return branch.width * branch.expansion
+
+    @staticmethod
+    def expands(in_channels, branch):
+        """Whether the block has a first convolution."""
+        return branch.expansion > 1 or branch.width != in_channels
+
+    def forward(self, x, branch):
+        """(B, I, H, W) -> (B, width, H / stride, W / stride)."""
+        hidden = self.hidden(branch)
+        y = x
+        if self.expands(x.shape[1], branch):
+            y = self.activation(self.conv1(y, hidden))
+        y = self.activation(self.conv2(y, hidden, branch.kernel, branch.groups))
+        y = self.attend(y, branch)
+        y = self.conv3(y, branch.width)
+        return x + y if x.shape == y.shape else y
+
+    @staticmethod
+    def cost(plan, in_channels, branch, area, stride=1):
+        """Cost of a block whose output has `area` positions."""
+        hidden = Mobile.hidden(branch)
+        total = ConvNorm.cost(area, hidden, hidden, branch.kernel, branch.groups)
+        total += ConvNorm.cost(area, hidden, branch.width)
+        if Mobile.expands(in_channels, branch):
+            total += ConvNorm.cost(area * stride**2, in_channels, hidden)
+        if branch.attention:
+            total += plan.attention.cost(area, hidden)
+        return total
+
+
+def check_depth(depth, blocks):
+    """ValueError if a stage of so many blocks is asked for more."""
+    if depth > blocks:
+        raise ValueError(f"this stage has {blocks} blocks, not {depth}")
 
 
 class SerialStage(nn.Module):
@@ -595,38 +663,46 @@ class SerialStage(nn.Module):
              shape changes:             |
              D >= 1                     '----------------------------> y
 
-    What comes out has the same shape whatever D is. A deep network contains all shallower ones.
+    What comes out has the same shape whatever D is. Features are lists with one tensor a branch:
+    here there is one, in HRNet there are several.
     """
 
-    def __init__(self, plan, index, in_widths, largest, elastic):
+    def __init__(self, plan, index, in_widths, largest, is_super, narrower):
         super().__init__()
-        (branch,) = largest.branches
-        (in_channels,) = in_widths
-        first = Block(in_channels, branch, plan, index, plan.strides[index], elastic)
+        block = plan.blocks[index]
+        branch = largest.branches[0]
+        stride = plan.strides[index]
+        first = block(plan, index, in_widths[0], branch, stride, is_super, narrower)
         self.blocks = nn.ModuleList([first])
         for _ in range(largest.depth - 1):
-            self.blocks.append(Block(branch.width, branch, plan, index, 1, False))
+            self.blocks.append(block(plan, index, branch.width, branch))
 
     def forward(self, features, choice):
         """[(B, I, H, W)] -> [(B, width, H / stride, W / stride)]; ValueError if it is too deep."""
-        count = len(self.blocks)
-        if choice.depth > count:
-            raise ValueError(f"this stage has {count} blocks, not {choice.depth}")
-        (x,) = features
-        (branch,) = choice.branches
+        check_depth(choice.depth, len(self.blocks))
+        x = features[0]
         # elastic depth: the first D; all blocks take the same choice
         for block in self.blocks[: choice.depth]:
-            x = block(x, branch)
+            x = block(x, choice.branches[0])
         return [x]
 
     @staticmethod
     def cost(plan, index, in_widths, choice, area):
         """Cost of a stage whose output has `area` positions."""
-        (branch,) = choice.branches
-        (in_channels,) = in_widths
-        first = Block.cost(plan, index, in_channels, branch, area, plan.strides[index])
-        others = Block.cost(plan, index, branch.width, branch, area)
+        block = plan.blocks[index]
+        branch = choice.branches[0]
+        first = block.cost(plan, in_widths[0], branch, area, plan.strides[index])
+        others = block.cost(plan, branch.width, branch, area)
         return first + others.times(choice.depth - 1)
+
+
+class Conv(NamedTuple):
+    """A convolution between two branches of HRNet: built, run and priced from the same list."""
+
+    in_channels: int
+    width: int
+    kernel: int = 1
+    stride: int = 1
 
 
 class ParallelStage(nn.Module):
@@ -639,7 +715,7 @@ class ParallelStage(nn.Module):
     every module of 4 blocks all branches exchange features. Elastic depth counts in whole modules.
     """
 
-    def __init__(self, plan, index, in_widths, largest, elastic):
+    def __init__(self, plan, index, in_widths, largest, is_super, narrower):
         super().__init__()
         self.plan = plan
         self.index = index
@@ -647,13 +723,13 @@ class ParallelStage(nn.Module):
         # a super-network needs every transition: the widths that come in are chosen at each call
         self.transitions = nn.ModuleDict()
         for b, conv in enumerate(self.transition(in_widths, widths)):
-            if elastic or conv.changes_shape():
-                self.transitions[str(b)] = ConvNorm(conv)
+            if is_super or Block.changes_shape(conv.in_channels, conv.width, conv.stride):
+                self.transitions[str(b)] = conv_norm(*conv)
         # the blocks of all modules, branch by branch
         self.branches = nn.ModuleList()
         for branch in largest.branches:
-            sizes = (branch.width, branch, plan, index, 1, False)
-            blocks = [Block(*sizes) for _ in range(largest.depth)]
+            block = plan.blocks[index]
+            blocks = [block(plan, index, branch.width, branch) for _ in range(largest.depth)]
             self.branches.append(nn.ModuleList(blocks))
 
         outputs = self.outputs(plan, index, largest.depth)
@@ -663,35 +739,32 @@ class ParallelStage(nn.Module):
     def transition(in_widths, widths):
         """A Conv to every branch; the new branch's halves the size of the coarsest one."""
         # there is one width more than come in
-        convs = [Conv(*pair, 3) for pair in zip(in_widths, widths, strict=False)]
-        return [*convs, Conv(in_widths[-1], widths[-1], 3, stride=2)]
+        convs = [Conv(*pair, kernel=3) for pair in zip(in_widths, widths, strict=False)]
+        return [*convs, Conv(in_widths[-1], widths[-1], kernel=3, stride=2)]
 
     @staticmethod
     def outputs(plan, index, depth):
         """How many branches leave each module: all; of the network's last only the head's."""
-        modules = depth // plan.modules[index]
+        modules = depth // MODULE
         is_last = index == len(plan.strides) - 1
         return [index + 1] * (modules - 1) + [1 if is_last else index + 1]
 
     def forward(self, features, choice):
         """Features of the last stage's branches -> those of this one's; ValueError if too deep."""
-        count = len(self.branches[0])
-        if choice.depth > count:
-            raise ValueError(f"this stage has {count} blocks, not {choice.depth}")
+        check_depth(choice.depth, len(self.branches[0]))
         in_widths = [x.shape[1] for x in features]
         widths = [branch.width for branch in choice.branches]
         # transition: the coarsest features enter two branches
         entering = [*features, features[-1]]
         for b, conv in enumerate(self.transition(in_widths, widths)):
-            if conv.changes_shape():
-                entering[b] = F.relu(self.transitions[str(b)](entering[b], conv))
+            if Block.changes_shape(conv.in_channels, conv.width, conv.stride):
+                entering[b] = F.relu(self.transitions[str(b)](entering[b], conv.width))
         features = entering  # branch b: (B, its width, H / 2^b, W / 2^b)
         # elastic depth: the first modules, each of so many blocks and an exchange
-        length = self.plan.modules[self.index]
         for module, outputs in enumerate(self.outputs(self.plan, self.index, choice.depth)):
-            start = module * length
+            start = module * MODULE
             for b, branch in enumerate(choice.branches):
-                for block in self.branches[b][start : start + length]:
+                for block in self.branches[b][start : start + MODULE]:
                     features[b] = block(features[b], branch)
             features = self.exchanges[module](features, outputs)
         return features
@@ -699,19 +772,18 @@ class ParallelStage(nn.Module):
     @staticmethod
     def cost(plan, index, in_widths, choice, area):
         """Cost of a stage whose branch 1 has `area` positions, each next one a quarter."""
-        cost = Cost()
+        total = Cost()
         widths = [branch.width for branch in choice.branches]
         # the transition, the blocks, the exchanges
         for b, conv in enumerate(ParallelStage.transition(in_widths, widths)):
-            if conv.changes_shape():
-                area_in = area // 4**b * conv.stride**2
-                cost += convs_cost([conv], area_in)
+            if Block.changes_shape(conv.in_channels, conv.width, conv.stride):
+                total += ConvNorm.cost(area // 4**b, conv.in_channels, conv.width, conv.kernel)
         for b, branch in enumerate(choice.branches):
-            block = Block.cost(plan, index, branch.width, branch, area // 4**b)
-            cost += block.times(choice.depth)
+            block = plan.blocks[index].cost(plan, branch.width, branch, area // 4**b)
+            total += block.times(choice.depth)
         for outputs in ParallelStage.outputs(plan, index, choice.depth):
-            cost += Exchange.cost(area, widths, outputs)
-        return cost
+            total += Exchange.cost(area, widths, outputs)
+        return total
 
 
 class Exchange(nn.Module):
@@ -729,7 +801,7 @@ class Exchange(nn.Module):
         self.paths = nn.ModuleDict()
         for i, j in itertools.product(range(outputs), range(len(widths))):
             if i != j:
-                convs = [ConvNorm(conv) for conv in self.path(widths, j, i)]
+                convs = [conv_norm(*conv) for conv in self.path(widths, j, i)]
                 self.paths[f"{j} to {i}"] = nn.ModuleList(convs)
 
     @staticmethod
@@ -737,8 +809,8 @@ class Exchange(nn.Module):
         """The Convs from branch j to branch i. The smaller the number, the finer the features."""
         if j > i:
             return [Conv(widths[j], widths[i])]
-        halvings = [Conv(widths[j], widths[j], 3, stride=2)] * (i - j - 1)
-        return [*halvings, Conv(widths[j], widths[i], 3, stride=2)]
+        halvings = [Conv(widths[j], widths[j], kernel=3, stride=2)] * (i - j - 1)
+        return [*halvings, Conv(widths[j], widths[i], kernel=3, stride=2)]
 
     def forward(self, features, outputs):
         """Features of all branches -> those of the first `outputs` branches."""
@@ -752,7 +824,7 @@ class Exchange(nn.Module):
                 layers = zip(self.paths[f"{j} to {i}"], self.path(widths, j, i), strict=True)
                 # on the way down a ReLU before each further halving; on the way up, enlarge
                 for layer, conv in layers:
-                    x = layer(x, conv)
+                    x = layer(x, conv.width)
                     if x.shape[2:] != size:
                         x = F.relu(x) if j < i else F.interpolate(x, size)
                 total = total + x
@@ -762,11 +834,14 @@ class Exchange(nn.Module):
     @staticmethod
     def cost(area, widths, outputs):
         """Cost of a unit whose branch 1 has `area` positions."""
-        cost = Cost()
+        total = Cost()
         for i, j in itertools.product(range(outputs), range(len(widths))):
             if i != j:
-                cost += convs_cost(Exchange.path(widths, j, i), area // 4**j)
-        return cost
+                positions = area // 4**j
+                for conv in Exchange.path(widths, j, i):
+                    positions = positions // conv.stride**2
+                    total += ConvNorm.cost(positions, conv.in_channels, conv.width, conv.kernel)
+        return total
 
 
 class PoseHead(nn.Module):
@@ -780,7 +855,7 @@ class PoseHead(nn.Module):
         super().__init__()
         self.deconvs = nn.ModuleList()
         while reduction > 4:
-            self.deconvs.append(ConvNorm((in_channels, *head), ElasticConvTranspose2d))
+            self.deconvs.append(ConvNorm(ElasticConvTranspose2d(in_channels, *head)))
             in_channels = head.width
             reduction = reduction // 2
         self.final = ElasticConv2d(in_channels, joints, bias=True)
@@ -790,37 +865,36 @@ class PoseHead(nn.Module):
     def forward(self, x, head):
         """(B, I, h, w) -> heatmaps (B, K, H/4, W/4)."""
         for deconv in self.deconvs:
-            x = F.relu(deconv(x, head))  # twice the height and width
+            x = F.relu(deconv(x, *head))  # twice the height and width
         return self.final(x)
 
     @staticmethod
     def cost(area, in_channels, head, reduction, joints):
         """Cost of a head whose input has `area` positions."""
-        cost = Cost()
+        total = Cost()
         # each deconvolution quadruples the positions, for itself already in the paper's count
         while reduction > 4:
-            cost += ElasticConvTranspose2d.cost(area, in_channels, *head)
-            cost += ElasticBatchNorm2d.cost(head.width)
+            total += ElasticConvTranspose2d.cost(area, in_channels, *head)
+            total += ElasticBatchNorm2d.cost(head.width)
             in_channels = head.width
             area = 4 * area
             reduction = reduction // 2
-        return cost + ElasticConv2d.cost(area, in_channels, joints, bias=True)
+        return total + ElasticConv2d.cost(area, in_channels, joints, bias=True)
 
 
 def main():
     """Show choices of one convolution of 32 filters, beside `nn.Conv2d` holding the same slice."""
     layer = ElasticConv2d(32, 32, kernel=7, groups=2)
     x = torch.randn(1, 24, 16, 12)
-    print(f"one elastic convolution, weights {tuple(layer.weight.shape)}, on {tuple(x.shape)}")
-    print("\nwidth  kernel  groups   slice              params   largest difference to nn.Conv2d")
+    print(f"one elastic convolution, weights {tuple(layer.weight.shape)}, on {tuple(x.shape)}\n")
+    print("width  kernel  groups   slice              params   largest difference to nn.Conv2d")
     for width, kernel, groups in [(32, 7, 2), (32, 3, 2), (16, 5, 2), (16, 5, 8), (24, 3, 24)]:
         weight, _ = layer.slice(24, width, kernel, groups)
         plain = nn.Conv2d(24, width, kernel, padding=kernel // 2, groups=groups, bias=False)
         plain.weight.data.copy_(weight)
         difference = (layer(x, width, kernel, groups) - plain(x)).abs().max().item()
-        shape = str(tuple(weight.shape))
-        params = ElasticConv2d.cost(16 * 12, 24, width, kernel, groups).params
-        print(f"{width:5}  {kernel:6}  {groups:6}   {shape:18} {params:6}   {difference:.1e}")
+        sizes = f"{tuple(weight.shape)!s:18} {weight.numel():6}"
+        print(f"{width:5}  {kernel:6}  {groups:6}   {sizes}   {difference:.1e}")
 
 
 if __name__ == "__main__":

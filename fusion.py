@@ -21,6 +21,7 @@ and the video estimator all call it, once a frame.
     python fusion.py        # all operations, fresh and disturbed, at two widths
 """
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,19 @@ from torch import nn
 from elastic import ElasticConv2d
 
 OPERATIONS = ("add", "mul", "cat")
+
+
+class Fusion(NamedTuple):
+    """After which stage (from 1: the paper's F_1, F_2, ...) and how the last heatmaps come in."""
+
+    stage: int
+    operation: str
+
+
+def all_fusions(stages):
+    """The temporal-level space of a frame: N_S stages times N_O operations (Sec. 3.3)."""
+    places = itertools.product(range(1, stages + 1), OPERATIONS)
+    return tuple([Fusion(stage, operation) for stage, operation in places])
 
 
 class TemporalFusion(nn.Module):

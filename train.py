@@ -331,7 +331,7 @@ def continue_training(run, name, modules, optimizer):
     path = run.out / name
     if not (run.resumed and path.is_file()):
         return 0
-    saved = vipnas.load_training(path)
+    saved = vipnas.load_checkpoint(path, "supernet", "alone")
     for net, state in zip(modules, saved["nets"], strict=True):
         vipnas.restore(net, state, path)
     optimizer.load_state_dict(saved["optimizer"])
@@ -801,7 +801,7 @@ def check_resume(out, config):
     path = out / "supernet.pt"
     if not (config["resume"] and path.is_file()):
         return False
-    saved = vipnas.load_training(path)["config"]
+    saved = vipnas.load_checkpoint(path, "supernet", "alone")["config"]
     for name, value in config.items():
         if saved.get(name) != value and name not in ("resume", *PATHS):
             was = f"{name} was {saved.get(name)}"
