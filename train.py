@@ -430,7 +430,8 @@ def train_baseline(run, chain):
     supernet, images = run.baseline
     supernet.to(run.device, memory_format=torch.channels_last)
     # it is searched on single frames, as S was, and synthetic people are alike everywhere
-    size, cell = run.val.size, run.val.cell
+    size = run.val.size
+    cell = run.val.cell
     people = data.SyntheticClips("train", min(256, options.clips), frames=1, size=size, cell=cell)
     calibration = search.calibration_set(people, run.device, options.seed)
     people = data.SyntheticClips("val", len(run.val), frames=1, size=size, cell=cell)
@@ -511,9 +512,17 @@ class Run:
     def open_clips(self, split, boxes=None):
         """Clips as the networks need them; UserError if these predict other joints."""
         options = self.options
-        kind, root, frames = options.data, options.root, self.val.frames
         path = options.s or f"a network for {self.val.name}"
-        return search.open_clips(kind, root, split, frames, self.about, path, options.clips, boxes)
+        return search.open_clips(
+            options.data,
+            options.root,
+            split,
+            self.val.frames,
+            self.about,
+            path,
+            options.clips,
+            boxes,
+        )
 
     @cached_property
     def calibration(self):
@@ -588,9 +597,9 @@ def prepare_t(options, device):
         nets = [supernet.extract(arch) for arch in archs]
     else:
         # all frames share the weights. An impossible budget raises here, not after the training
-        chain = {"frames": frames, "key_arch": key_arch, "shared": options.shared}
-        budget = options.gflops
-        (archs,) = search.draw_candidates(space, budget, 1, options.seed, supernet.joints, **chain)
+        (archs,) = search.draw_candidates(
+            space, options.gflops, 1, options.seed, key_net.joints, frames, key_arch, options.shared
+        )
         nets = [supernet] * frames
     # what is found will cost about as much as these
     baseline = open_baseline(options, about, average_gflops([key_arch, *archs], about))
@@ -841,7 +850,8 @@ def option_parser():
     form = argparse.RawDescriptionHelpFormatter
     parser = search.Parser(description=__doc__, epilog=epilog, formatter_class=form)
     add = parser.add_argument
-    count, number = search.positive_int, search.positive_number
+    count = search.positive_int
+    number = search.positive_number
     add("--stage", choices=("s", "t"), required=True, help="s first, then t")
     add("--space", choices=vipnas.SPACES, help="stage s: the search space (default tiny)")
     add("--data", choices=("synthetic", "coco", "posetrack"), default="synthetic")
@@ -878,10 +888,7 @@ def check_options(options):
     belongs_to = {
         "--stage s": (options.stage == "s", "space init init_std"),
         "--stage t": (options.stage == "t", "s frames shared no_fusion compare"),
-        "a search, not to --arch": (
-            not options.arch,
-            "space candidates gflops plain shared finish",
-        ),
+        "a search (no --arch)": (not options.arch, "space candidates gflops plain shared finish"),
         "--arch": (options.arch, "no_fusion"),
         "new weights, and --init takes those of a file": (not options.init, "init_std"),
         "--data coco": (options.data == "coco", "boxes"),
@@ -923,9 +930,8 @@ def fill_in(options, backbone, key_gflops=1):
     else:
         recipe["gflops"] = key_gflops * BUDGETS[backbone][options.stage]
     if options.data == "synthetic":
-        recipe["finish"] = round(
-            recipe["finish"] * (options.steps or recipe["steps"]) / recipe["steps"]
-        )
+        longer = (options.steps or recipe["steps"]) / recipe["steps"]
+        recipe["finish"] = round(recipe["finish"] * longer)
         # ours: MINUTES is made for tiny, which bears much higher rates than the paper's networks
         if backbone != "tiny":
             recipe["lr"] = 1e-3
