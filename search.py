@@ -1,12 +1,12 @@
-"""How good is a candidate, and which one to keep (Secs 3.4.1, 3.4.3, 4.1).
+"""Which architecture is best under a budget? Draw candidates, evaluate them, keep one (Sec. 3.4).
 
-    1. Scores: OKS, and the average precision of COCO and PoseTrack, as the official tools count.
-    2. Running networks over clips: the chain of eq. (2), batch norm measured anew, keypoints.
-    3. Sampling: random architectures, or allocations of T of them, just below a budget (eq. 3).
-    4. The search: all candidates look at some clips, the better half at more, and so on.
+    1. Candidates: random architectures, or allocations of T of them, just below a budget (eq. 3).
+    2. Running networks over clips: crops, the chain of eq. (2), recalibrated batch norm.
+    3. How good a candidate is: its accuracy on the validation clips (Sec. 4.1).
+    4. The search: all candidates on a few clips, the better half on more, and so on.
 
-A candidate is a tuple of architectures, one for each frame it is asked about: one for S, T of them
-for T-ViPNAS. It is cut out of a trained super-network; nothing is trained here.
+A candidate is a tuple of architectures, one for each frame to predict: one for S, T of them for
+T-ViPNAS. Its weights are slices of a trained super-network's; nothing is trained here.
 
     python search.py --checkpoint runs/t/supernet.pt --gflops 0.014 --frames 4    # Table 4
     python search.py --checkpoint runs/t/supernet.pt --gflops 0.014 --shared      # Fig. 6b
@@ -15,6 +15,8 @@ for T-ViPNAS. It is cut out of a trained super-network; nothing is trained here.
 """
 
 import argparse
+import contextlib
+import copy
 import itertools
 import json
 import math
@@ -32,8 +34,117 @@ from PIL import Image, ImageDraw, ImageFont
 import data
 import fusion
 import vipnas
-from data import CELL, CocoPeople, PoseTrackClips, UserError
-from vipnas import Cost, cost
+from data import CocoPeople, PoseTrackClips, UserError
+from vipnas import Cost
+
+# ------------------------------------------------------------------ candidates just below a budget
+BAND = 0.9  # ours: a candidate costs at least this fraction of the budget
+
+
+def price_in_gflops(space, joints=17):
+    """The price that the paper's budgets are in: a function of an Arch."""
+
+    def gflops(arch):
+        return vipnas.cost(arch, space.image_size, joints).gflops
+
+    return gflops
+
+
+def cheapest(space, price):
+    """The smallest architecture, with its cheapest fusion."""
+    return min([replace(space.smallest(), fusion=each) for each in space.fusions], key=price)
+
+
+def random_walk(space, archs, high, rng, price, band=BAND):
+    """An endless random walk over candidates whose total price is from band * high to high.
+
+    It starts from `archs`, which cost at most `high`, and yields nothing before it is in the band.
+    Every decision is drawn as `Space.sample` draws it, whatever it was before. So inside the band
+    each candidate is visited as often as `Space.sample` would draw it (Gibbs sampling).
+    """
+    low = band * high
+    total = sum([price(arch) for arch in archs])
+    patience = 1000 * space.decisions() * len(archs)
+    for steps in itertools.count():
+        # redraw one to three decisions: in the band, one can only cost more if others cost less
+        moved = list(archs)
+        for _ in range(rng.randint(1, 3)):
+            t = rng.randrange(len(archs))
+            moved[t] = space.redraw(moved[t], rng)
+        # take the step if it ends in the band (eq. 3: at most C), or no further below it than here
+        moved_total = sum([price(arch) for arch in moved])
+        if min(low, total) <= moved_total <= high:
+            archs = moved
+            total = moved_total
+        # a small space may have nothing in the band: then what is closest to it has to do
+        if total >= low or steps > patience:
+            yield tuple(archs)
+
+
+def allocate(space, frames, budget, count, rng, price=None, band=BAND):
+    """`count` random tuples of `frames` architectures that together cost just below the budget.
+
+    All are different and cost from band * budget to the budget (eq. 3); in that band they have the
+    distribution of `Space.sample`. The walk that finds them looks at no accuracy, so this is the
+    random search of Secs 3.4.1 and 3.4.3 and no evolution. The band is ours: hardly any of the
+    architectures drawn from all below a budget lies near it, and the best one will.
+
+    price: Arch -> number, by default GFLOPs. A candidate's price is the *sum* over its frames: a
+    frame must cost the same whatever is chosen for the others. Returns fewer than `count` only
+    where hardly more exist. UserError if even the smallest architectures are too expensive.
+    """
+    # the walk asks for the same prices many times
+    price = lru_cache(maxsize=2**16)(price or price_in_gflops(space))
+    smallest = cheapest(space, price)
+    least = price(smallest)
+    if budget < frames * least:
+        total = f"{frames} x the smallest architecture, {least:.4g}"
+        raise UserError(f"a budget of {budget:.4g} is below {total}: give more")
+    # where the budget is above the largest candidate, the band ends there
+    largest = max([replace(space.largest(), fusion=each) for each in space.fusions], key=price)
+    high = min(budget, frames * price(largest))
+    walk = random_walk(space, [smallest] * frames, high, rng, price, band)
+
+    # first the walk forgets where it entered the band; then candidates far apart are independent
+    apart = 5 * space.decisions() * frames
+    found = {}
+    for visits, archs in enumerate(itertools.islice(walk, 20 * apart, None, apart)):
+        found[archs] = True  # a dict, because a set has no order
+        if len(found) == count or visits > 20 * len(found) + 100:
+            return list(found)
+
+
+def sample(space, budget, count, rng, price=None, band=BAND):
+    """`count` random architectures for a single frame, which cost just below the budget."""
+    return [archs[0] for archs in allocate(space, 1, budget, count, rng, price, band)]
+
+
+def draw_candidates(
+    space, budget, count, seed, joints, frames=1, key_arch=None, shared=False, band=BAND
+):
+    """The candidates of a search: a list of tuples of `frames` architectures.
+
+    Without key_arch they are for S: one architecture, which serves all frames, and the budget is
+    its GFLOPs. With the key frame's key_arch they are for T, and the budget is the *average* over
+    key and non-key frames, as in Table 1. Then each non-key frame has an architecture of its own,
+    unless they are `shared` (Fig. 6b). band: see `allocate`.
+    """
+    gflops = price_in_gflops(space, joints)
+    rng = random.Random(f"{seed} candidates")
+    total = frames * budget
+    if key_arch:
+        # C of eq. (3) is what the average leaves for the T non-key frames, shared or not
+        key = gflops(key_arch)
+        total = (frames + 1) * budget - key
+        least = frames * gflops(cheapest(space, gflops))
+        if total < least:
+            average = (key + least) / (frames + 1)
+            smallest = f"{average:.4g}, the key frame with {frames} of the smallest networks"
+            raise UserError(f"an average of {budget:.4g} GFLOPs is below {smallest}: give more")
+    if shared or not key_arch:
+        archs = sample(space, total / frames, count, rng, gflops, band)
+        return [(arch,) * frames for arch in archs]
+    return allocate(space, frames, total, count, rng, gflops, band)
 
 
 # --------------------------------------------------------------------- running networks over clips
@@ -41,18 +152,19 @@ def to_device(images, device):
     """uint8 images (B, F, 3, H, W) -> normalised floats on the device, of the same shape."""
     # bytes go to the device: a quarter of the traffic
     images = data.normalise(images.to(device, non_blocking=True))
-    # in channels last, the memory format in which convolutions are fastest
-    flat = images.flatten(0, 1)  # (BF, 3, H, W)
-    flat = flat.contiguous(memory_format=torch.channels_last)
+    # convolutions are fastest in the memory format "channels last"
+    flat = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (BF, 3, H, W)
     return flat.unflatten(0, images.shape[:2])
 
 
 class EvaluationSet:
     """Clips that many networks are run over: cropped once, and their key frames predicted once.
 
-    indices: which clips, in the order in which they are looked at. With a key_net (in eval mode)
-    networks are asked about the frames after the key frame, without one about all frames. keep:
-    hold the crops in memory, as uint8; otherwise every pass makes them anew.
+    indices: which clips, in which order. With a key_net (in eval mode) networks predict the frames
+    after the key frame, without one all frames. keep: hold the crops in memory, as uint8; otherwise
+    every pass crops them again.
+
+    first, frames: the first frame that networks predict, and how many.
     """
 
     def __init__(self, clips, device, indices=None, key_net=None, batch_size=64, keep=True):
@@ -60,36 +172,28 @@ class EvaluationSet:
         self.device = device
         self.indices = list(range(len(clips)) if indices is None else indices)
         self.key_net = key_net
-        self.key_frames = {}  # batch number -> its `fusion.Frame`, filled in when it is needed
-        self.first = 1 if key_net else 0  # the first frame that networks are asked about
+        self.key_frames = {}  # batch number -> its `fusion.Frame`, added when it is first needed
+        self.first = 1 if key_net else 0
         self.frames = clips.frames - self.first
         self.batch_size = batch_size
         self.number_of_batches = math.ceil(len(self.indices) / batch_size)
-        self.crops = None
-        if keep:
-            loader = data.batch_loader(self, range(self.number_of_batches), clips, device)
-            progress = data.Progress()
-            self.crops = []
-            for crops in loader:
-                self.crops.append(crops)
-                progress.show(
-                    f"{clips.name}: {len(self.crops)} of {self.number_of_batches} cropped"
-                )
-
-    def indices_of(self, start, stop):
-        """The clips in the batches start, start + 1, ..., stop - 1."""
-        return self.indices[start * self.batch_size : stop * self.batch_size]
+        every_batch = range(self.number_of_batches)
+        self.crops = list(data.batch_loader(self, every_batch, clips, device)) if keep else None
 
     def __getitem__(self, number):
         """Crop one batch: images (B, F, 3, H, W) uint8, matrices (B, F, 2, 3)."""
         batch = self.clips.batch(self.indices_of(number, number + 1))
         return batch.images, batch.matrices
 
-    def batches(self, start=0, stop=None):
-        """(images on the device, matrices, the key frame before them or None) of some batches.
+    def indices_of(self, start, stop):
+        """The clips in the batches start, start + 1, ..., stop - 1."""
+        return self.indices[start * self.batch_size : stop * self.batch_size]
 
-        Images (B, T, 3, H, W) and matrices (B, T, 2, 3) are of the frames that networks are asked
-        about, and the key frame is a `fusion.Frame`: the arguments of `fusion.propagate`.
+    def batches(self, start=0, stop=None):
+        """Yield what `fusion.propagate` takes of some batches: images, matrices, key frame.
+
+        Images (B, T, 3, H, W), on the device, and matrices (B, T, 2, 3) are of the frames to
+        predict. The key frame is a `fusion.Frame`, or None without a key_net.
         """
         numbers = range(self.number_of_batches)[start:stop]
         loader = data.batch_loader(self, numbers, self.clips, self.device)
@@ -98,7 +202,7 @@ class EvaluationSet:
         for number, (images, matrices) in zip(numbers, crops, strict=True):
             progress.show(f"{self.clips.name}: batch {number} of {self.number_of_batches}")
             images = to_device(images, self.device)
-            # S is fixed while T is trained and searched: its heatmaps stay the same
+            # S does not change while T is trained and searched, and so neither do its heatmaps
             if self.key_net and number not in self.key_frames:
                 with torch.no_grad():
                     heatmaps = self.key_net(images[:, 0])
@@ -108,17 +212,18 @@ class EvaluationSet:
 
 
 def calibration_set(clips, device, seed, key_net=None):
-    """Training clips to measure batch norm on: random ones, from the whole training set."""
-    count = 64 if key_net else 256  # ours; T looks at several frames of each
+    """Training clips for `recalibrate`: a random sample of the whole training set."""
+    count = 64 if key_net else 256  # ours; of each clip T sees several frames
     rng = random.Random(f"{seed} calibration")
     indices = rng.sample(range(len(clips)), min(count, len(clips)))
     return EvaluationSet(clips, device, indices, key_net)
 
 
 def validation_set(clips, device, seed, key_net=None):
-    """All of val, in a random order, so that any part of it is a fair one.
+    """All validation clips, in a random order, so that any part of them is a fair sample.
 
-    In at least 16 batches where there are so many clips: a search first looks at a sixteenth.
+    They are in at least 16 batches if there are so many clips, because a search begins with a
+    sixteenth of them.
     """
     indices = list(range(len(clips)))
     random.Random(f"{seed} validation").shuffle(indices)
@@ -127,12 +232,13 @@ def validation_set(clips, device, seed, key_net=None):
 
 
 def recalibrate(nets, calibration):
-    """Measure the batch-norm statistics of finished networks anew, in place; then eval mode.
+    """Give finished networks batch-norm statistics of their own, in place; then eval mode.
 
-    In the super-network one set of statistics served networks of all sizes and fits none of them
-    (see `elastic.ElasticBatchNorm2d`). So a candidate runs over training clips, frame by frame
-    along the chain, each batch normalised by itself as in training; its statistics become the mean
-    of theirs. No weight changes. Each frame needs a network of its own, for the same reason.
+    In the super-network one set of statistics serves subnets of all sizes, and fits none of them.
+    So the candidate runs over training clips, frame by frame along the chain. Each batch is
+    normalised by its own statistics, as in training, and the mean of these over all batches is what
+    the network then keeps. No weight changes. Each frame needs a network of its own, because
+    features differ from frame to frame.
     """
     chain = torch.nn.ModuleList(nets).train()
     norms = [layer for layer in chain.modules() if hasattr(layer, "running_mean")]
@@ -140,7 +246,7 @@ def recalibrate(nets, calibration):
     with torch.no_grad():
         for i, (images, matrices, key_frame) in enumerate(calibration.batches()):
             # batch norm does mean <- (1 - m) mean + m (mean of this batch). With m = 1, 1/2, 1/3,
-            # ... that is the plain mean of all batches so far, and nothing of the old one is left
+            # ... the result is the plain mean over all batches, without any of the old value
             for norm in norms:
                 norm.momentum = 1 / (i + 1)
             fusion.propagate(nets, images, matrices, key_frame, calibration.clips.cell)
@@ -150,212 +256,126 @@ def recalibrate(nets, calibration):
 
 
 def extract_calibrated(supernet, archs, calibration, measured=None):
-    """Finished networks of a candidate: cut out of the super-network, batch norm measured.
+    """A candidate as finished networks: extracted from the super-network and recalibrated.
 
-    measured: {archs: statistics} of candidates that were met before; it is added to.
+    measured: {archs: statistics} of candidates that were recalibrated before; it is added to.
     """
     nets = [supernet.extract(arch).to(memory_format=torch.channels_last) for arch in archs]
-    # the buffers of a network are the running means and variances of its batch norms
     chain = torch.nn.ModuleList(nets).eval()
+    # the buffers of a network are the running means and variances of its batch norms
     measured = {} if measured is None else measured
     archs = tuple(archs)
     if archs not in measured:
         recalibrate(nets, calibration)
         measured[archs] = list(chain.buffers())
-    for tensor, found_before in zip(chain.buffers(), measured[archs], strict=True):
-        tensor.copy_(found_before)
+    for own, known in zip(chain.buffers(), measured[archs], strict=True):
+        own.copy_(known)
     return nets
 
 
 def predict(nets, evaluation, flip=False, quarter=False, start=0, stop=None):
     """Keypoints (n, frames, K, 3) of the clips in some batches: x, y in image pixels and score.
 
-    flip: average the heatmaps with those of the mirrored crops (SBL's flip test), for clips of one
-    frame. quarter: how peaks are read, see `data.decode`.
+    flip: average the heatmaps with those of the mirrored crops (SBL's flip test); only for clips of
+    one frame. quarter: how peaks are read, see `data.decode`.
     """
     clips = evaluation.clips
+    cell = clips.cell
     found = []
     with torch.inference_mode():
         for images, matrices, key_frame in evaluation.batches(start, stop):
-            heatmaps = fusion.propagate(nets, images, matrices, key_frame, clips.cell)
+            heatmaps = fusion.propagate(nets, images, matrices, last=key_frame, cell=cell)
             if flip:
-                mirrored = fusion.propagate(nets, images.flip(-1), matrices, None, clips.cell)
-                heatmaps += data.flip_heatmaps(mirrored, clips.skeleton.flip, clips.cell)
+                mirrored = fusion.propagate(nets, images.flip(-1), matrices, last=None, cell=cell)
+                heatmaps += data.flip_heatmaps(mirrored, clips.skeleton.flip, cell)
                 heatmaps /= 2
             # heatmaps -> crop pixels -> image pixels, each frame through its own window
-            keypoints = data.decode(heatmaps.float(), quarter, clips.cell)  # (B, frames, K, 3)
+            keypoints = data.decode(heatmaps.float(), quarter, cell)  # (B, frames, K, 3)
             back = data.invert(matrices)  # (B, frames, 2, 3)
             found.append(data.transform(keypoints.cpu().numpy(), back))
     return np.concatenate(found)
 
 
+# -------------------------------------------------------------------------- how good a candidate is
 def oks_accuracy(keypoints, clips, indices, first):
-    """How well each person was found in each frame: (n, frames), 0 to 1, nan without labels.
+    """The fraction of OKS thresholds that each person passes in each frame, (n, frames), 0 to 1.
 
-    keypoints (n, frames, K, 3) are of the clips `indices`, from frame `first` on. It is the share
-    of COCO's ten thresholds that the OKS passes. Where each person has one given window, there are
-    no detections to rank, and average precision is the share found: the mean of these numbers.
+    It is nan without labels. keypoints (n, frames, K, 3) are of the clips `indices`, from frame
+    `first` on. Each person is evaluated in one given window, so there are no detections to rank,
+    and average precision is simply the mean of these numbers.
     """
     frames = slice(first, first + keypoints.shape[1])
     joints = clips.joints[indices, frames]  # (n, frames, K, 3)
     areas = clips.areas[indices, frames]  # (n, frames)
     similarity = data.oks(keypoints, joints, areas, clips.skeleton.sigmas)  # (n, frames)
-    share = (similarity[..., None] >= data.OKS_THRESHOLDS).mean(-1)
+    passed = (similarity[..., None] >= data.OKS_THRESHOLDS).mean(-1)  # of ten thresholds
     labelled = (joints[..., 2] > 0).any(-1)
-    return np.where(labelled, share, np.nan)
+    return np.where(labelled, passed, np.nan)
+
+
+def percent(accuracy):
+    """The AP of what `oks_accuracy` returns, 0 to 100."""
+    return 100 * float(np.nanmean(accuracy))
 
 
 def ap_by_part(keypoints, clips, indices, first):
     """{part: AP} of each part of the body, left and right together, 0 to 100.
 
-    As `oks_accuracy`, but each joint is held to the thresholds by itself.
+    As `oks_accuracy`, but each joint is compared with the thresholds by itself.
     """
     frames = slice(first, first + keypoints.shape[1])
     joints = clips.joints[indices, frames]  # (n, frames, K, 3)
-    areas = clips.areas[indices, frames]
+    areas = clips.areas[indices, frames]  # (n, frames)
     similarity = data.joint_similarity(keypoints, joints, areas, clips.skeleton.sigmas)
-    share = (similarity[..., None] >= data.OKS_THRESHOLDS).mean(-1)  # (n, frames, K)
+    passed = (similarity[..., None] >= data.OKS_THRESHOLDS).mean(-1)  # (n, frames, K)
     labelled = joints[..., 2] > 0
 
-    # the sums of all joints of a part
-    passed_sum = {}
+    # sums over all joints of a part
+    total = {}
     count = {}
     for k, partner in enumerate(clips.skeleton.flip):
         part = clips.skeleton.joints[min(k, partner)].removeprefix("left_")
         own = labelled[..., k]
-        passed_sum[part] = passed_sum.get(part, 0) + share[..., k][own].sum()
+        total[part] = total.get(part, 0) + passed[..., k][own].sum()
         count[part] = count.get(part, 0) + own.sum()
-    return {part: float(100 * passed_sum[part] / count[part]) for part in count if count[part]}
+    return {part: float(100 * total[part] / count[part]) for part in count if count[part]}
 
 
-def percent(points):
-    """The AP of what `oks_accuracy` returns, 0 to 100."""
-    return 100 * float(np.nanmean(points))
+def own_ap(keypoints, evaluation):
+    """The AP that a real data set defines for itself, in percent: COCO's, or PoseTrack's Total.
 
-
-# ------------------------------------------------------------------------- sampling under a budget
-BAND = 0.9  # candidates cost at least this share of the budget
-
-
-def random_walk(space, archs, high, rng, price, band=BAND):
-    """Allocations on an endless random walk among total prices from band * high to high.
-
-    archs: where it sets out for the band, a list of architectures that cost at most `high`.
-
-    A decision is drawn as `Space.sample` draws it, whatever it was before. So within the band each
-    place is visited as often as `Space.sample` would give it (a Gibbs sampler that stays inside).
+    keypoints (N, frames, K, 3) are of all its clips. After a key frame, only the people in the
+    predicted frames of a clip count, in labels and in predictions.
     """
-    low = band * high
-    total = sum([price(arch) for arch in archs])
-    patience = 1000 * space.decisions() * len(archs)
-    for steps in itertools.count():
-        # draw a decision of a frame anew; or two or three, as then one can pay for another, and no
-        # corner of the band is cut off by an expensive decision that alone would lead out of it
-        moved = list(archs)
-        for _ in range(rng.randint(1, 3)):
-            t = rng.randrange(len(archs))
-            moved[t] = space.redraw(moved[t], rng)
-        # go there if it is in the band (eq. 3: at most C), or no further below that than here
-        moved_total = sum([price(arch) for arch in moved])
-        if min(low, total) <= moved_total <= high:
-            archs = moved
-            total = moved_total
-        # in a space of few architectures the band can be empty: then what is next to it will do,
-        # which is where the walk has arrived when it does not come any closer
-        if total >= low or steps > patience:
-            yield tuple(archs)
+    clips = evaluation.clips
+    # from the random order of the evaluation to the order of the clips
+    everything = np.zeros(clips.joints.shape)  # (N, F, K, 3)
+    everything[evaluation.indices, evaluation.first :] = keypoints
+    if isinstance(clips, CocoPeople):
+        return 100 * data.coco_ap(clips.annotations, data.coco_results(everything, clips))["AP"]
 
-
-def price_in_gflops(space, joints=17):
-    """The price that the paper's budgets are in: a function of an Arch."""
-
-    def gflops(arch):
-        return cost(arch, space.image_size, joints).gflops
-
-    return gflops
-
-
-def allocate(space, frames, budget, count, rng, price=None, band=BAND):
-    """`count` random tuples of `frames` architectures that together cost just below the budget.
-
-    They cost at least the share `band` of it (eq. 3). A random walk: some decisions are drawn anew;
-    the step is taken if the total price comes closer to that band, or stays in it. What it visits
-    there has the distribution of `Space.sample`, given the band. No accuracy is looked at on the
-    way, so this is random search as in Secs 3.4.1 and 3.4.3, not evolution. The band is ours: of
-    what is drawn blindly under a budget hardly anything lies near it, and the best one will.
-
-    price: Arch -> number, default GFLOPs, the paper's. No two are the same; they are fewer only if
-    there are hardly more. UserError if nothing is so cheap.
-    """
-    price = lru_cache(maxsize=2**16)(price or price_in_gflops(space))  # many are asked for again
-    smallest = cheapest(space, price)
-    least = price(smallest)
-    if budget < frames * least:
-        total = f"{frames} x the smallest architecture, {least:.4g}"
-        raise UserError(f"a budget of {budget:.4g} is below {total}: give more")
-    # where the budget is above everything, the band ends at the largest
-    largest = max([replace(space.largest(), fusion=each) for each in space.fusions], key=price)
-    high = min(budget, frames * price(largest))
-    walk = random_walk(space, [smallest] * frames, high, rng, price, band)
-
-    # burn-in: forget where the band was entered. Then places that are far apart are independent
-    apart = 5 * space.decisions() * frames
-    found = {}
-    for places, archs in enumerate(itertools.islice(walk, 20 * apart, None, apart)):
-        found[archs] = True  # a dict, because a set has no order
-        if len(found) == count or places > 20 * len(found) + 100:
-            return list(found)
-
-
-def cheapest(space, price):
-    """The smallest architecture, with its cheapest fusion."""
-    return min([replace(space.smallest(), fusion=each) for each in space.fusions], key=price)
-
-
-def sample(space, budget, count, rng, price=None, band=BAND):
-    """`count` random architectures that cost just below the budget: for a single frame."""
-    return [archs[0] for archs in allocate(space, 1, budget, count, rng, price, band)]
-
-
-def draw_candidates(
-    space, budget, count, seed, joints, frames=1, key_arch=None, shared=False, band=BAND
-):
-    """What a search looks at: a list of tuples of architectures, one for each of `frames` frames.
-
-    budget, in GFLOPs: of S, which is one architecture for all frames. Or, with the key frame's
-    key_arch, the *average* over key and non-key frames, as Table 1 gives it; then each non-key
-    frame has an architecture of its own, unless they are `shared` (Fig. 6b). band: see `allocate`.
-    """
-    gflops = price_in_gflops(space, joints)
-    rng = random.Random(f"{seed} candidates")
-    total = frames * budget
-    if key_arch:
-        # eq. (3): C is what the average leaves for the T non-key frames, shared or not
-        key = gflops(key_arch)
-        total = (frames + 1) * budget - key
-        least = frames * gflops(cheapest(space, gflops))
-        if total < least:
-            average = (key + least) / (frames + 1)
-            raise UserError(
-                f"a budget of {budget:.4g} GFLOPs on average is below {average:.4g}, what the key "
-                f"frame and {frames} of the smallest networks make: give more"
-            )
-    if shared or not key_arch:
-        archs = sample(space, total / frames, count, rng, gflops, band)
-        return [(arch,) * frames for arch in archs]
-    return allocate(space, frames, total, count, rng, gflops, band)
+    # leave key frames out, as frames without labels are. One image can be the key frame of one
+    # person's clip and a non-key frame of another's, so people are counted and not images
+    clips = copy.copy(clips)
+    clips.ids = clips.ids.copy()
+    clips.ids[:, : evaluation.first] = None
+    results = data.posetrack_results(everything, clips)
+    counted = {data.person_key(pose) for pose in results}
+    people = clips.annotations["annotations"]
+    people = [person for person in people if data.person_key(person) in counted]
+    return data.posetrack_ap({**clips.annotations, "annotations": people}, results)["Total"]
 
 
 # -------------------------------------------------------------------------------------- the search
 def rank_and_world():
-    """(number of this process, how many there are): torchrun starts several, `train` joins them."""
+    """(number of this process, number of processes); torchrun starts several for train.py."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def gather(value):
-    """The values that all processes give here, in their order."""
+    """The values of all processes, in their order."""
     values = [value] * rank_and_world()[1]
     if len(values) > 1:
         dist.all_gather_object(values, value)
@@ -363,10 +383,10 @@ def gather(value):
 
 
 def schedule(count, batches, plain):
-    """Rounds of a search: {batches that have been seen after it: candidates that go in}.
+    """Rounds of a search: {batches that have been seen after it: candidates that take part}.
 
-    plain: one round, every candidate is judged on everything, as in the paper (Secs 3.4.1, 3.4.3).
-    Otherwise (ours) successive halving, at 3/16 of that: four times the better half goes on.
+    plain: one round, in which every candidate sees everything, as in the paper (Secs 3.4.1, 3.4.3).
+    Otherwise (ours) successive halving, for 3/16 of that work: four times the better half goes on.
 
         candidates   all    1/2   1/4   1/8   1/16
         clips        1/16   1/8   1/4   1/2   all
@@ -375,7 +395,7 @@ def schedule(count, batches, plain):
         return {batches: count}
     rounds = {}
     for k in range(5):
-        # of fewer than 16 batches some rounds would show nothing new: the first of them stays
+        # with fewer than 16 batches some rounds would add no clips: the first of them stays
         seen = math.ceil(batches / 2 ** (4 - k))
         rounds.setdefault(seen, math.ceil(count / 2**k))
     return rounds
@@ -385,9 +405,9 @@ class Search:
     """A search under way.
 
     table has a row for each candidate, in the order in which they were drawn:
-        archs, gflops, params   what it is, and what all its frames together cost
+        archs, gflops, params   its architectures, and what they cost together
         passed, people          for each frame: the sum of `oks_accuracy`, and over how many people
-        ap_by_frame, ap         in percent, of the clips seen so far
+        ap_by_frame, ap         in percent, on the clips seen so far
         rounds                  `ap` after each round
     """
 
@@ -396,121 +416,96 @@ class Search:
         self.candidates = candidates
         self.validation = validation
         self.calibration = calibration
-        self.about = about  # what makes it this search, see `find`
+        self.about = about  # tells this search from others, see `find`
         self.path = path  # of the table
         self.measured = {}  # batch-norm statistics, for later rounds
         # go on from the table that an interrupted search left: all processes from the same one
         page = json.loads(path.read_text()) if path.is_file() else {}
-        self.table = [new_row(supernet, archs) for archs in candidates]
+        self.table = [self.new_row(archs) for archs in candidates]
         if about.items() <= page.items():
             self.table = page.get("candidates", self.table)
         self.table = gather(self.table)[0]
 
+    def new_row(self, archs):
+        """The row of a candidate before its first round."""
+        # eq. (3) bounds what all its frames cost together
+        size = self.supernet.space.image_size
+        costs = [vipnas.cost(arch, size, self.supernet.joints) for arch in archs]
+        total = sum(costs, start=Cost())
+        row = {"archs": [json.loads(arch.to_json()) for arch in archs]}
+        row |= {"gflops": total.gflops, "params": total.params}
+        return row | {"passed": 0, "people": 0, "rounds": []}
+
     def run(self, plain):
-        """Round by round: who is left looks at the clips that it has not seen yet."""
+        """Round by round, the remaining candidates run over the clips that they have not seen."""
         count = len(self.table)
-        going = list(range(count))
+        remaining = list(range(count))
         start = 0
         rounds = schedule(count, self.validation.number_of_batches, plain)
-        for number, (stop, left) in enumerate(rounds.items()):
-            # the better ones of the round before; of equals, who was drawn first
+        for number, (stop, places) in enumerate(rounds.items()):
+            # the best of the round before go on; of equals, those that were drawn first
             if number > 0:
-                scores = np.array([self.table[i]["rounds"][number - 1] for i in going])
-                order = np.argsort(-scores, kind="stable")
-                going = [going[k] for k in order[:left]]
-            # an interrupted search has judged some of them already
-            todo = [i for i in going if len(self.table[i]["rounds"]) == number]
-            self.judge_all(todo, start, stop)
+                remaining.sort(key=lambda i: self.table[i]["rounds"][number - 1], reverse=True)
+                remaining = remaining[:places]
+            # an interrupted search has evaluated some of them already
+            todo = [i for i in remaining if len(self.table[i]["rounds"]) == number]
+            self.evaluate_all(todo, start, stop)
             start = stop
             clips = len(self.validation.indices_of(0, stop))
             ap = self.table[best(self.table)]["ap"]
-            print(f"search: {left} of {count}, {clips} clips each, best {ap:.1f} AP", flush=True)
+            print(f"search: {places} of {count}, {clips} clips each, best {ap:.1f} AP", flush=True)
 
-    def judge_all(self, todo, start, stop):
-        """Judge candidates on the batches from start to stop."""
+    def evaluate_all(self, todo, start, stop):
+        """Evaluate candidates on the batches from start to stop, one in each process."""
         rank, world = rank_and_world()
         progress = data.Progress()
         for turn in range(0, len(todo), world):
-            progress.show(f"search: {turn} of {len(todo)} candidates are judged in this round")
-            # each process takes one; in the last turn there may be none left for some
+            progress.show(f"search: {turn} of {len(todo)} candidates evaluated in this round")
+            # in the last turn some processes may have none
             mine = todo[turn + rank : turn + rank + 1]
-            judged = [(i, self.judge(i, start, stop)) for i in mine]
-            for i, row in itertools.chain(*gather(judged)):
+            rows = [(i, self.evaluate(i, start, stop)) for i in mine]
+            for i, row in itertools.chain(*gather(rows)):
                 self.table[i] = row
-            # the table after every candidate, for who interrupts the search, or watches it
+            # the table is written after every turn, so that an interrupted search can go on
             if rank == 0:
                 page = self.about | {"best": best(self.table), "candidates": self.table}
                 data.write_json(page, self.path)
 
-    def judge(self, i, start, stop):
-        """The row of candidate i, after it has looked at the batches from start to stop too."""
-        val = self.validation
+    def evaluate(self, i, start, stop):
+        """The row of candidate i after a round: the batches from start to stop."""
         row = dict(self.table[i])
-        # its weights are slices of the super-network's, its batch-norm statistics its own
-        nets = extract_calibrated(
-            self.supernet, self.candidates[i], self.calibration, self.measured
-        )
-
-        # real data have an AP of their own: it has the last word, over all clips, as in `official`
-        real = isinstance(val.clips, (CocoPeople, PoseTrackClips))
-        final = real and stop == val.number_of_batches
-        if final:
-            start = 0
+        archs = self.candidates[i]
+        nets = extract_calibrated(self.supernet, archs, self.calibration, self.measured)
+        val = self.validation
+        if isinstance(val.clips, (CocoPeople, PoseTrackClips)) and stop == val.number_of_batches:
+            # the last round on real data: their own AP decides, on all clips, and peaks are read as
+            # in `official`. The accuracy by frame starts again, as these are other keypoints
+            keypoints = predict(nets, val, quarter=True)
             row.update(passed=0, people=0)
-        keypoints = predict(nets, val, quarter=final, start=start, stop=stop)
-        points = oks_accuracy(keypoints, val.clips, val.indices_of(start, stop), val.first)
-        total = row["passed"] + np.nansum(points, axis=0)  # (frames)
-        people = row["people"] + np.isfinite(points).sum(axis=0)  # (frames)
-        by_frame = 100 * total / np.maximum(people, 1)
-        row["passed"] = total.tolist()
-        row["people"] = people.tolist()
-        row["ap_by_frame"] = by_frame.round(2).tolist()
-        # the objective of eq. (3), a sum over the frames: here the mean over all people in them
-        row["ap"] = 100 * sum(row["passed"]) / max(sum(row["people"]), 1)
-        if final:
-            row["ap"] = float(np.nan_to_num(own_ap(keypoints, val)))  # nan: nobody is labelled
+            self.add_accuracy(row, keypoints, 0, stop)
+            row["ap"] = float(np.nan_to_num(own_ap(keypoints, val)))  # nan if nobody is labelled
+        else:
+            keypoints = predict(nets, val, start=start, stop=stop)
+            self.add_accuracy(row, keypoints, start, stop)
         row["rounds"] = [*row["rounds"], row["ap"]]
         return row
 
-
-def new_row(supernet, archs):
-    """The row of a candidate that has not looked at anything yet."""
-    # what all its frames cost together, which is what eq. (3) bounds
-    size = supernet.space.image_size
-    total = sum([cost(arch, size, supernet.joints) for arch in archs], Cost())
-    row = {"archs": [json.loads(arch.to_json()) for arch in archs]}
-    row.update(gflops=total.gflops, params=total.params)
-    row.update(passed=0, people=0, rounds=[])
-    return row
-
-
-def own_ap(keypoints, evaluation):
-    """The AP of the data set itself, in percent: COCO's, or PoseTrack's Total.
-
-    keypoints (N, frames, K, 3) of all its clips. Where only non-key frames were predicted, only
-    who is in a non-key frame of a clip counts, on both sides.
-    """
-    clips = evaluation.clips
-    # back from the random order into that of the clips
-    everything = np.zeros(clips.joints.shape)  # (N, F, K, 3)
-    everything[evaluation.indices, evaluation.first :] = keypoints
-    if isinstance(clips, CocoPeople):
-        return 100 * data.coco_ap(clips.annotations, data.coco_results(everything, clips))["AP"]
-
-    # people in images, as an image can be the key frame of one and a non-key frame of another
-    asked = set()
-    for sequence, ids in zip(clips.sequence.tolist(), clips.ids.tolist(), strict=True):
-        for image_id, track_id in ids[evaluation.first :]:
-            asked.add((sequence, image_id, track_id))
-    people = clips.annotations["annotations"]
-    people = [person for person in people if data.person_key(person) in asked]
-    results = data.posetrack_results(everything, clips)
-    results = [pose for pose in results if data.person_key(pose) in asked]
-    return data.posetrack_ap({**clips.annotations, "annotations": people}, results)["Total"]
+    def add_accuracy(self, row, keypoints, start, stop):
+        """Add keypoints (n, frames, K, 3) of the batches from start to stop to a row's AP."""
+        val = self.validation
+        accuracy = oks_accuracy(keypoints, val.clips, val.indices_of(start, stop), val.first)
+        passed = row["passed"] + np.nansum(accuracy, axis=0)  # (frames)
+        people = row["people"] + np.isfinite(accuracy).sum(axis=0)  # (frames)
+        by_frame = 100 * passed / np.maximum(people, 1)
+        row["passed"] = passed.tolist()
+        row["people"] = people.tolist()
+        row["ap_by_frame"] = by_frame.round(2).tolist()
+        # the objective of eq. (3) is a sum over the frames: here the mean over all people in them
+        row["ap"] = 100 * sum(row["passed"]) / max(sum(row["people"]), 1)
 
 
 def best(table):
-    """The index of the best one of the rows that have seen most."""
+    """The index of the best of the candidates that have seen most clips."""
     # an AP on few clips may be higher by chance
     most = max(len(row["rounds"]) for row in table)
     scores = [row["ap"] if len(row["rounds"]) == most else -math.inf for row in table]
@@ -531,76 +526,70 @@ def find(
     band=BAND,
     name="search",
 ):
-    """The search (Secs 3.4.1, 3.4.3): draw `count` candidates, judge them, keep the best one.
+    """The search (Secs 3.4.1, 3.4.3): draw `count` candidates, evaluate them, keep the best one.
 
     budget, key_arch, shared, band: see `draw_candidates`; plain: see `schedule`. Returns
-    (architectures of the best candidate, table). The table is also kept in OUT/NAME.json, written
-    after every candidate; a search that was interrupted goes on from there. OUT/NAME.png is a
-    picture of it.
+    (architectures of the best candidate, table). The table is also in OUT/NAME.json; an interrupted
+    search goes on from there. OUT/NAME.png is a picture of it.
     """
+    space = supernet.space
+    joints = supernet.joints
     frames = validation.frames
-    how = (frames, key_arch, shared, band)
-    candidates = draw_candidates(supernet.space, budget, count, seed, supernet.joints, *how)
-    # what makes it this search: a table of another one is not continued
+    candidates = draw_candidates(space, budget, count, seed, joints, frames, key_arch, shared, band)
+    # a table is continued only by the search that began it: all of these are the same
     about = {"budget": budget, "frames": frames, "candidates_wanted": count, "seed": seed}
+    about |= {"shared": shared, "band": band, "plain": plain}
     about["key"] = key_arch and json.loads(key_arch.to_json())
-    about["shared"] = shared
-    about["band"] = band
-    about["plain"] = plain
     about["clips"] = [validation.clips.name, len(validation.indices)]
-    weights = sum([p.double().sum().item() for p in supernet.parameters()])
-    about["weights"] = round(weights, 6)
+    about["weights"] = round(sum([p.double().sum().item() for p in supernet.parameters()]), 6)
     path = Path(out, f"{name}.json")
-    search = Search(supernet, candidates, validation, calibration, about, path)
-    search.run(plain)
+    running = Search(supernet, candidates, validation, calibration, about, path)
+    running.run(plain)
     if rank_and_world()[0] == 0:
-        data.save_image(plot(search.table), path.with_suffix(".png"))
-    return candidates[best(search.table)], search.table
+        data.save_image(plot(running.table), path.with_suffix(".png"))
+    return candidates[best(running.table)], running.table
 
 
 def plot(table):
-    """Picture of a search: a dot for each candidate, dark if it saw everything, red if it won."""
+    """Picture of a search: a dot for each candidate, dark for finalists, a red one for the best."""
     prices = np.array([row["gflops"] for row in table])
     scores = np.array([row["ap"] for row in table])
     rounds = np.array([len(row["rounds"]) for row in table])
+    won = best(table)
     image = Image.new("RGB", (720, 480), "white")
     pen = ImageDraw.Draw(image)
     pen.font = ImageFont.load_default(14)
-
-    # six ticks along each axis, and the pixels where they are
-    columns = np.linspace(70, 690, 6)
-    lines = np.linspace(430, 50, 6)
-    gflops = np.linspace(0.99 * prices.min(), 1.01 * prices.max(), 6)
-    ap = np.linspace(scores.min() - 1, scores.max() + 1, 6)
-    for i in range(6):
-        pen.line([70, lines[i], 690, lines[i]], "lightgrey")
-        pen.text((62, lines[i]), f"{ap[i]:.1f}", "black", anchor="rm")
-        pen.text((columns[i], 438), f"{gflops[i]:.4g}", "black", anchor="ma")
     pen.text((8, 24), "AP on the clips that a candidate has seen", "black")
+    pen.text((690, 24), f"found: {scores[won]:.1f} AP at {prices[won]:.4g}", "crimson", anchor="ra")
     pen.text((380, 458), "GFLOPs of all its frames", "black", anchor="ma")
 
-    # finalists last, on top; then the best one
-    x = np.interp(prices, gflops, columns)
-    y = np.interp(scores, ap, lines)
+    # six ticks along each axis: their values, and their places in the picture
+    gflops = np.linspace(0.99 * prices.min(), 1.01 * prices.max(), 6)
+    ap = np.linspace(scores.min() - 1, scores.max() + 1, 6)
+    x = np.linspace(70, 690, 6)
+    y = np.linspace(430, 50, 6)
+    for i in range(6):
+        pen.line([70, y[i], 690, y[i]], "lightgrey")
+        pen.text((62, y[i]), f"{ap[i]:.1f}", "black", anchor="rm")
+        pen.text((x[i], 438), f"{gflops[i]:.4g}", "black", anchor="ma")
+
+    # the candidates, finalists on top
+    places = np.stack([np.interp(prices, gflops, x), np.interp(scores, ap, y)], axis=1).tolist()
     for i in np.argsort(rounds, kind="stable"):
-        colour = "royalblue" if rounds[i] == rounds.max() else "lightsteelblue"
-        pen.circle((x[i], y[i]), 4, colour)
-    won = best(table)
-    pen.circle((x[won], y[won]), 7, "crimson")
-    text = f"found: {scores[won]:.1f} AP at {prices[won]:.4g}"
-    pen.text((690, 24), text, "crimson", anchor="ra")
+        pen.circle(places[i], 4, "royalblue" if rounds[i] == rounds.max() else "lightsteelblue")
+    pen.circle(places[won], 7, "crimson")
     return image
 
 
-# -------------------------------------------------------------------------------- official numbers
+# ------------------------------------------------------------------------- official numbers, costs
 def official(nets, clips, device, out):
     """The official numbers of finished networks on COCO or PoseTrack18 val, in percent.
 
-    COCO with the flip test, PoseTrack18 in one pass a frame, as the video estimator works; both
-    with SBL's quarter offset. Prints them and returns {column: number}. Writes the official list
-    OUT/results.json, and for PoseTrack18 OUT/posetrack/SEQUENCE.json, which poseval reads.
+    COCO with the flip test; PoseTrack18 in one pass for each frame, as the video estimator works;
+    both with SBL's quarter offset. Prints them and returns {column: number}. Writes the official
+    list OUT/results.json, and for PoseTrack18 OUT/posetrack/SEQUENCE.json, which poseval reads.
     """
-    # all clips in their order; not kept in memory, as they are looked at once
+    # all clips in their order; not kept in memory, as they are used once
     coco = isinstance(clips, CocoPeople)
     evaluation = EvaluationSet(clips, device, keep=False)
     keypoints = predict(nets, evaluation, flip=coco, quarter=True)
@@ -619,7 +608,7 @@ def official(nets, clips, device, out):
     data.write_json(results, Path(out, "results.json"))
     print(f"{clips.name}, official evaluation of {len(results)} poses (results.json in {out})")
     if not clips.annotations["annotations"]:
-        print("who is in it is not told: hand results.json in to COCO's evaluation server")
+        print("its annotations are not public: upload results.json to COCO's evaluation server")
         return {}
     print("".join(f"{name:>7}" for name in table))
     print("".join(f"{value:7.1f}" for value in table.values()))
@@ -627,27 +616,24 @@ def official(nets, clips, device, out):
 
 
 def check_joints(clips, about, path):
-    """Give `clips` the heatmap cells of the network in `path`; UserError for other joints."""
+    """UserError if the network in `path` predicts other joints than the clips have."""
     if list(clips.skeleton.joints) != list(about["joints"]):
-        how = "fine-tune it there first (train.py --stage s --arch FILE --init CKPT)"
-        raise UserError(f"{path} predicts other joints than {clips.name} has: {how}")
-    clips.cell = about.get("cell", CELL)
+        remedy = "fine-tune it there first (train.py --stage s --arch FILE --init CKPT)"
+        raise UserError(f"{path} predicts other joints than {clips.name} has: {remedy}")
 
 
 def frame_costs(nets, about):
-    """What the finished networks of successive frames cost: {"params", "gflops", "ms", "fps"}, each
-    a list with the frames' numbers and, last, those of the average frame.
+    """What the finished networks of successive frames cost: {"params", "gflops", "ms", "fps"}.
 
-    The average counts key and non-key frames alike, as in Tables 1 to 4 and Figs 1 and 4. The speed
-    is that of one deployed network on one CPU thread.
+    Each is a list: the number of every frame and, last, of the average frame. The average counts
+    key and non-key frames alike, as in Tables 1 to 4 and Figs 1 and 4. The speed is that of one
+    deployed network on one CPU thread.
     """
     size = tuple(about["size"])
-    prices = [cost(net.arch, size, net.joints) for net in nets]
-    costs = {
-        "params": [price.params for price in prices],
-        "gflops": [price.gflops for price in prices],
-        "ms": vipnas.frame_times(nets),
-    }
+    prices = [vipnas.cost(net.arch, size, net.joints) for net in nets]
+    costs = {"params": [price.params for price in prices]}
+    costs["gflops"] = [price.gflops for price in prices]
+    costs["ms"] = vipnas.frame_times(nets)
     for values in costs.values():
         values.append(float(np.mean(values)))
     costs["fps"] = [1000 / ms for ms in costs["ms"]]
@@ -685,12 +671,10 @@ class Parser(argparse.ArgumentParser):
 
 def read_number(text, kind, zero=False):
     """The finite number above zero, or `zero`, that an option gives; kind: int or float."""
-    try:
+    with contextlib.suppress(ValueError):
         number = kind(text)
-    except ValueError:
-        number = math.nan
-    if 0 < number < math.inf or (zero and number == 0):
-        return number
+        if 0 < number < math.inf or (zero and number == 0):
+            return number
     what = "whole number" if kind is int else "number"
     raise argparse.ArgumentTypeError(f"{text} is no {what} above zero")
 
@@ -702,133 +686,135 @@ non_negative = partial(read_number, kind=float, zero=True)
 non_negative_int = partial(read_number, kind=int, zero=True)
 
 
-def open_clips(kind, root, split, frames, about, path, count=None, boxes=None):
-    """Clips as the network in `path` sees them; UserError if it predicts other joints."""
+def check_options(options, kind, stage=None):
+    """UserError for useless options. kind: of the data; stage: of the super-network to search."""
+    belongs_to = {
+        "a search (--gflops)": (stage, "plain candidates seed"),
+        "a search for T-ViPNAS": (stage == "t", "frames shared"),
+        "the official numbers of a finished network": (options.data == kind, "data"),
+        "real data": (kind != "synthetic", "root"),
+        "--data coco": (options.data == "coco" and not stage, "boxes"),
+        "--boxes, detected people": (options.boxes, "split"),
+    }
+    for place, (is_here, names) in belongs_to.items():
+        for name in names.split():
+            if getattr(options, name) and not is_here:
+                raise UserError(f"--{name} belongs to {place}")
+
+
+def open_clips(kind, root, split, frames, about, path, **more):
+    """Clips as the network in `path` sees them. UserError if it predicts other joints."""
     size = tuple(about["size"])
-    cell = about.get("cell", data.CELL)
-    clips = data.open_clips(kind, root, split, frames, size, count, boxes, cell)
+    clips = data.open_clips(kind, root, split, frames, size, cell=about["cell"], **more)
     check_joints(clips, about, path)
     return clips
 
 
-def check_options(options, contents):
-    """UserError for options that do not go together, or not with what the checkpoint holds."""
-    if contents.get("kind") == "supernet":
-        what = f"{options.checkpoint} is a super-network of stage {contents['stage']}"
-        needed = ["gflops"]
-        useless = ["boxes", "split"]
-        if options.data != contents["config"]["data"]:
-            useless.append("data")
-        if contents["stage"] == "s":
-            useless += ["frames", "shared"]
-        if contents["config"]["data"] == "synthetic":
-            useless += ["root"]
-    else:
-        what = f"{options.checkpoint} is a finished network"
-        needed = ["data", "root"]
-        useless = ["gflops", "frames", "shared", "plain", "candidates", "seed"]
-    for name in useless:
-        if getattr(options, name):
-            raise UserError(f"{what}: leave out --{name}")
-    for name in needed:
-        if getattr(options, name) is None:
-            raise UserError(f"{what}: give --{name}")
-    if options.boxes and options.data != "coco":
-        raise UserError("--boxes, a file of detected people, belongs to --data coco")
-    if options.split and not options.boxes:
-        raise UserError(f"--split {options.split} has no annotated boxes: give --data coco --boxes")
-    for name in ("gflops", "frames", "candidates"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"--{name} must be a number above zero")
-
-
-def judge_finished(options, device):
+def evaluate_finished(options, device):
     """Official numbers of a finished S- or T-ViPNAS, or of a published network."""
+    kind = options.data
     path = Path(options.checkpoint)
+    check_options(options, kind)
+    if not options.root:
+        raise UserError(f"give --root, the folder of --data {kind}")
     nets, about = vipnas.load_networks(path)
-    if options.data == "coco" and len(nets) > 1:
+    if kind == "coco" and len(nets) > 1:
         raise UserError("COCO has no videos: name the key frame's network, vipnas_s.pt")
     split = options.split or "test"
-    where = (options.data, options.root, split, len(nets), tuple(about["size"]))
-    clips = data.open_clips(*where, boxes=options.boxes)
-    check_joints(clips, about, path)
+    clips = open_clips(kind, options.root, split, len(nets), about, path, boxes=options.boxes)
     show_frames(nets, about)
     nets = [net.to(device, memory_format=torch.channels_last) for net in nets]
-    official(nets, clips, device, options.out or path.with_name(f"official_{options.data}"))
+    official(nets, clips, device, options.out or path.with_name(f"official_{kind}"))
 
 
-def open_split(split, options, contents, frames):
-    """The clips of a split that belong to a run's checkpoint."""
+def open_sets(options, contents, frames, key_net, device):
+    """[calibration set, validation set] of the run that trained a super-network."""
     config = contents["config"]
+    root = options.root or config["root"]
+    count = config["clips"]
     about = contents["about"]
-    where = (config["data"], options.root or config["root"], split)
-    clips = data.open_clips(*where, frames, tuple(about["size"]), config["clips"])
-    check_joints(clips, about, options.checkpoint)
-    return clips
+    sets = []
+    for split, choose in {"train": calibration_set, "val": validation_set}.items():
+        path = options.checkpoint
+        clips = open_clips(config["data"], root, split, frames, about, path, count=count)
+        sets.append(choose(clips, device, options.seed, key_net))
+    return sets
 
 
 def search_again(options, device):
     """Another search in a trained super-network: another budget, T (Table 4), shared (Fig. 6b)."""
-    supernet, key_net, contents = vipnas.load_supernet(options.checkpoint)
+    path = Path(options.checkpoint)
+    supernet, key_net, contents = vipnas.load_supernet(path)
     config = contents["config"]
-    nets = [key_net] if key_net else []
-    key_arch = key_net.arch if key_net else None
+    check_options(options, config["data"], contents["stage"])
     frames = (options.frames or config["frames"]) if key_net else 1
+    nets = [key_net] if key_net else []
     for net in (supernet, *nets):
         net.to(device, memory_format=torch.channels_last)
+    key_arch = key_net and key_net.arch
+    # a budget that is too small is an error here, before any picture is read
+    draw_candidates(
+        supernet.space,
+        budget=options.gflops,
+        count=1,
+        seed=options.seed,
+        joints=supernet.joints,
+        frames=frames,
+        key_arch=key_arch,
+        shared=options.shared,
+    )
+    every_frame = len(nets) + frames
+    calibration, validation = open_sets(options, contents, every_frame, key_net, device)
 
-    # an impossible budget is said before any picture is read
-    how = (options.seed, supernet.joints, frames, key_arch, options.shared)
-    draw_candidates(supernet.space, options.gflops, 1, *how)
-    train = open_split("train", options, contents, len(nets) + frames)
-    val = open_split("val", options, contents, len(nets) + frames)
-    calibration = calibration_set(train, device, options.seed, key_net)
-    validation = validation_set(val, device, options.seed, key_net)
-
-    # the search, and what it found
     name = f"search_{options.gflops:g}_{frames}" + ("_shared" if options.shared else "")
-    out = Path(options.out or Path(options.checkpoint).with_name(name))
-    count = options.candidates or config["candidates"]
-    where = (validation, calibration, out, options.seed)
-    how = (key_arch, options.shared, options.plain)
+    out = Path(options.out or path.with_name(name))
     out.mkdir(parents=True, exist_ok=True)
-    name = f"vipnas_{contents['stage']}.pt"
     with data.locked(out):
-        archs, table = find(supernet, options.gflops, count, *where, *how)
+        archs, table = find(
+            supernet,
+            budget=options.gflops,
+            count=options.candidates or config["candidates"],
+            calibration=calibration,
+            validation=validation,
+            out=out,
+            seed=options.seed,
+            key_arch=key_arch,
+            shared=options.shared,
+            plain=options.plain,
+            band=BAND,
+        )
         nets += extract_calibrated(supernet, archs, calibration)
-        vipnas.save_finished(out / name, nets, contents["about"])
+        vipnas.save_finished(out / f"vipnas_{contents['stage']}.pt", nets, contents["about"])
         vipnas.write_archs(list(archs), out / "arch.json")
     show_frames(nets, contents["about"])
-    ap = table[best(table)]["ap"]
-    print(f"val AP {ap:.1f}; wrote {name}, arch.json, search.json and search.png to {out}")
+    print(f"val AP {table[best(table)]['ap']:.1f}; networks, arch.json and search.* are in {out}")
 
 
 def main(arguments=None):
-    """Search a trained super-network again, without training; or judge finished networks."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    """Search a trained super-network again, without training; or evaluate finished networks."""
+    parser = Parser(description=main.__doc__)
     add = parser.add_argument
     add("--checkpoint", required=True, help="supernet.pt to search in, or a finished network")
-    add("--gflops", type=float, help="search: budget of S, or the average over all frames")
-    add("--frames", type=int, help="search: T, non-key frames after a key frame (as in the run)")
+    add("--gflops", type=positive_number, help="search: budget of S, or average over all frames")
+    add("--frames", type=positive_int, help="search: T, non-key frames (as in the run)")
     add("--shared", action="store_true", help="search: one architecture for all non-key frames")
     add("--plain", action="store_true", help="search: every candidate on all of val (the paper)")
-    add("--candidates", type=int, help="search: how many (as in the run)")
+    add("--candidates", type=positive_int, help="search: how many (as in the run)")
     add("--seed", type=int, default=0, help="search: of candidates and clips (default: 0)")
-    add("--data", choices=("coco", "posetrack"), help="finished network: what to judge it on")
+    add("--data", choices=("coco", "posetrack"), help="finished network: what to evaluate it on")
     add("--root", help="folder of the real data (search: where the run had it)")
     add("--boxes", help="finished network, coco: JSON file of detected people")
     add("--split", choices=["test-dev2017"], help="coco: results for the evaluation server")
     add("--out", help="folder for the result (default: beside the checkpoint)")
-    options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        contents = vipnas.read_checkpoint(options.checkpoint)
-        check_options(options, contents)
-        if contents.get("kind") == "supernet":
+        options = parser.parse_args(arguments)
+        if options.gflops:
             search_again(options, device)
+        elif options.data:
+            evaluate_finished(options, device)
         else:
-            judge_finished(options, device)
+            raise UserError("give --gflops to search, or --data to evaluate a finished network")
     except (UserError, OSError) as error:
         sys.exit(f"search: {error}")
 

@@ -208,6 +208,12 @@ def test_fusion_is_the_papers_figure_at_any_width(operation, channels):
     close(fusion(features, heatmaps, operation), expected)
 
 
+def test_an_operation_that_fusion_does_not_know_is_an_error():
+    fuse = TemporalFusion(17, 8, operations=("gate",))
+    inputs = (torch.zeros(1, 8, 4, 4), torch.zeros(1, 17, 4, 4), "gate")
+    one_sentence("how to compute 'gate'", fuse, *inputs, error=ValueError)
+
+
 def test_what_a_layer_cannot_give_is_refused():
     deconv = ElasticConvTranspose2d(160, 256, 4, groups=32)
     one_sentence("cannot give", deconv.slice, 160, 256, 4, 2, error=ValueError)
@@ -215,6 +221,68 @@ def test_what_a_layer_cannot_give_is_refused():
     conv = ElasticConv2d(16, 16, kernel=5)
     one_sentence("cannot give", conv.slice, 16, 32, 5, 1, error=ValueError)
     one_sentence("no kernel", conv.slice, 16, 16, 4, 1, error=ValueError)
+
+
+def moving_windows(steps):
+    """Matrices (1, F, 2, 3): the window of frame t lies steps[t] image pixels to the right."""
+    matrices = torch.eye(2, 3, dtype=torch.float64).repeat(1, len(steps), 1, 1)
+    matrices[0, :, 0, 2] = -torch.tensor(steps, dtype=torch.float64)
+    return matrices
+
+
+def propagate_a_peak(cut=False):
+    """A chain of networks that only repeat what they get -> (the key frame's heatmaps, theirs)."""
+    heatmaps = torch.zeros(1, 17, 32, 24)
+    heatmaps[:, :, 10, 12] = 1
+    heatmaps.requires_grad_()
+
+    def repeat(images, arch, propagated):
+        return propagated
+
+    matrices = moving_windows([0, 8, 12, 12])
+    key_frame = fusion.Frame(heatmaps, matrices[:, 0])
+    images = torch.zeros(1, 3, 3, 128, 96)
+    nets = [repeat] * 3
+    return heatmaps, fusion.propagate(nets, images, matrices[:, 1:], key_frame, data.CELL, cut=cut)
+
+
+def test_propagated_heatmaps_move_with_the_windows():
+    _, propagated = propagate_a_peak()
+    columns = [propagated[0, t, 0].argmax().item() % 24 for t in range(3)]
+    assert columns == [10, 9, 9]  # a cell is 4 pixels
+    close(propagated.amax((2, 3, 4)), torch.ones(1, 3))
+
+
+def test_gradients_flow_back_along_a_chain_unless_it_is_cut():
+    heatmaps, propagated = propagate_a_peak()
+    propagated[0, 2, 3, 10, 9].backward()
+    assert heatmaps.grad.nonzero().tolist() == [[0, 3, 10, 12]]
+    _, cut = propagate_a_peak(cut=True)
+    assert torch.equal(cut, propagated) and not cut.requires_grad
+
+
+def test_a_chain_is_equation_2():
+    space = TINY.within(TINY.largest())
+    supernet = disturb(PoseNet(space).eval(), 0.1)
+    archs = [space.smallest(), space.largest()]
+    s = PoseNet(TINY.smallest()).eval()
+    t1 = supernet.extract(archs[0])
+    t2 = supernet.extract(archs[1])
+    images = torch.randn(1, 3, 3, 128, 96)
+    windows = moving_windows([0, 5, 7])
+
+    h0 = s(images[:, 0])
+    warped = fusion.warp_heatmaps(h0, windows[:, 0], windows[:, 1], data.CELL)
+    h1 = t1(images[:, 1], heatmaps=warped)
+    warped = fusion.warp_heatmaps(h1, windows[:, 1], windows[:, 2], data.CELL)
+    h2 = t2(images[:, 2], heatmaps=warped)
+
+    chain = fusion.propagate([s, t1, t2], images, windows, None, data.CELL)
+    close(chain, torch.stack([h0, h1, h2], dim=1))
+    key_frame = fusion.Frame(h0, windows[:, 0])
+    nets = [supernet] * 2
+    chain = fusion.propagate(nets, images[:, 1:], windows[:, 1:], key_frame, data.CELL, archs)
+    close(chain, torch.stack([h1, h2], dim=1))
 
 
 # ------------------------------------------------------------------ data.py: whole files, skeletons
@@ -1255,13 +1323,17 @@ def test_torchscript_gives_the_same_at_any_size(name, monkeypatch):
     assert_same_outputs(deployed, net, 1e-3)
 
 
-@pytest.mark.parametrize("name", ["s_vipnas_resnet50", "s_vipnas_mobilenetv3", "hrnet_w32", "tiny"])
-def test_openvino_gives_the_same_at_any_size(name):
+# of a random ResNet eager PyTorch itself is 2e-4 off the outputs in float64
+FOR_OPENVINO = [("s_vipnas_mobilenetv3", 1e-4), ("hrnet_w32", 1e-4), ("tiny", 1e-4)]
+
+
+@pytest.mark.parametrize("name, tolerance", [*FOR_OPENVINO, ("s_vipnas_resnet50", 5e-4)])
+def test_openvino_gives_the_same_at_any_size(name, tolerance):
     pytest.importorskip("openvino")
     net = settled(ARCHS[name] if name.startswith("s_") else inner_arch(name))
     deployed = vipnas.deploy(net)
     assert "OpenVINO" in deployed.runtime
-    assert_same_outputs(deployed, net, 1e-4)
+    assert_same_outputs(deployed, net, tolerance)
 
 
 def test_a_super_network_is_not_deployed():
@@ -1923,58 +1995,93 @@ def test_posetrack_results_are_those_of_labelled_frames():
     assert results[1]["scores"] == [3] * 17
 
 
-# ---------------------------------------------------------------------- search.py: running networks
+# ------------------------------------------------------------------------------ search.py: sampling
 def total_gflops(archs, space):
     return sum(cost(arch, space.image_size).gflops for arch in archs)
 
 
-def moving_windows(steps):
-    """Matrices (1, F, 2, 3): the window of frame t lies steps[t] image pixels to the right."""
-    matrices = torch.eye(2, 3, dtype=torch.float64).repeat(1, len(steps), 1, 1)
-    matrices[0, :, 0, 2] = -torch.tensor(steps, dtype=torch.float64)
-    return matrices
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("frames", [1, 3])
+def test_candidates_lie_in_the_band_below_the_budget(name, frames):
+    space = SPACES[name]
+    if frames > 1:
+        space = space.within(space.sample(random.Random(0)))
+    ends = [space.smallest(), space.largest(), space.smallest()]
+    budget = frames * total_gflops(ends, space) / 3
+    for band in (0.9, 0.98):
+        found = search.allocate(space, frames, budget, 6, random.Random(0), band=band)
+        assert len(set(found)) == 6
+        for archs in found:
+            assert len(archs) == frames and all(arch in space for arch in archs)
+            assert band * budget <= total_gflops(archs, space) <= budget
 
 
-def test_heatmaps_and_their_gradients_move_with_the_windows_along_a_chain():
-    heatmaps = torch.zeros(1, 17, 32, 24)
-    heatmaps[:, :, 10, 12] = 1  # in the key frame
-    heatmaps.requires_grad_()
-
-    def hand_on(images, arch, heatmaps):
-        return heatmaps
-
-    images = torch.zeros(1, 4, 3, 128, 96)
-    matrices = moving_windows([0, 8, 12, 12])
-    key_frame = fusion.Frame(heatmaps, matrices[:, 0])
-    inputs = (images[:, 1:], matrices[:, 1:], key_frame, data.CELL)
-    found = fusion.propagate([hand_on] * 3, *inputs)
-    assert [found[0, t, 0].argmax().item() % 24 for t in range(3)] == [10, 9, 9]
-    close(found.amax((2, 3, 4)), torch.ones(1, 3))
-    found[0, 2, 3, 10, 9].backward()
-    assert heatmaps.grad.nonzero().tolist() == [[0, 3, 10, 12]]
-    cut = fusion.propagate([hand_on] * 3, *inputs, cut=True)
-    assert torch.equal(cut, found) and not cut.requires_grad
+def small_space():
+    """A few hundred architectures, not equally likely: most widths have two group numbers."""
+    first, second, *_ = TINY.stages
+    line = replace(second.branches[0], groups=(32, 48, 64, 96, 144), most_per_group=2)
+    fixed = Space.of(TINY.smallest()).stages
+    return replace(TINY, stages=(first, second._replace(branches=(line,)), *fixed[2:]))
 
 
-def test_a_chain_is_equation_2():
-    space = TINY.within(TINY.largest())
-    supernet = disturb(PoseNet(space).eval(), 0.1)
-    archs = [space.smallest(), space.largest()]
-    nets = [PoseNet(TINY.smallest()).eval(), *map(supernet.extract, archs)]
-    images = torch.randn(1, 3, 3, 128, 96)
-    matrices = moving_windows([0, 5, 7])
-    key = nets[0](images[:, 0])
-    warped = fusion.warp_heatmaps(key, matrices[:, 0], matrices[:, 1], data.CELL)
-    first = nets[1](images[:, 1], None, warped)
-    warped = fusion.warp_heatmaps(first, matrices[:, 1], matrices[:, 2], data.CELL)
-    second = nets[2](images[:, 2], None, warped)
-    chain = torch.stack([key, first, second], dim=1)
-    close(fusion.propagate(nets, images, matrices, None, data.CELL), chain)
-    key_frame = fusion.Frame(key, matrices[:, 0])
-    inputs = (images[:, 1:], matrices[:, 1:], key_frame, data.CELL)
-    close(fusion.propagate([supernet] * 2, *inputs, archs), chain[:, 1:])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_candidates_are_distributed_as_samples_in_the_band(frames):
+    space = small_space()
+    budget = total_gflops([space.sample(random.Random(0))] * frames, space)
+    rng = random.Random(0)
+    # the first frame's architecture, in blind samples that lie in the band and in the walk
+    blind = [[space.sample(rng) for _ in range(frames)] for _ in range(24_000 // frames)]
+    inside = [a[0] for a in blind if 0.9 * budget <= total_gflops(a, space) <= budget]
+    price = search.price_in_gflops(space)
+    walk = search.random_walk(space, [space.smallest()] * frames, budget, rng, price)
+    apart = 5 * space.decisions() * frames
+    walked = [archs[0] for archs in itertools.islice(walk, 0, 2400 // frames * apart, apart)]
+    counts = [(inside.count(arch), walked.count(arch)) for arch in set(inside + walked)]
+    often = [pair for pair in counts if sum(pair) > 20]
+    assert len(often) > 20
+    assert chi2_contingency(often).pvalue > 0.001
 
 
+def count_blocks(arch):
+    return sum(stage.depth for stage in arch.stages)
+
+
+def test_any_function_is_a_price_and_a_budget_may_be_above_everything():
+    most = 2 * count_blocks(TINY.largest())
+    for archs in search.allocate(TINY, 2, 99, 5, random.Random(0), count_blocks):
+        assert 0.9 * most <= sum(map(count_blocks, archs)) <= most
+
+
+def test_where_nothing_lies_in_the_band_the_closest_is_drawn():
+    space = Space.of(TINY.smallest())
+    first = space.stages[0]._replace(depth=(1, 2))  # in all 4 or 5 blocks
+    space = replace(space, stages=(first, *space.stages[1:]))
+    assert search.sample(space, 4.9, 3, random.Random(0), count_blocks) == [space.smallest()]
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_the_papers_budgets_for_s_act(name):
+    budget = train.BUDGETS[name]["s"]
+    candidates = search.draw_candidates(SPACES[name], budget, 6, 0, 17)
+    assert len(set(candidates)) == 6
+    for archs in candidates:
+        assert 0.9 * budget <= total_gflops(archs, SPACES[name]) <= budget
+
+
+T_BUDGETS = [(0.8, 3), (0.93, 3), (1.07, 3), (1.2, 3), (1.0, 2), (1.0, 4)]  # Fig. 6, Table 4
+
+
+@pytest.mark.parametrize("budget, frames", T_BUDGETS)
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_papers_budgets_for_t_act_and_count_the_key_frame(budget, frames, shared):
+    space = SPACES["resnet50"].within(RESNET)
+    left = (frames + 1) * budget - total_gflops([RESNET], space)  # eq. (3)
+    for archs in search.draw_candidates(space, budget, 6, 0, 17, frames, RESNET, shared):
+        assert 0.9 * left <= total_gflops(archs, space) <= left
+        assert (len(set(archs)) == 1) == shared
+
+
+# ---------------------------------------------------------------------- search.py: running networks
 def test_calibration_and_validation_clips_are_random_ones_from_everywhere(people):
     clips = data.SyntheticClips("train", 150, 2, workers=1)
     indices = search.calibration_set(clips, CPU, 0, PoseNet(TINY.smallest()).eval()).indices
@@ -1984,7 +2091,7 @@ def test_calibration_and_validation_clips_are_random_ones_from_everywhere(people
     assert sorted(val.indices) == list(range(24)) != val.indices and val.number_of_batches >= 16
 
 
-def test_statistics_of_a_finished_network_are_the_mean_over_the_batches_measured_once(people):
+def test_statistics_are_the_mean_over_the_batches_and_found_once(people):
     clips = search.EvaluationSet(people, CPU, batch_size=8)
     measured = {}
     for calibration in (clips, None):
@@ -2002,16 +2109,16 @@ def test_keypoints_are_found_through_the_window_of_each_frame_and_in_the_order_a
     clips.boxes = clips.boxes + [[[0, 0, 0, 0], [9, 3, 0, 0], [9, 9, 20, 9], [-5, 0, 9, 0]]]
     order = [2, 0, 1]
     heatmaps, _ = data.targets(clips.batch(order).joints, clips.size)  # (3, 4, 17, 32, 24)
-    in_order = iter(range(4))
+    frames = iter(range(4))
 
     def perfect(*inputs):
-        return heatmaps[:, next(in_order)]
+        return heatmaps[:, next(frames)]
 
     evaluation = search.EvaluationSet(clips, CPU, order, key_net=perfect)
     found = search.predict([perfect] * 3, evaluation)
     assert np.median(np.abs(found - clips.joints[order, 1:])[..., :2]) < 0.2
-    points = search.oks_accuracy(found, clips, order, evaluation.first)
-    assert points.shape == (3, 3) and search.percent(points) > 60
+    accuracy = search.oks_accuracy(found, clips, order, evaluation.first)
+    assert accuracy.shape == (3, 3) and search.percent(accuracy) > 60
 
 
 def test_the_flip_test_averages_with_the_mirrored_image():
@@ -2024,106 +2131,6 @@ def test_the_flip_test_averages_with_the_mirrored_image():
     assert np.abs(found[:, 0] - expected).max() < 1e-3
 
 
-# ------------------------------------------------------------------------------ search.py: sampling
-@pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize("frames", [1, 3])
-def test_candidates_lie_in_the_band_below_the_budget(name, frames):
-    space = SPACES[name]
-    if frames > 1:
-        space = space.within(space.sample(random.Random(0)))
-    ends = [space.smallest(), space.largest(), space.smallest()]
-    budget = frames * total_gflops(ends, space) / 3
-    found = search.allocate(space, frames, budget, 6, random.Random(0))
-    assert len(set(found)) == 6
-    for archs in found:
-        assert len(archs) == frames and all(arch in space for arch in archs)
-        assert 0.9 * budget <= total_gflops(archs, space) <= budget
-    for archs in search.allocate(space, frames, budget, 3, random.Random(0), band=0.98):
-        assert 0.98 * budget <= total_gflops(archs, space) <= budget
-
-
-def small_space():
-    """A few hundred architectures, not equally likely: most widths have two group numbers."""
-    first, second, *_ = TINY.stages
-    line = replace(second.branches[0], groups=(32, 48, 64, 96, 144), most_per_group=2)
-    fixed = Space.of(TINY.smallest()).stages
-    return replace(TINY, stages=(first, second._replace(branches=(line,)), *fixed[2:]))
-
-
-@pytest.mark.parametrize("frames", [1, 2])
-def test_candidates_are_distributed_as_samples_in_the_band(frames):
-    space = small_space()
-    budget = total_gflops([space.sample(random.Random(0))] * frames, space)
-    rng = random.Random(0)
-    # the first frame's architecture: in what is drawn blindly and lies in the band, and in a walk
-    drawn = []
-    for _ in range(24_000 // frames):
-        archs = [space.sample(rng) for _ in range(frames)]
-        if 0.9 * budget <= total_gflops(archs, space) <= budget:
-            drawn.append(archs[0])
-
-    def price(arch):
-        return cost(arch, space.image_size).gflops
-
-    walk = search.random_walk(space, [space.smallest()] * frames, budget, rng, price)
-    apart = 5 * space.decisions() * frames
-    walked = [archs[0] for archs in itertools.islice(walk, 0, 2400 // frames * apart, apart)]
-    often = [arch for arch in set(drawn + walked) if drawn.count(arch) + walked.count(arch) > 20]
-    table = [[archs.count(arch) for arch in often] for archs in (drawn, walked)]
-    assert len(often) > 20
-    assert chi2_contingency(table).pvalue > 0.001
-
-
-def test_any_price_can_be_handed_in_and_budgets_be_above_everything_or_fit_nothing():
-    def blocks(arch):
-        return sum(stage.depth for stage in arch.stages)
-
-    most = 2 * blocks(TINY.largest())
-    for archs in search.allocate(TINY, 2, 99, 5, random.Random(0), blocks):
-        assert 0.9 * most <= sum(map(blocks, archs)) <= most
-    # of two architectures, of 4 and 5 blocks, neither lies in the band: the nearest
-    space = Space.of(TINY.smallest())
-    first = space.stages[0]._replace(depth=(1, 2))
-    space = replace(space, stages=(first, *space.stages[1:]))
-    assert search.sample(space, 4.9, 3, random.Random(0), blocks) == [space.smallest()]
-
-
-def test_the_average_counts_the_key_frame_shared_or_not():
-    key = TINY.largest()
-    left = 4 * 0.02 - total_gflops([key], TINY)  # eq. (3)
-    for shared in (False, True):
-        for archs in search.draw_candidates(TINY.within(key), 0.02, 10, 0, 17, 3, key, shared):
-            assert 0.9 * left <= total_gflops(archs, TINY) <= left
-            assert (len(set(archs)) == 1) == shared
-    assert len(set(search.draw_candidates(TINY, 0.02, 10, 0, 17))) == 10  # of S
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_the_papers_budgets_for_s_act(name):
-    budget = train.BUDGETS[name]["s"]
-    for archs in search.draw_candidates(SPACES[name], budget, 6, 0, 17):
-        assert 0.9 * budget <= total_gflops(archs, SPACES[name]) <= budget
-
-
-def test_the_papers_budgets_for_t_act():
-    space = SPACES["resnet50"].within(RESNET)
-
-    def averages(budget, frames, shared=False):
-        drawn = search.draw_candidates(space, budget, 8, 0, 17, frames, RESNET, shared)
-        return [total_gflops([RESNET, *archs], space) / (frames + 1) for archs in drawn]
-
-    # Fig. 6: four groups of different cost; one architecture for all frames costs the same (b)
-    last = 0
-    for budget in (0.8, 0.93, 1.07, 1.2):
-        for shared in (False, True):
-            assert last < min(averages(budget, 3, shared))
-        last = budget
-        assert budget * 0.9 < np.median(averages(budget, 3)) <= max(averages(budget, 3)) <= budget
-    # Table 4
-    for frames in (2, 3, 4):
-        assert 0.9 < min(averages(1.0, frames)) <= max(averages(1.0, frames)) <= 1
-
-
 # ---------------------------------------------------------------------------- search.py: the search
 @pytest.fixture
 def rigged(people, monkeypatch):
@@ -2132,21 +2139,21 @@ def rigged(people, monkeypatch):
     clips = people.head(16)
     val = search.validation_set(clips, CPU, seed=0)
 
-    def finish(supernet, archs, calibration, measured):
+    def extract(supernet, archs, calibration, measured):
         return archs
 
-    def predict(archs, evaluation, start, stop, **options):
+    def predict(archs, evaluation, start, stop):
         indices = evaluation.indices_of(start, stop)
         return clips.joints[indices, :1] + [candidates.index(archs), 0, 0]
 
-    def go(path, plain=False, **about):
-        running = search.Search(PoseNet(TINY), candidates, val, None, about, path)
+    def run(path, plain=False):
+        running = search.Search(PoseNet(TINY), candidates, val, None, {}, path)
         running.run(plain)
         return running.table
 
-    monkeypatch.setattr(search, "extract_calibrated", finish)
+    monkeypatch.setattr(search, "extract_calibrated", extract)
     monkeypatch.setattr(search, "predict", predict)
-    return go
+    return run
 
 
 def test_the_better_half_goes_on_and_finds_what_the_plain_search_finds(rigged, tmp_path):
@@ -2154,8 +2161,8 @@ def test_the_better_half_goes_on_and_finds_what_the_plain_search_finds(rigged, t
     assert [len(row["rounds"]) for row in table] == [5, 4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1]
     assert [row["people"] for row in table[:6]] == [[16], [8], [4], [2], [2], [2]]
     plain = rigged(tmp_path / "b.json", plain=True)
-    assert search.best(table) == search.best(plain) == 0
     assert [row["people"] for row in plain] == [[16]] * 12
+    assert search.best(table) == search.best(plain) == 0
     assert table[0]["ap"] == pytest.approx(plain[0]["ap"])
 
 
@@ -2175,10 +2182,10 @@ def test_an_interrupted_search_goes_on_and_ends_the_same(rigged, tmp_path, monke
         with pytest.raises(KeyboardInterrupt):
             rigged(tmp_path / "a.json")
     assert rigged(tmp_path / "a.json") == whole
-    assert len(written) == 24  # 12 + 6 + 3 + 2 + 1: nobody is judged twice
+    assert len(written) == 24  # 12 + 6 + 3 + 2 + 1: no candidate is evaluated twice
 
 
-def test_on_real_data_the_last_word_has_their_own_ap(exports, tmp_path, monkeypatch):
+def test_on_real_data_their_own_ap_on_all_clips_decides(exports, tmp_path, monkeypatch):
     asked = []
 
     def own_ap(keypoints, evaluation):
@@ -2189,10 +2196,10 @@ def test_on_real_data_the_last_word_has_their_own_ap(exports, tmp_path, monkeypa
     clips = data.CocoPeople(exports / "coco", "val", (128, 96))
     val = search.validation_set(clips, CPU, 0)
     supernet = PoseNet(TINY)
-    for _ in range(2):  # the second time all is in the table
+    for _ in range(2):  # the second time the table is complete
         _, table = search.find(supernet, 0.02, 3, val, val, tmp_path, 0)
         assert table[search.best(table)]["ap"] == 77
-        assert asked == [(len(clips), 1, 17, 3)]  # of one candidate, on all clips
+        assert asked == [(len(clips), 1, 17, 3)]  # of one candidate
     disturb(supernet.head.final)  # another super-network is another search
     search.find(supernet, 0.02, 3, val, val, tmp_path, 0)
     assert len(asked) == 2
@@ -2202,13 +2209,14 @@ def test_of_a_chain_only_the_people_in_non_key_frames_count(exports):
     clips = data.PoseTrackClips(exports / "posetrack", "val", 4, (128, 96))
     val = search.validation_set(clips, CPU, 0, PoseNet(TINY.smallest()).eval())
     truth = clips.joints[val.indices]  # (N, 4, K, 3)
-    # somebody whose key frame another's non-key frame is
+    # somebody whose key frame is another person's non-key frame
     other = {**clips.annotations["annotations"][1], "track_id": 7, "keypoints": [9] * 51}
     clips.annotations["annotations"].append(other)
     assert search.own_ap(truth[:, 1:], val) == 100
-    everybody = search.EvaluationSet(clips, CPU, val.indices)
-    assert search.own_ap(truth, everybody) == 100
-    assert 0 < search.own_ap(truth * [[[[1, 1, 1]]], [[[0, 0, 1]]]], everybody) < 60
+    every_frame = search.EvaluationSet(clips, CPU, val.indices)
+    assert search.own_ap(truth, every_frame) == 100
+    truth[:, 1:, :, :2] = 0
+    assert 0 < search.own_ap(truth, every_frame) < 60
 
 
 # -------------------------------------------------------------------------- search.py: the commands
@@ -2217,7 +2225,7 @@ def test_a_supernet_is_searched_again(runs, tmp_path, capsys, words):
     stage = words[0]
     more = f"--gflops .016 --candidates 3 --out {tmp_path} {words[1:]}"
     search.main(f"--checkpoint {runs}/{stage}/supernet.pt {more}".split())
-    nets, _ = vipnas.load_finished(tmp_path / f"vipnas_{stage}.pt")
+    nets, _ = vipnas.load_networks(tmp_path / f"vipnas_{stage}.pt")
     archs = vipnas.read_archs(f"{tmp_path}/arch.json")
     assert [net.arch for net in nets[-len(archs) :]] == archs
     assert len(nets) == {"s": 1, "t --frames 2": 3, "t --shared --plain": 4}[words]
@@ -2232,24 +2240,26 @@ def test_a_supernet_is_searched_again(runs, tmp_path, capsys, words):
     assert Image.open(tmp_path / "search.png").size == (720, 480)
 
 
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        ("s/supernet.pt", "give --gflops"),
-        ("s/supernet.pt --gflops nan", "--gflops must be"),
-        ("s/supernet.pt --gflops .001", "1 x the smallest"),
-        ("t/supernet.pt --gflops .001", "3 of the smallest"),
-        ("s/supernet.pt --gflops 1 --frames 2 --shared", "leave out --frames"),
-        ("t/supernet.pt --gflops 1 --root x", "leave out --root"),
-        ("s/supernet.pt --gflops 1 --data coco", "leave out --data"),
-        ("s/vipnas_s.pt --gflops 1", "leave out --gflops"),
-        ("s/vipnas_s.pt --data coco", "give --root"),
-        ("s/vipnas_s.pt --data posetrack --root x --boxes y", "belongs to --data coco"),
-        ("t/vipnas_t.pt --data coco --root x", "no videos"),
-    ],
-)
-def test_what_search_py_cannot_do_is_one_sentence(runs, words, message):
-    one_sentence(message, search.main, f"--checkpoint {runs}/{words}".split(), error=SystemExit)
+REFUSED_BY_SEARCH = {
+    "s/supernet.pt": "give --gflops",
+    "s/supernet.pt --gflops nan": "--gflops: nan is no number above zero",
+    "s/supernet.pt --gflops .001": "1 x the smallest",
+    "t/supernet.pt --gflops .001": "3 of the smallest",
+    "s/supernet.pt --gflops 1 --frames 2": "--frames belongs to a search for T-ViPNAS",
+    "t/supernet.pt --gflops 1 --root x": "--root belongs to real data",
+    "s/supernet.pt --gflops 1 --data coco": "--data belongs to the official numbers",
+    "s/vipnas_s.pt --gflops 1": "a supernet checkpoint is needed",
+    "s/vipnas_s.pt --data coco --plain": "--plain belongs to a search",
+    "s/vipnas_s.pt --data coco": "give --root",
+    "s/vipnas_s.pt --data posetrack --root x --boxes y": "--boxes belongs to --data coco",
+    "t/vipnas_t.pt --data coco --root x": "no videos",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED_BY_SEARCH)
+def test_what_search_py_cannot_do_is_one_sentence(runs, words):
+    arguments = f"--checkpoint {runs}/{words}".split()
+    one_sentence(REFUSED_BY_SEARCH[words], search.main, arguments, error=SystemExit)
 
 
 def test_official_numbers_on_exports(runs, exports, capsys):
@@ -2815,3 +2825,18 @@ def test_ap_by_part_holds_each_joint_to_the_thresholds(people):
     ap = search.ap_by_part(keypoints, clips, list(range(8)), first=0)
     assert ap["wrist"] == pytest.approx(100 * 3 / 11)  # of 8 left and 3 right ones
     assert all(value == 100 for part, value in ap.items() if part != "wrist")
+
+
+# ---------------------------------------------------------------------------------- all the modules
+MODULES = {module.__name__: module for module in (elastic, fusion, vipnas, search, train, data)}
+
+
+@pytest.mark.parametrize("file", ["README.md", *[f"{name}.py" for name in MODULES]])
+def test_what_the_texts_name_exists(file):
+    text = (HERE / file).read_text()
+    for module, path in re.findall(rf"`({'|'.join(MODULES)})\.([\w.]+)[`(]", text):
+        place = MODULES[module]
+        for name in path.split("."):
+            if name != "py":
+                assert hasattr(place, name), f"{file} names {module}.{path}"
+                place = getattr(place, name)

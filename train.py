@@ -512,16 +512,11 @@ class Run:
     def open_clips(self, split, boxes=None):
         """Clips as the networks need them; UserError if these predict other joints."""
         options = self.options
+        root = options.root
+        frames = self.val.frames
         path = options.s or f"a network for {self.val.name}"
         return search.open_clips(
-            options.data,
-            options.root,
-            split,
-            self.val.frames,
-            self.about,
-            path,
-            options.clips,
-            boxes,
+            options.data, root, split, frames, self.about, path, count=options.clips, boxes=boxes
         )
 
     @cached_property
@@ -606,7 +601,7 @@ def prepare_t(options, device):
     for net in (key_net, *nets):
         net.to(device, memory_format=torch.channels_last)
     val = search.open_clips(
-        options.data, options.root, "val", frames + 1, about, options.s, options.clips
+        options.data, options.root, "val", frames + 1, about, options.s, count=options.clips
     )
     return Run(options, device, nets, about, val, identity, key_net, baseline)
 

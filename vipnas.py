@@ -238,15 +238,9 @@ class HeadChoices:
         """The group numbers for this width, over so many channels."""
         if self.as_given:
             return self.groups
-        found = []
-        for groups in self.groups:
-            first = width // common_groups(groups, in_channels, width)
-            if (
-                elastic.fits(groups, width, self.most_per_group)
-                and first <= self.most_per_group_first
-            ):
-                found.append(groups)
-        return found
+        found = [n for n in self.groups if elastic.fits(n, width, self.most_per_group)]
+        most = self.most_per_group_first
+        return [n for n in found if width // common_groups(n, in_channels, width) <= most]
 
     def sample(self, rng, in_channels):
         """A random Head."""
@@ -598,15 +592,6 @@ ARCHS = {
     ]),
 }
 # fmt: on
-
-# the parameters and GFLOPs that Tables 1 and 2 print
-PRINTED = {
-    "s_vipnas_resnet50": "7.3M, 1.44 (the released network is not quite that of the tables)",
-    "s_vipnas_mobilenetv3": "5.4M, 0.69 (likewise: its head is not in Table A1)",
-    "sbl_resnet18": "15.3M, 5.79",
-    "sbl_resnet50": "34.0M, 8.99",
-    "hrnet_w32": "28.5M, 7.10 (the figure of [49])",
-}
 
 # ------------------------------------------------------------------------------------- the network
 
@@ -1122,12 +1107,11 @@ def load_checkpoint(path, *kinds):
         raise UserError(f"{path} holds something else: a {kinds[0]} checkpoint is needed here")
     with complete(path):
         # how crops are made is written in data.py: it must be as it was in training
-        about = contents["about"]
-        known = data.about(data.COCO, about["size"])
-        for name in ("padding", "mean", "std"):
-            check(about[name] == known[name], f"{name} is not {known[name]} as in data.py")
-        check(about["cell"] in (data.CELL, data.SBL_CELL), "its heatmap cells are unknown")
-        check(not any(side % 16 for side in about["size"]), "its images are no multiples of 16")
+        known = data.about(data.COCO, contents["about"]["size"], contents["about"]["cell"])
+        same = all(contents["about"][name] == known[name] for name in ("padding", "mean", "std"))
+        check(same, "its crops are not those of data.py")
+        check(known["cell"] in (data.CELL, data.SBL_CELL), "its heatmap cells are unknown")
+        check(not any(side % 16 for side in known["size"]), "its images are no multiples of 16")
     return contents
 
 
@@ -1241,23 +1225,23 @@ def _mmpose_name(name, ours):
     "stages.1.blocks.3.conv2.norm.bias" is "backbone.layer2.3.bn2.bias" in the ResNet and
     "backbone.layer5.depthwise_conv.bn.bias" in the MobileNet.
     """
-    *path, tensor = ours.split(".")
-    if path[:2] == ["head", "deconvs"]:
+    part, *path = ours.split(".")
+    if part == "head" and path[0] == "deconvs":
         # theirs count the ReLUs too: deconvolution 0, norm 1, ReLU 2, deconvolution 3, ...
-        index = 3 * int(path[2]) + ["conv", "norm"].index(path[3])
-        return f"head.deconv_layers.{index}.{tensor}"
-    if path[0] == "head":
-        return f"head.final_layer.{tensor}"
-    theirs = ours.removeprefix("stem.")
-    if path[0] == "stages":
+        index = 3 * int(path[1]) + ["conv", "norm"].index(path[2])
+        return f"head.deconv_layers.{index}.{path[3]}"
+    if part == "head":
+        return f"head.final_layer.{path[1]}"
+    if part == "stages":
         # theirs number the blocks of ResNet stage by stage, those of MobileNet-V3 throughout
-        stage, block = int(path[1]), int(path[3])
+        stage, block = int(path[0]), int(path[2])
         before = sum(earlier.depth for earlier in ARCHS[name].stages[:stage])
-        number = f"{stage + 1}.{block}" if "resnet" in name else str(before + block + 1)
-        theirs = f"layer{number}.{'.'.join([*path[4:], tensor])}"
+        number = f"{stage + 1}.{block}" if "resnet" in name else before + block + 1
+        path = [f"layer{number}", *path[3:]]
+    theirs = ".".join(["backbone", *path])
     for old, new in MMPOSE_NAMES[name].items():
         theirs = re.sub(old, new, theirs)
-    return f"backbone.{theirs}"
+    return theirs
 
 
 def load_mmpose(path):
@@ -1455,9 +1439,18 @@ def show(arch):
         print(f"{name:10} {part.params:12,} {part.macs:15,} {part.gflops:9.4f}")
 
 
+PRINTED = {  # the released S-ViPNAS networks are not quite those of the tables
+    "s_vipnas_resnet50": "7.3M, 1.44",
+    "s_vipnas_mobilenetv3": "5.4M, 0.69",
+    "sbl_resnet18": "15.3M, 5.79",
+    "sbl_resnet50": "34.0M, 8.99",
+    "hrnet_w32": "28.5M, 7.10",
+}
+
+
 def show_all():
     """Print what every architecture costs (Tables 1 and 2), and the ends of every space."""
-    print("architecture           parameters   multiply-adds    GFLOPs   in the paper")
+    print("architecture           parameters   multiply-adds    GFLOPs   Tables 1 and 2")
     for name, arch in ARCHS.items():
         price = cost(arch)
         ours = f"{price.params:12,} {price.macs:15,} {price.gflops:9.4f}"
