@@ -1142,9 +1142,9 @@ def test_the_space_within_offers_the_widths_that_its_docstring_says():
     arch = with_stage(TINY.smallest(), 1, elastic.Branch(32, 5, 64, True, 2))
     line = TINY.within(arch).stages[1].branches[0]
     assert line.width == (16, 32) and line.kernel == (3, 5)
-    assert {branch.width for branch in line.options()} == {32}  # 16 is drawn in vain
+    assert {branch.width for branch in line.options} == {32}  # 16 is drawn in vain
     wide = with_stage(TINY.smallest(), 1, elastic.Branch(48, 5, 96, True, 2))
-    options = TINY.within(wide).stages[1].branches[0].options()
+    options = TINY.within(wide).stages[1].branches[0].options
     assert {branch.width for branch in options} == {32, 48}
 
 

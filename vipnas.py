@@ -7,7 +7,7 @@ cost       parameters, multiply-adds and the paper's GFLOPs of an architecture
 deploy     a finished network made fast
 VideoPose  a key-frame network and its T non-key networks, run on a video
 
-    python vipnas.py                                # all architectures beside the paper's numbers
+    python vipnas.py                                # what all architectures cost
     python vipnas.py --arch runs/t/vipnas_t.pt --picture t.png     # what they are, and Fig. 5
     python vipnas.py --benchmark                    # how fast deployed networks are
     python vipnas.py --checkpoint runs/t/vipnas_t.pt --onnx net.onnx         # for other programs
@@ -22,15 +22,13 @@ import io
 import itertools
 import json
 import math
-import pickle
 import re
 import sys
 import time
 import warnings
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -154,6 +152,8 @@ class Arch:
 # Whatever is drawn is drawn dimension by dimension (ours; the paper only says "random"). Drawn from
 # a list of all combinations, widths that many group numbers divide would be more frequent.
 
+BOTH = (False, True)  # attention: skipped or used
+
 
 def steps(low, high, step=16):
     """low, low + step, ..., high."""
@@ -171,15 +171,11 @@ class BranchChoices:
     attention: tuple = (False,)
     expansion: tuple = (1,)
     most_per_group: float = math.inf  # channels that the shared filters hold for a group
-    as_given: bool = False  # of a finished network: its group numbers are right, whatever they are
 
     def fitting(self, width, expansion):
         """The group numbers that go with these; see "group numbers" in elastic.py."""
-        if self.as_given:
-            return self.groups
         hidden = self.block.hidden(Branch(width, expansion=expansion))
-        most = self.most_per_group
-        return [groups for groups in self.groups if elastic.fits(groups, hidden, most)]
+        return [n for n in self.groups if elastic.fits(n, hidden, self.most_per_group)]
 
     def sample(self, rng):
         """A random Branch."""
@@ -192,7 +188,7 @@ class BranchChoices:
             return self.sample(rng)  # width and expansion do not go together: draw again
         return Branch(width, kernel, rng.choice(fitting), attention, expansion)
 
-    @cache  # noqa: B019 - the tables have few lines, and they are kept
+    @cached_property
     def options(self):
         """Every Branch of this line, from small to large: wide and with few groups last.
 
@@ -201,22 +197,8 @@ class BranchChoices:
         found = []
         for width, expansion, kernel in itertools.product(self.width, self.expansion, self.kernel):
             for groups in sorted(self.fitting(width, expansion), reverse=True):
-                for attention in self.attention:
-                    found.append(Branch(width, kernel, groups, attention, expansion))
-        return tuple(found)
-
-    def within(self, branch):
-        """The choices not larger than `branch`, dimension by dimension: see `Space.within`."""
-        smaller = [expansion for expansion in self.expansion if expansion < branch.expansion]
-        return replace(
-            self,
-            width=widths_within(self.width, branch.width),
-            kernel=steps(min(self.kernel[0], branch.kernel), branch.kernel, 2),
-            groups=tuple(sorted({*self.groups, branch.groups})),
-            attention=(False, True) if branch.attention else (False,),
-            expansion=(*smaller, branch.expansion),
-            most_per_group=self.block.hidden(branch) // branch.groups,
-        )
+                found += [Branch(width, kernel, groups, a, expansion) for a in self.attention]
+        return found
 
 
 @dataclass(frozen=True)
@@ -232,12 +214,9 @@ class HeadChoices:
     groups: tuple
     most_per_group: float = math.inf
     most_per_group_first: float = math.inf  # likewise, of the first deconvolution
-    as_given: bool = False
 
     def fitting(self, width, in_channels):
         """The group numbers for this width, over so many channels."""
-        if self.as_given:
-            return self.groups
         found = [n for n in self.groups if elastic.fits(n, width, self.most_per_group)]
         most = self.most_per_group_first
         return [n for n in found if width // common_groups(n, in_channels, width) <= most]
@@ -250,44 +229,18 @@ class HeadChoices:
             return self.sample(rng, in_channels)
         return Head(width, rng.choice(self.kernel), rng.choice(fitting))
 
-    @cache  # noqa: B019 - as above
     def options(self, in_channels):
         """Every Head over `in_channels`, from small to large."""
         found = []
         for width, kernel in itertools.product(self.width, self.kernel):
             fitting = sorted(self.fitting(width, in_channels), reverse=True)
             found += [Head(width, kernel, groups) for groups in fitting]
-        return tuple(found)
-
-    def within(self, head, in_channels):
-        """The choices not larger than `head` over `in_channels`."""
-        return HeadChoices(
-            width=widths_within(self.width, head.width),
-            kernel=steps(min(self.kernel[0], head.kernel), head.kernel, 2),
-            groups=tuple(sorted({*self.groups, head.groups})),
-            most_per_group=head.width // head.groups,
-            most_per_group_first=head.width // common_groups(head.groups, in_channels, head.width),
-        )
-
-
-def widths_within(table, width):
-    """From half of `width` up to it, in the table's steps: of 304 in steps of 16, 160 ... 304."""
-    if len(table) == 1:
-        return (width,)  # a width that is not searched stays
-    step = table[1] - table[0]
-    return steps(width - width // 2 // step * step, width, step)
+        return found
 
 
 def single(choice):
     """{dimension: (its one value,)} of a Branch or a Head."""
     return {name: (value,) for name, value in choice._asdict().items()}
-
-
-class StageChoices(NamedTuple):
-    """What a stage may be: its depths, and a BranchChoices for each of its branches."""
-
-    depth: tuple
-    branches: tuple
 
 
 @dataclass(frozen=True)
@@ -300,17 +253,17 @@ class Space:
 
     backbone: str
     stem: tuple
-    stages: tuple  # of StageChoices
+    stages: tuple  # each a Stage that holds its depths, and a BranchChoices for each branch
     head: HeadChoices | None
     image_size: tuple = (256, 192)  # height, width the budgets are counted at
     fusions: tuple = (None,)  # of a T space: those of `all_fusions`
 
     def __post_init__(self):
         if self.fusions != (None,):
-            return  # `within` may halve widths until nothing fits; they are not drawn
+            return  # of a T space: `within` may halve widths until nothing fits on them
         for number, (_, branches) in enumerate(self.stages, start=1):
             for line in branches:
-                unfit = set(line.width) - {branch.width for branch in line.options()}
+                unfit = set(line.width) - {branch.width for branch in line.options}
                 pair = f"no group number of {line.groups} fits width {min(unfit, default=0)}"
                 check(not unfit, f"stage {number} of {self.backbone}: {pair}")
 
@@ -320,9 +273,9 @@ class Space:
         plan = BACKBONES[arch.backbone]
         stages = []
         for block, stage in zip(plan.blocks, arch.stages, strict=True):
-            lines = [BranchChoices(block, **single(b), as_given=True) for b in stage.branches]
-            stages.append(StageChoices((stage.depth,), tuple(lines)))
-        head = HeadChoices(**single(arch.head), as_given=True) if arch.head else None
+            lines = [BranchChoices(block, **single(branch)) for branch in stage.branches]
+            stages.append(Stage((stage.depth,), tuple(lines)))
+        head = HeadChoices(**single(arch.head)) if arch.head else None
         size = image_size or plan.image_size
         return Space(arch.backbone, (arch.stem,), tuple(stages), head, size, (arch.fusion,))
 
@@ -341,14 +294,14 @@ class Space:
         """
         stages = []
         for choices in self.stages:
-            branches = [line.options()[index] for line in choices.branches]
+            branches = [line.options[index] for line in choices.branches]
             stages.append(Stage(choices.depth[index], tuple(branches)))
         head = self._heads(stages)[index]
         return Arch(self.backbone, self.stem[index], tuple(stages), head, self.fusions[0])
 
     def _heads(self, stages):
-        """The heads over these stages: they see branch 1 of the last."""
-        return self.head.options(stages[-1].branches[0].width) if self.head else (None,)
+        """The heads over these stages: they read branch 1 of the last."""
+        return self.head.options(stages[-1].branches[0].width) if self.head else [None]
 
     def _sample_head(self, rng, stages):
         return self.head.sample(rng, stages[-1].branches[0].width) if self.head else None
@@ -365,13 +318,33 @@ class Space:
         stem = rng.choice(self.stem)
         return Arch(self.backbone, stem, tuple(stages), head, rng.choice(self.fusions))
 
+    @cached_property
+    def _decisions(self):
+        """(what, stage, branch) of every decision that has more than one option."""
+        # once a network: the stem, the fusion of a non-key frame, the head
+        heads = self._heads(self.largest().stages)
+        once = {"stem": self.stem, "fusion": self.fusions, "head": heads}
+        found = [(what, None, None) for what, options in once.items() if len(options) > 1]
+        # in every stage: its depth; and all that makes up a branch is one decision
+        for index, choices in enumerate(self.stages):
+            if len(choices.depth) > 1:
+                found.append(("depth", index, None))
+            for branch, line in enumerate(choices.branches):
+                if len(line.options) > 1:
+                    found.append(("branch", index, branch))
+        return found
+
+    def decisions(self):
+        """How many decisions `redraw` chooses from."""
+        return len(self._decisions)
+
     def redraw(self, arch, rng):
         """A neighbour of `arch`: one decision, chosen at random, is drawn again as in `sample`.
 
         This is the step of the random walk that finds candidates near a budget
         (`search.random_walk`).
         """
-        what, number, branch = rng.choice(_decisions(self))
+        what, index, branch = rng.choice(self._decisions)
         if what == "stem":
             return replace(arch, stem=rng.choice(self.stem))
         if what == "fusion":
@@ -381,24 +354,18 @@ class Space:
 
         # of a stage either its depth, or everything else about one branch
         stages = list(arch.stages)
-        stage = stages[number]
-        choices = self.stages[number]
+        choices = self.stages[index]
         if what == "depth":
-            stages[number] = stage._replace(depth=rng.choice(choices.depth))
+            stages[index] = stages[index]._replace(depth=rng.choice(choices.depth))
         else:
-            branches = list(stage.branches)
+            branches = list(stages[index].branches)
             branches[branch] = choices.branches[branch].sample(rng)
-            stages[number] = stage._replace(branches=tuple(branches))
+            stages[index] = stages[index]._replace(branches=tuple(branches))
 
         # if the last stage has another width now, the head may no longer fit on it
-        head = arch.head
-        if head not in self._heads(stages):
-            head = self._sample_head(rng, stages)
+        fits = arch.head in self._heads(stages)
+        head = arch.head if fits else self._sample_head(rng, stages)
         return replace(arch, stages=tuple(stages), head=head)
-
-    def decisions(self):
-        """How many decisions `redraw` chooses from."""
-        return len(_decisions(self))
 
     def __contains__(self, arch):
         if arch.backbone != self.backbone:
@@ -408,19 +375,18 @@ class Space:
         for stage, choices in zip(arch.stages, self.stages, strict=True):
             found.append(stage.depth in choices.depth)
             for branch, line in zip(stage.branches, choices.branches, strict=True):
-                found.append(branch in line.options())
-        found.append(arch.head in self._heads(arch.stages))
-        return all(found)
+                found.append(branch in line.options)
+        return all(found) and arch.head in self._heads(arch.stages)
 
     def size(self):
         """How many architectures there are (a Python int: it does not fit a float)."""
         count = len(self.stem) * len(self.fusions)
         for depth, branches in self.stages:
-            count *= len(depth) * math.prod([len(line.options()) for line in branches])
+            count *= len(depth) * math.prod([len(line.options) for line in branches])
         if not self.head:
             return count
         # how many heads fit depends on the branch below: take their mean over its options
-        last = self.stages[-1].branches[0].options()
+        last = self.stages[-1].branches[0].options
         heads = sum(len(self.head.options(branch.width)) for branch in last)
         return count * heads // len(last)
 
@@ -437,62 +403,67 @@ class Space:
         attention     skipped or used where S has it, else skipped
         expansion     the table's that are below S's, and S's
         fusion        any operation after any stage
-
-        Say S has 2 blocks "32 k5 g64 e2" in stage 2 of `tiny`. Depths 1 and 2, widths 16 and 32,
-        kernels 3 and 5 follow. Its groups have 1 channel, as 32 x 2 / 64 = 1: 16 channels would
-        need 32 groups, which is not in the table, so 16 is drawn in vain and only 32 is left.
-        ValueError if `arch` has another backbone.
         """
-        same = arch.backbone == self.backbone
-        check(same, f"a {arch.backbone} does not lie in the space {self.backbone}")
         stages = []
-        for index, (stage, choices) in enumerate(zip(arch.stages, self.stages, strict=True)):
+        for index, (choices, stage) in enumerate(zip(self.stages, arch.stages, strict=True)):
             least = BACKBONES[self.backbone].depth_step(index)
             lines = zip(choices.branches, stage.branches, strict=True)
-            branches = [line.within(branch) for line, branch in lines]
-            stages.append(StageChoices(steps(least, stage.depth, least), tuple(branches)))
+            branches = [branch_within(line, branch) for line, branch in lines]
+            stages.append(Stage(steps(least, stage.depth, least), tuple(branches)))
         head = None
         if self.head:
-            head = self.head.within(arch.head, arch.stages[-1].branches[0].width)
+            head = head_within(self.head, arch.head, arch.stages[-1].branches[0].width)
             # a width of the last stage goes if no head fits on it
             (last,) = stages[-1].branches
-            fitting = tuple([width for width in last.width if head.options(width)])
-            stages[-1] = stages[-1]._replace(branches=(replace(last, width=fitting),))
+            fitting = [width for width in last.width if head.options(width)]
+            last = replace(last, width=tuple(fitting))
+            stages[-1] = stages[-1]._replace(branches=(last,))
         stem = widths_within(self.stem, arch.stem)
         fusions = all_fusions(len(stages))
         return Space(self.backbone, stem, tuple(stages), head, self.image_size, fusions)
 
 
-@lru_cache(maxsize=64)
-def _decisions(space):
-    """(what, stage, branch) of every decision of `space` that has more than one option."""
-    # once a network: the stem, the fusion of a non-key frame, the head
-    heads = space._heads(space.largest().stages)
-    once = {"stem": space.stem, "fusion": space.fusions, "head": heads}
-    found = [(what, None, None) for what, options in once.items() if len(options) > 1]
-    # in every stage: its depth; and all that makes up a branch is one decision
-    for index, choices in enumerate(space.stages):
-        if len(choices.depth) > 1:
-            found.append(("depth", index, None))
-        for branch, line in enumerate(choices.branches):
-            if len(line.options()) > 1:
-                found.append(("branch", index, branch))
-    return found or [("stem", None, None)]  # a space of one: there it stays
+# For example, S has 2 blocks "32 k5 g64 e2" in stage 2 of `tiny`. Widths 16 and 32 and kernels 3
+# and 5 are left. In S a group has 32 x 2 / 64 = 1 channel. Width 16 would need 32 groups for that,
+# which the table does not list, so 16 is drawn in vain and only 32 remains.
 
 
-BOTH = (False, True)  # attention: skipped or used
+def branch_within(line, branch):
+    """The part of the line `line` of a table that is not larger than the Branch `branch` of S."""
+    smaller = [expansion for expansion in line.expansion if expansion < branch.expansion]
+    inside = sizes_within(line, branch, line.block.hidden(branch))
+    attention = BOTH if branch.attention else (False,)
+    return replace(inside, attention=attention, expansion=(*smaller, branch.expansion))
 
 
-def resnet(depths, *widths):
-    """A line of Table A2. Steps (Sec. A.2): width 16, kernel 2, groups 16."""
-    line = BranchChoices(Bottleneck, steps(*widths), (3, 5), steps(16, 64), BOTH)
-    return StageChoices(depths, (line,))
+def head_within(line, head, in_channels):
+    """The part of HeadChoices `line` that is not larger than the Head `head` of S."""
+    first = head.width // common_groups(head.groups, in_channels, head.width)
+    return replace(sizes_within(line, head, head.width), most_per_group_first=first)
 
 
-def mobile(depths, widths, kernels, groups, attention, expansions, most_per_group=math.inf):
-    """A stage of MobileNet-V3's blocks."""
-    line = BranchChoices(Mobile, widths, kernels, groups, attention, expansions, most_per_group)
-    return StageChoices(depths, (line,))
+def sizes_within(line, found, channels):
+    """`line` up to the width, the kernel and the channels per group of `found`."""
+    return replace(
+        line,
+        width=widths_within(line.width, found.width),
+        kernel=steps(min(line.kernel[0], found.kernel), found.kernel, 2),
+        groups=tuple(sorted({*line.groups, found.groups})),
+        most_per_group=channels // found.groups,
+    )
+
+
+def widths_within(table, width):
+    """From half of `width` up to it, in the table's steps: of 304 in steps of 16, 160 ... 304."""
+    if len(table) == 1:
+        return (width,)  # a width that is not searched stays
+    step = table[1] - table[0]
+    return steps(width - width // 2 // step * step, width, step)
+
+
+def stage(block, depths, *choices):
+    """A stage with one branch; `choices` as BranchChoices takes them."""
+    return Stage(depths, (BranchChoices(block, *choices),))
 
 
 def table_a1(width):
@@ -501,7 +472,7 @@ def table_a1(width):
     At expansion 6 that is from 16 channels a group to 1: a depthwise convolution.
     """
     groups = steps(3 * width // 8, 6 * width, 1)
-    return mobile((2, 3, 4), (width,), (3, 5, 7), groups, BOTH, (3, 4, 5, 6))
+    return stage(Mobile, (2, 3, 4), (width,), (3, 5, 7), groups, BOTH, (3, 4, 5, 6))
 
 
 def hrnet(depths, *widths):
@@ -510,30 +481,29 @@ def hrnet(depths, *widths):
     for width in widths:
         table = steps(width // 4, width, width // 4)
         branches.append(BranchChoices(Basic, table, (3,), steps(1, width, 1), BOTH))
-    return StageChoices(depths, tuple(branches))
+    return Stage(depths, tuple(branches))
 
 
 # The tables print [min, max]; the steps are those of Sec. A.2 for ResNet-50, of the others ours.
 # fmt: off
 SPACES = {
-    # Table A2
+    # Table A2; its steps (Sec. A.2): width 16, kernel 2, groups 16
     "resnet50": Space("resnet50", steps(32, 64), (
-        resnet((3, 4), 64, 80),
-        resnet((4, 5, 6), 128, 160),
-        resnet((6, 7, 8), 256, 320),
-        resnet((3, 4), 512, 640),
+        stage(Bottleneck, (3, 4), steps(64, 80), (3, 5), steps(16, 64), BOTH),
+        stage(Bottleneck, (4, 5, 6), steps(128, 160), (3, 5), steps(16, 64), BOTH),
+        stage(Bottleneck, (6, 7, 8), steps(256, 320), (3, 5), steps(16, 64), BOTH),
+        stage(Bottleneck, (3, 4), steps(512, 640), (3, 5), steps(16, 64), BOTH),
     ), HeadChoices(steps(64, 256), (4,), steps(16, 64))),
 
     # Table A1
     "mobilenetv3": Space("mobilenetv3", (16,), (
-        mobile((1,), (16,), (3,), steps(2, 16, 1), BOTH, (1,)),
+        stage(Mobile, (1,), (16,), (3,), steps(2, 16, 1), BOTH, (1,)),
         *[table_a1(width) for width in (24, 40, 80, 112, 160)],
     ), HeadChoices((256,), (4,), steps(32, 256, 1))),
 
     # Table A3. Of the bottlenecks it prints the middle width, 16 to 64; four times that comes out
     "hrnet_w32": Space("hrnet_w32", steps(16, 64), (
-        StageChoices((2, 3, 4), (BranchChoices(
-            Bottleneck, steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),)),
+        stage(Bottleneck, (2, 3, 4), steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),
         hrnet((4,), 32, 64),
         hrnet((8, 12, 16), 32, 64, 128),
         hrnet((8, 12), 32, 64, 128, 256),
@@ -541,11 +511,12 @@ SPACES = {
 
     # ours: shaped like MobileNet-V3, small enough to be trained on two CPU cores in minutes
     "tiny": Space("tiny", (16,), (
-        # depths  widths    kernels  group numbers   attention  expansions  channels a group
-        mobile((1, 2), (16, 24), (3,), (16, 24, 48), (False,), (1, 2), 1),
-        mobile((1, 2), (32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1),
-        mobile((1, 2, 3), (48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2),
-        mobile((1, 2, 3), (48, 96), (3, 5), (96, 144, 192, 288), BOTH, (2, 3), 1),
+        # depths, widths, kernels, group numbers, attention, expansions, most channels a group
+        stage(Mobile, (1, 2), (16, 24), (3,), (16, 24, 48), (False,), (1, 2), 1),
+        stage(Mobile, (1, 2), (32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1),
+        stage(Mobile, (1, 2, 3), (48, 64), (3, 5),
+              (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2),
+        stage(Mobile, (1, 2, 3), (48, 96), (3, 5), (96, 144, 192, 288), BOTH, (2, 3), 1),
     ), HeadChoices((48,), (4,), (48,)), image_size=(128, 96)),
 }
 # fmt: on
@@ -556,18 +527,18 @@ def hand_made(backbone, stem, rows, head=None):
     return Arch(backbone, stem, tuple([Stage(row[0], row[1:]) for row in rows]), head)
 
 
-# Each line: the depth of a stage, then its blocks
+# Each line: the depth of a stage, then its blocks. Tables 1 and 2 print the numbers in comments
 # fmt: off
 ARCHS = {
-    # the two networks that the authors released
-    "s_vipnas_resnet50": hand_made("resnet50", 48, [
+    # the two networks that the authors released are not quite those of the tables
+    "s_vipnas_resnet50": hand_made("resnet50", 48, [  # 7.3M parameters, 1.44 GFLOPs
         # depth  width kernel groups attention
         (4, Branch(80, 3, 16, True)),
         (6, Branch(160, 5, 16, False)),
         (7, Branch(304, 5, 16, True)),
         (3, Branch(608, 5, 16, True)),
     ], Head(144, 4, 16)),
-    "s_vipnas_mobilenetv3": hand_made("mobilenetv3", 16, [
+    "s_vipnas_mobilenetv3": hand_made("mobilenetv3", 16, [  # 5.4M, 0.69
         # depth  width kernel groups attention expansion
         (1, Branch(16, 3, 8, True, 1)),
         (4, Branch(24, 7, 120, True, 5)),
@@ -577,14 +548,14 @@ ARCHS = {
         (4, Branch(160, 5, 240, True, 6)),
     ], Head(160, 4, 160)),
     # Simple Baselines [56], ResNets as they are; and HRNet-W32 [49]: 1, 4 and 3 modules of 4 blocks
-    "sbl_resnet18": hand_made("resnet18", 64, [
+    "sbl_resnet18": hand_made("resnet18", 64, [  # 15.3M, 5.79
         (2, Branch(64)), (2, Branch(128)), (2, Branch(256)), (2, Branch(512)),
     ], Head(256)),
-    "sbl_resnet50": hand_made("resnet50", 64, [
+    "sbl_resnet50": hand_made("resnet50", 64, [  # 34.0M, 8.99
         (3, Branch(256, expansion=4)), (4, Branch(512, expansion=4)),
         (6, Branch(1024, expansion=4)), (3, Branch(2048, expansion=4)),
     ], Head(256)),
-    "hrnet_w32": hand_made("hrnet_w32", 64, [
+    "hrnet_w32": hand_made("hrnet_w32", 64, [  # 28.5M, 7.10
         (4, Branch(256, expansion=4)),
         (4, Branch(32), Branch(64)),
         (16, Branch(32), Branch(64), Branch(128)),
@@ -721,30 +692,29 @@ def cost(arch, image_size=(256, 192), joints=17):
 class Folded(nn.Module):
     """A convolution of a finished network that has taken over the batch norm behind it.
 
-        gain (conv(x) + bias - mean) / sigma + shift  =  conv'(x) + bias'
-        conv' = conv gain / sigma,   bias' = shift + (bias - mean) gain / sigma
+        gain (conv(x) - mean) / sigma + shift  =  conv'(x) + bias'
+        conv' = conv gain / sigma,   bias' = shift - mean gain / sigma
 
     Called like the layers it stands for; it ignores the choice in the call.
     """
 
     def __init__(self, conv, norm=None):
         super().__init__()
-        in_channels, out_channels, self.kernel, self.groups = conv.largest
+        in_channels, _, self.kernel, self.groups = conv.largest
         self.stride = getattr(conv, "stride", None)  # a deconvolution has none
-        weight = conv.weight.detach()
+        weight = conv.weight
         bias = getattr(conv, "bias", None)
-        bias = weight.new_zeros(out_channels) if bias is None else bias.detach()
         # batch norm is a scale and a shift for each output channel
         if norm is not None:
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # (O)
-            bias = norm.bias + (bias - norm.running_mean) * scale
+            bias = norm.bias - norm.running_mean * scale
             scale = scale[:, None]  # (O, 1): the filters are (O, I / groups, K, K)
             if self.stride is None:  # stored from the input's side, (I, O / groups, K, K)
                 scale = scale.view(self.groups, -1)
                 scale = scale.repeat_interleave(in_channels // self.groups, dim=0)
             weight = weight * scale[:, :, None, None]
         self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(bias)
+        self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, x, *choice):
         """(B, I, H, W) -> (B, O, H', W')."""
@@ -755,28 +725,21 @@ class Folded(nn.Module):
         return F.conv2d(x, self.weight, self.bias, padding=self.kernel // 2, **settings)
 
 
-def fold(module):
-    """Put a `Folded` in the place of every convolution inside `module`, with its batch norm."""
-    # convolutions of attention, fusion and the last one have no batch norm
-    for name, child in list(module.named_children()):
-        if isinstance(child, elastic.ConvNorm):
-            setattr(module, name, Folded(child.conv, child.norm))
-        elif isinstance(child, elastic.ElasticConv2d):
-            setattr(module, name, Folded(child))
-        elif isinstance(child, elastic.ElasticLayerNorm):
-            # an ordinary layer that every exporter knows: at one position, the norm over one group
-            norm = nn.GroupNorm(1, *child.largest)
-            norm.load_state_dict(child.state_dict())
-            setattr(module, name, norm.to(child.weight.device))
-        else:
-            fold(child)
-
-
-def folded_copy(net):
+def fold(net):
     """A copy of a finished network, without batch norm, for inference alone."""
     check(net.arch, "only a finished network can be deployed: extract one first")
     folded = copy.deepcopy(net).eval()
-    fold(folded)
+    for parent in list(folded.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, elastic.ConvNorm):
+                setattr(parent, name, Folded(layer.conv, layer.norm))
+            elif isinstance(layer, elastic.ElasticConv2d):  # in attention, fusion and last of all
+                setattr(parent, name, Folded(layer))
+            elif isinstance(layer, elastic.ElasticLayerNorm):
+                # a layer that every exporter knows: at one position, the norm over one group
+                norm = nn.GroupNorm(1, *layer.largest, device=layer.weight.device)
+                norm.load_state_dict(layer.state_dict())
+                setattr(parent, name, norm)
     return folded.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
@@ -796,7 +759,7 @@ def torchscript(folded):
         warnings.simplefilter("ignore")  # tracing is deprecated
         script = torch.jit.trace(folded, example_kwarg_inputs=inputs, check_trace=False)
         script = torch.jit.freeze(script)
-        # it optimises itself during its first calls: let that be over before anybody measures
+        # it optimises itself during its first calls: let that be over before the first frame
         for _ in range(3):
             script(**inputs)
     return script
@@ -824,16 +787,15 @@ class Deployed(nn.Module):
 
     def __init__(self, net, threads):
         super().__init__()
-        self.folded = folded_copy(net)
-        # in words, what runs it
-        self.runtime = "batch norm folded, TorchScript"
+        self.folded = fold(net)
+        self.runtime = "batch norm folded"  # in words, what runs it
         if next(net.parameters()).is_cuda:
-            self.runtime = "batch norm folded"
             self.run = self.folded
         elif importlib.util.find_spec("openvino"):
-            self.runtime = "batch norm folded, OpenVINO"
+            self.runtime += ", OpenVINO"
             self.run = openvino_request(self.folded, threads)
         else:
+            self.runtime += ", TorchScript"
             self.run = torchscript(self.folded)
 
     def forward(self, images, arch=None, heatmaps=None):
@@ -866,19 +828,15 @@ def use_threads(count):
         torch.set_num_threads(before)
 
 
-def milliseconds(runs, rounds=40):
-    """The shortest time of each of `runs`, functions without arguments, which are called in turns.
-
-    It is this process's own time, so what else the machine does hardly counts.
-    """
-    times = np.zeros((rounds, len(runs)))
-    with torch.no_grad():
-        # in turns, so that a slow moment of the machine meets them all
-        for turn, i in np.ndindex(*times.shape):
+def milliseconds(run, inputs, threads=1):
+    """The shortest of 40 calls. It is this process's own time: other programs hardly count."""
+    times = []
+    with torch.no_grad(), use_threads(threads):
+        for _ in range(40):
             start = time.process_time()
-            runs[i]()
-            times[turn, i] = 1000 * (time.process_time() - start)
-    return times.min(axis=0).tolist()
+            run(**inputs)
+            times.append(1000 * (time.process_time() - start))
+    return min(times)
 
 
 def frame_times(nets, threads=1):
@@ -887,10 +845,9 @@ def frame_times(nets, threads=1):
     What Fig. 4 shows as frames a second is 1000 over the mean of a key frame's and its T others'.
     """
     times = []
-    with use_threads(threads):
-        for net in nets:
-            deployed = deploy(copy.deepcopy(net).cpu(), threads)
-            times += milliseconds([partial(deployed, **example_inputs(net))])
+    for net in nets:
+        deployed = deploy(copy.deepcopy(net).cpu(), threads)
+        times.append(milliseconds(deployed, example_inputs(net), threads))
     return times
 
 
@@ -927,7 +884,7 @@ class VideoPose:
     def load(cls, path, threads=1):
         """From a T-ViPNAS; or an S-ViPNAS, a published one too: then every frame is a key frame.
 
-        It runs on a GPU if there is one. UserError if the file does not do.
+        It runs on a GPU if there is one. UserError if the file cannot be used.
         """
         nets, about = load_networks(path)
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -941,28 +898,13 @@ class VideoPose:
         return Stream(self, box)
 
 
-def as_boxes(box, count=None):
-    """A box (x, y, w, h) or None, or a list of them -> a list (of length `count`), or UserError."""
-    is_one = box is None or all(np.ndim(number) == 0 and number is not None for number in box)
-    boxes = [box] if is_one else list(box)
-    for one in boxes:
-        if one is not None and len(one) != 4:
-            raise UserError(f"{one} is no box: it has four numbers x, y, w, h")
-        if one is not None:
-            data.window(one, (1, 1))  # raises UserError if it has no area
-    if count is not None and len(boxes) != count:
-        raise UserError(f"{len(boxes)} boxes for {count} people: give a box or None for each")
-    return boxes
-
-
 class Stream:
     """People followed through a video, all of them as one batch.
 
     Every T + 1 frames is a key frame: the S network looks at it alone. On the frames between, the
     T networks get the propagated heatmaps of the frame before (eq. 2). ours: every frame is cropped
     by a window around the person's last pose, so they may walk away from where the key frame saw
-    them. The box around a pose holds the joints that are seen, those with a score above .2 inside
-    the frame, and is on each side larger by a pixel and a tenth of its longer side.
+    them.
 
     After a step `lost` (N,) says who shows fewer than 4 joints. A lost person keeps their window;
     at the next key frame they are left out, and get nan, until `step` is handed a box for them.
@@ -1038,10 +980,25 @@ class Stream:
         return data.transform(keypoints, data.invert(matrices))
 
 
-def box_around(pose, size):
-    """The box (x, y, w, h) around a pose (K, 3), as `Stream` describes it; None if it is lost.
+def as_boxes(box, count=None):
+    """A box (x, y, w, h) or None, or a list of them -> a list (of length `count`), or UserError."""
+    is_one = box is None or all(np.ndim(number) == 0 and number is not None for number in box)
+    boxes = [box] if is_one else list(box)
+    if count not in (None, len(boxes)):
+        raise UserError(f"{len(boxes)} boxes for {count} people: give a box or None for each")
+    for one in boxes:
+        if one is not None and len(one) != 4:
+            raise UserError(f"{one} is no box: it has four numbers x, y, w, h")
+        if one is not None:
+            data.window(one, (1, 1))  # raises UserError if it has no area
+    return boxes
 
-    size: width and height of the image.
+
+def box_around(pose, size):
+    """The box (x, y, w, h) around a pose (K, 3) in an image of `size` (width, height).
+
+    It holds the joints that are seen: score above .2, inside the image. On each side it is larger
+    by a pixel and a tenth of its longer side. None if fewer than 4 joints are seen.
     """
     x, y, score = pose.T
     inside = (x > -0.5) & (y > -0.5) & (x < size[0] - 0.5) & (y < size[1] - 0.5)
@@ -1079,13 +1036,9 @@ def read_checkpoint(path):
     try:
         contents = torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that it cannot read
-        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
-            how = "save its tensors alone, torch.save(model.state_dict(), FILE)"
-            raise UserError(
-                f"{path} holds more than tensors, and nothing in it is run: {how}"
-            ) from None
-        reason = f"truncated or not a checkpoint ({type(error).__name__})"
-        raise UserError(f"{path} is {reason}; make it again") from None
+        reason = "is truncated, not a checkpoint, or holds more than tensors and plain values"
+        how = "make it again, or save its tensors alone: torch.save(model.state_dict(), FILE)"
+        raise UserError(f"{path} {reason} ({type(error).__name__}); {how}") from None
     return contents if isinstance(contents, dict) else {}
 
 
@@ -1107,11 +1060,10 @@ def load_checkpoint(path, *kinds):
         raise UserError(f"{path} holds something else: a {kinds[0]} checkpoint is needed here")
     with complete(path):
         # how crops are made is written in data.py: it must be as it was in training
-        known = data.about(data.COCO, contents["about"]["size"], contents["about"]["cell"])
-        same = all(contents["about"][name] == known[name] for name in ("padding", "mean", "std"))
+        about = contents["about"]
+        known = data.about(data.COCO, about["size"], about["cell"])
+        same = all(about[name] == known[name] for name in ("padding", "mean", "std"))
         check(same, "its crops are not those of data.py")
-        check(known["cell"] in (data.CELL, data.SBL_CELL), "its heatmap cells are unknown")
-        check(not any(side % 16 for side in known["size"]), "its images are no multiples of 16")
     return contents
 
 
@@ -1119,8 +1071,8 @@ def restore(net, state, path):
     """Load `state` into `net` and return it; UserError if it does not fit or is not finite."""
     with complete(path):
         net.load_state_dict(state)
-        corrupt = [name for name, x in net.state_dict().items() if not x.isfinite().all()]
-        check(not corrupt, f"not all numbers in {', '.join(corrupt[:1])} are finite")
+        for name, tensor in net.state_dict().items():
+            check(tensor.isfinite().all(), f"not all numbers in {name} are finite")
     return net
 
 
@@ -1141,11 +1093,11 @@ def load_networks(path):
     about = contents["about"]
     nets = []
     with complete(path):
-        for network in contents["networks"]:
+        for saved in contents["networks"]:
             # the architecture is in the file, so any file can be opened without a config
-            space = Space.of(Arch.from_json(network["arch"]), tuple(about["size"]))
+            space = Space.of(Arch.from_json(saved["arch"]), tuple(about["size"]))
             net = PoseNet(space, len(about["joints"])).eval()
-            nets.append(restore(net, network["state"], path))
+            nets.append(restore(net, saved["state"], path))
         check(nets and nets[0].arch.fusion is None, "its first network is not for key frames")
     return nets, about
 
@@ -1252,71 +1204,68 @@ def load_mmpose(path):
     and torch.compile put before the names. UserError if it is another network.
     """
     found = read_checkpoint(path)
-    for name in ("state_dict", "model"):
-        found = found[name] if isinstance(found.get(name), dict) else found
-    found = {re.sub("(module|_orig_mod)[.]", "", str(key)): x for key, x in found.items()}
-    found = {re.sub("^keypoint_head[.]", "head.", key): x for key, x in found.items()}
+    for place in ("state_dict", "model"):
+        found = found[place] if isinstance(found.get(place), dict) else found
+    wrappers = "((module|_orig_mod)[.])*(keypoint_(?=head[.]))?"
+    found = {re.sub(f"^{wrappers}", "", str(name)): tensor for name, tensor in found.items()}
 
     # which of the two is it? Only ResNet's blocks have two numbers
-    is_resnet = any(key.startswith("backbone.layer1.0.") for key in found)
-    name = "s_vipnas_resnet50" if is_resnet else "s_vipnas_mobilenetv3"
-    net = PoseNet(ARCHS[name]).eval()
+    is_resnet = any(name.startswith("backbone.layer1.0.") for name in found)
+    arch = "s_vipnas_resnet50" if is_resnet else "s_vipnas_mobilenetv3"
+    net = PoseNet(ARCHS[arch]).eval()
     state = {}
-    for ours, tensor in net.state_dict().items():
-        theirs = found.get(_mmpose_name(name, ours))
-        if not isinstance(theirs, torch.Tensor) or theirs.numel() != tensor.numel():
-            missing = f"{_mmpose_name(name, ours)} is missing in it or does not fit"
-            raise UserError(f"{path} is not a published S-ViPNAS network: {missing}")
-        state[ours] = theirs.reshape(tensor.shape)  # their layer norms have dimensions of size 1
+    with complete(path):
+        for ours in net.state_dict():
+            theirs = _mmpose_name(arch, ours)
+            check(theirs in found, f"a published S-ViPNAS network has {theirs}")
+            # their layer norms have two more dimensions, of size 1
+            is_layer_norm = "attention.norm" in ours
+            state[ours] = found[theirs].flatten() if is_layer_norm else found[theirs]
     return restore(net, state, path)
 
 
 # -------------------------------------------------------------------------- ONNX, and the benchmark
 
 
-def write_onnx(net, path):
-    """Write a finished network as an ONNX file, whole or not at all, for any number of images.
+def export_onnx(nets, path):
+    """Write finished networks as ONNX files, for any number of images each.
 
-    Its inputs are called images and, of a non-key frame, heatmaps; its output is called output.
-    UserError without the package onnx.
+    Of several networks FILE.onnx becomes FILE_0.onnx, FILE_1.onnx, ... Inputs are called images
+    and, of a non-key frame, heatmaps; the output is called output. UserError without the package.
     """
     if not importlib.util.find_spec("onnx"):
         raise UserError("an ONNX file needs the package onnx: pip install onnx")
-    inputs = {name: x.contiguous() for name, x in example_inputs(net).items()}
-    options = {"input_names": list(inputs), "output_names": ["output"]}
-    options["dynamic_axes"] = {name: {0: "batch"} for name in [*inputs, "output"]}
-    with warnings.catch_warnings(), data.whole_file(path) as file:
-        warnings.simplefilter("ignore")  # this exporter is deprecated, the new one needs a package
-        written = io.BytesIO()
-        folded = folded_copy(net).cpu()
-        torch.onnx.export(folded, (), written, kwargs=inputs, dynamo=False, **options)
-        file.write(written.getvalue())
-    shapes = [f"{name} {tuple(x.shape)}" for name, x in inputs.items()]
-    print(f"wrote {path}: {' and '.join(shapes)} -> output, for any number of images")
-
-
-def export_onnx(nets, path):
-    """Write finished networks, one a file; of several, FILE.onnx becomes FILE_0.onnx, FILE_1..."""
     for t, net in enumerate(nets):
-        write_onnx(net, path.with_stem(f"{path.stem}_{t}") if len(nets) > 1 else path)
+        inputs = {name: x.contiguous() for name, x in example_inputs(net).items()}
+        options = {"input_names": list(inputs), "output_names": ["output"]}
+        options["dynamic_axes"] = {name: {0: "batch"} for name in [*inputs, "output"]}
+        written = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter that is not deprecated needs a package
+            folded = fold(net).cpu()
+            torch.onnx.export(folded, (), written, kwargs=inputs, dynamo=False, **options)
+        # whole or not at all
+        file = path.with_stem(f"{path.stem}_{t}") if len(nets) > 1 else path
+        with data.whole_file(file) as opened:
+            opened.write(written.getvalue())
+        print(f"wrote {file}: {', '.join(inputs)} -> output")
 
 
 def benchmark():
-    """Print how fast networks are, side by side: eager, TorchScript, OpenVINO where installed."""
+    """Print how fast networks are: eager, and as `deploy` makes them, with and without OpenVINO."""
     tiny = SPACES["tiny"]
     archs = {name: ARCHS[name] for name in ("s_vipnas_resnet50", "s_vipnas_mobilenetv3")}
     archs["tiny, its largest network"] = tiny.largest()
     archs["tiny, its smallest for non-key frames"] = tiny.within(tiny.largest()).smallest()
     for name, arch in archs.items():
         net = PoseNet(arch).eval()
-        with use_threads(1):
-            runs = {"eager": net, "batch norm folded, TorchScript": torchscript(folded_copy(net))}
-            if importlib.util.find_spec("openvino"):
-                runs["batch norm folded, OpenVINO"] = openvino_request(folded_copy(net), threads=1)
-            times = milliseconds([partial(run, **example_inputs(net)) for run in runs.values()])
-        print("{}, {}x{}, one image, one CPU thread".format(name, *net.space.image_size))
-        for runtime, ms in zip(runs, times, strict=True):
-            print(f"{ms:9.2f} ms {times[0] / ms:6.2f}x   {runtime}")
+        runs = {"eager": net, "batch norm folded, TorchScript": torchscript(fold(net))}
+        if importlib.util.find_spec("openvino"):
+            runs["batch norm folded, OpenVINO"] = openvino_request(fold(net), threads=1)
+        height, width = net.space.image_size
+        print(f"{name}, {height}x{width}, one image, one CPU thread")
+        for runtime, run in runs.items():
+            print(f"{milliseconds(run, example_inputs(net)):9.2f} ms   {runtime}")
 
 
 # --------------------------------------------------------------------------- the command for videos
@@ -1355,43 +1304,25 @@ def read_video(path):
                 yield f"{path.name}/{i if file == path else file.name}", frame
 
 
-class VideoResults:
-    """What a run over a video leaves in the folder `out`: overlays at once, the rest at the end."""
+def draw_people(overlay, poses, skeleton):
+    """A copy of a frame with `poses` (N, K, 3) on it; several people have a colour each."""
+    for person, pose in enumerate(poses):
+        colour = PEOPLE_COLOURS[person % len(PEOPLE_COLOURS)] if len(poses) > 1 else None
+        overlay = data.draw_pose(overlay, pose, skeleton, SURE, colour)
+    return overlay
 
-    def __init__(self, out, skeleton):
-        self.out = Path(out)
-        self.skeleton = skeleton
-        self.page = {"categories": [skeleton.category], "images": [], "annotations": []}
-        self.small = []  # the first overlays, of 256 colours, for the GIF
 
-    def add(self, name, frame, poses):
-        """Write the overlay of a frame with `poses` (N, K, 3), and keep its part of poses.json."""
-        number = len(self.page["images"])
-        image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
-        self.page["images"].append(image)
-        overlay = frame
-        for person, pose in enumerate(poses):
-            colour = PEOPLE_COLOURS[person % len(PEOPLE_COLOURS)] if len(poses) > 1 else None
-            overlay = data.draw_pose(overlay, pose, self.skeleton, SURE, colour)
-            # track_id: the people are numbered as their boxes were handed in; nan is no JSON
-            if np.isfinite(pose).all():
-                entry = {"image_id": number, "track_id": person}
-                entry["keypoints"] = pose.round(3).ravel().tolist()
-                entry["scores"] = pose[:, 2].round(4).tolist()
-                self.page["annotations"].append(entry)
-        # at full size as a file of its own, and small for the GIF
-        data.save_image(overlay, self.out / f"{number:06d}.png")
-        if number < GIF_FRAMES:
-            overlay.thumbnail(GIF_SIZE)
-            self.small.append(overlay.quantize())
-
-    def write(self):
-        """Write poses.json, in PoseTrack18's format of results, and overlay.gif."""
-        if self.small:
-            data.write_json(self.page, self.out / "poses.json")
-            data.save_image(self.small, self.out / "overlay.gif")
-            gif = f"overlay.gif of the first {len(self.small)}"
-            print(f"{self.out}: {len(self.page['images'])} overlays, {gif}, poses.json")
+def entries_of(number, poses):
+    """What poses.json says of frame `number`: an entry for each person with a pose."""
+    entries = []
+    for person, pose in enumerate(poses):
+        # track_id: the people are numbered as their boxes were handed in; nan is no JSON
+        if np.isfinite(pose).all():
+            entry = {"image_id": number, "track_id": person}
+            entry["keypoints"] = pose.round(3).ravel().tolist()
+            entry["scores"] = pose[:, 2].round(4).tolist()
+            entries.append(entry)
+    return entries
 
 
 def run_video(video, checkpoint, boxes, out):
@@ -1403,9 +1334,11 @@ def run_video(video, checkpoint, boxes, out):
     if Path(out).resolve() == folder.resolve():
         raise UserError(f"--out {out} is the folder of the video; name another to be written to")
     pose = VideoPose.load(checkpoint)
+    skeleton = data.skeleton_of(pose.about)
     stream = pose.stream(boxes)
-    results = VideoResults(out, data.skeleton_of(pose.about))
-    times = {"key": [], "non-key": [], "mean": []}  # milliseconds of every frame
+    page = {"categories": [skeleton.category], "images": [], "annotations": []}
+    small = []  # the first overlays, of 256 colours, for the GIF
+    times = {"key": [], "non-key": []}  # milliseconds of every frame
     try:
         for number, (name, frame) in enumerate(read_video(video)):
             # nobody can be asked for a box here: at a key frame, lost people are searched for where
@@ -1415,14 +1348,26 @@ def run_video(video, checkpoint, boxes, out):
             start = time.perf_counter()
             poses = stream.step(frame)
             kind = "non-key" if stream.t else "key"
-            for column in (kind, "mean"):
-                times[column].append(1000 * (time.perf_counter() - start))
+            times[kind].append(1000 * (time.perf_counter() - start))
             print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}")
-            results.add(name, frame, poses)
+            # PoseTrack18's format of results
+            image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
+            page["images"].append(image)
+            page["annotations"] += entries_of(number, poses)
+            # the overlay, at once
+            overlay = draw_people(frame, poses, skeleton)
+            data.save_image(overlay, Path(out) / f"{number:06d}.png")
+            if number < GIF_FRAMES:
+                overlay.thumbnail(GIF_SIZE)
+                small.append(overlay.quantize())
     finally:
-        results.write()
-    parts = [f"{kind} {np.mean(values):.1f} ms" for kind, values in times.items() if values]
-    print(f"a frame of {len(boxes)} on {pose.device}: {', '.join(parts)}")
+        if small:
+            data.write_json(page, Path(out) / "poses.json")
+            data.save_image(small, Path(out) / "overlay.gif")
+    parts = [f"a {kind} frame {np.mean(times[kind]):.1f} ms" for kind in times if times[kind]]
+    print(
+        f"{out}: {len(page['images'])} frames of {len(boxes)} on {pose.device}, {', '.join(parts)}"
+    )
 
 
 # -------------------------------------------------------------------------------- showing networks
@@ -1439,22 +1384,12 @@ def show(arch):
         print(f"{name:10} {part.params:12,} {part.macs:15,} {part.gflops:9.4f}")
 
 
-PRINTED = {  # the released S-ViPNAS networks are not quite those of the tables
-    "s_vipnas_resnet50": "7.3M, 1.44",
-    "s_vipnas_mobilenetv3": "5.4M, 0.69",
-    "sbl_resnet18": "15.3M, 5.79",
-    "sbl_resnet50": "34.0M, 8.99",
-    "hrnet_w32": "28.5M, 7.10",
-}
-
-
 def show_all():
     """Print what every architecture costs (Tables 1 and 2), and the ends of every space."""
-    print("architecture           parameters   multiply-adds    GFLOPs   Tables 1 and 2")
+    print("architecture           parameters   multiply-adds    GFLOPs")
     for name, arch in ARCHS.items():
         price = cost(arch)
-        ours = f"{price.params:12,} {price.macs:15,} {price.gflops:9.4f}"
-        print(f"{name:20} {ours}   {PRINTED[name]}")
+        print(f"{name:20} {price.params:12,} {price.macs:15,} {price.gflops:9.4f}")
     print("\nspace          architectures    smallest: parameters, GFLOPs      largest: the same")
     for name, space in SPACES.items():
         ends = [cost(arch, space.image_size) for arch in (space.smallest(), space.largest())]
