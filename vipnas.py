@@ -43,28 +43,27 @@ from elastic import Backbone, Basic, Bottleneck, Branch, Cost, Head, Mobile, Sta
 from fusion import OPERATIONS, Fusion, TemporalFusion, all_fusions, step
 
 # fmt: off
-BACKBONES = {
-    # stage 1 of ResNet works at 1/4 (stride 1), though Table A2 prints 1/8: the released weights do
-    "resnet50": Backbone(
-        (Bottleneck,) * 4, strides=(1, 2, 2, 2), activations=(F.relu,) * 4,
-        attention=elastic.GlobalContext, stem_kernel=7, stem_second="pool",
-    ),
-    # Table A1; where activations change, as in the released network
-    "mobilenetv3": Backbone(
-        (Mobile,) * 6, strides=(1, 2, 2, 2, 1, 2), activations=(F.relu,) * 3 + (F.hardswish,) * 3,
-        attention=elastic.SqueezeExcite, stem_activation=F.hardswish,
-    ),
-    # Table A3: two stride-2 convolutions, a stage in a row, then 2, 3 and 4 parallel branches
-    "hrnet_w32": Backbone(
-        (Bottleneck,) + (Basic,) * 3, strides=(1, 1, 1, 1), activations=(F.relu,) * 4,
-        attention=elastic.SqueezeExcite, stem_second="conv", first_parallel=1,
-    ),
-    # ours, for two CPU cores: blocks of MobileNet-V3, h-swish only where the features are small
-    "tiny": Backbone(
-        (Mobile,) * 4, strides=(2, 2, 2, 1), activations=(F.relu,) * 2 + (F.hardswish,) * 2,
-        attention=elastic.SqueezeExcite, image_size=(128, 96),
-    ),
-}
+BACKBONES = {}
+# stage 1 of ResNet works at 1/4 (stride 1), though Table A2 prints 1/8: the released weights do
+BACKBONES["resnet50"] = Backbone(
+    (Bottleneck,) * 4, strides=(1, 2, 2, 2), activations=(F.relu,) * 4,
+    attention=elastic.GlobalContext, stem_kernel=7, stem_second="pool",
+)
+# Table A1; where activations change, as in the released network
+BACKBONES["mobilenetv3"] = Backbone(
+    (Mobile,) * 6, strides=(1, 2, 2, 2, 1, 2), activations=(F.relu,) * 3 + (F.hardswish,) * 3,
+    attention=elastic.SqueezeExcite, stem_activation=F.hardswish,
+)
+# Table A3: two stride-2 convolutions, a stage in a row, then 2, 3 and 4 parallel branches
+BACKBONES["hrnet_w32"] = Backbone(
+    (Bottleneck,) + (Basic,) * 3, strides=(1, 1, 1, 1), activations=(F.relu,) * 4,
+    attention=elastic.SqueezeExcite, stem_second="conv", first_parallel=1,
+)
+# ours, for two CPU cores: blocks of MobileNet-V3, h-swish only where the features are small
+BACKBONES["tiny"] = Backbone(
+    (Mobile,) * 4, strides=(2, 2, 2, 1), activations=(F.relu,) * 2 + (F.hardswish,) * 2,
+    attention=elastic.SqueezeExcite, image_size=(128, 96),
+)
 # only compared with (Table 1: SBL-ResNet-18)
 BACKBONES["resnet18"] = replace(BACKBONES["resnet50"], blocks=(Basic,) * 4)
 # fmt: on
@@ -486,39 +485,37 @@ def hrnet(depths, *widths):
 
 # The tables print [min, max]; the steps are those of Sec. A.2 for ResNet-50, of the others ours.
 # fmt: off
-SPACES = {
-    # Table A2; its steps (Sec. A.2): width 16, kernel 2, groups 16
-    "resnet50": Space("resnet50", steps(32, 64), (
-        stage(Bottleneck, (3, 4), steps(64, 80), (3, 5), steps(16, 64), BOTH),
-        stage(Bottleneck, (4, 5, 6), steps(128, 160), (3, 5), steps(16, 64), BOTH),
-        stage(Bottleneck, (6, 7, 8), steps(256, 320), (3, 5), steps(16, 64), BOTH),
-        stage(Bottleneck, (3, 4), steps(512, 640), (3, 5), steps(16, 64), BOTH),
-    ), HeadChoices(steps(64, 256), (4,), steps(16, 64))),
+SPACES = {}
+# Table A2; its steps (Sec. A.2): width 16, kernel 2, groups 16
+SPACES["resnet50"] = Space("resnet50", steps(32, 64), (
+    stage(Bottleneck, (3, 4), steps(64, 80), (3, 5), steps(16, 64), BOTH),
+    stage(Bottleneck, (4, 5, 6), steps(128, 160), (3, 5), steps(16, 64), BOTH),
+    stage(Bottleneck, (6, 7, 8), steps(256, 320), (3, 5), steps(16, 64), BOTH),
+    stage(Bottleneck, (3, 4), steps(512, 640), (3, 5), steps(16, 64), BOTH),
+), HeadChoices(steps(64, 256), (4,), steps(16, 64)))
 
-    # Table A1
-    "mobilenetv3": Space("mobilenetv3", (16,), (
-        stage(Mobile, (1,), (16,), (3,), steps(2, 16, 1), BOTH, (1,)),
-        *[table_a1(width) for width in (24, 40, 80, 112, 160)],
-    ), HeadChoices((256,), (4,), steps(32, 256, 1))),
+# Table A1
+SPACES["mobilenetv3"] = Space("mobilenetv3", (16,), (
+    stage(Mobile, (1,), (16,), (3,), steps(2, 16, 1), BOTH, (1,)),
+    *[table_a1(width) for width in (24, 40, 80, 112, 160)],
+), HeadChoices((256,), (4,), steps(32, 256, 1)))
 
-    # Table A3. Of the bottlenecks it prints the middle width, 16 to 64; four times that comes out
-    "hrnet_w32": Space("hrnet_w32", steps(16, 64), (
-        stage(Bottleneck, (2, 3, 4), steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),
-        hrnet((4,), 32, 64),
-        hrnet((8, 12, 16), 32, 64, 128),
-        hrnet((8, 12), 32, 64, 128, 256),
-    ), None),
+# Table A3. Of the bottlenecks it prints the middle width, 16 to 64; four times that comes out
+SPACES["hrnet_w32"] = Space("hrnet_w32", steps(16, 64), (
+    stage(Bottleneck, (2, 3, 4), steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),
+    hrnet((4,), 32, 64),
+    hrnet((8, 12, 16), 32, 64, 128),
+    hrnet((8, 12), 32, 64, 128, 256),
+), None)
 
-    # ours: shaped like MobileNet-V3, small enough to be trained on two CPU cores in minutes
-    "tiny": Space("tiny", (16,), (
-        # depths, widths, kernels, group numbers, attention, expansions, most channels a group
-        stage(Mobile, (1, 2), (16, 24), (3,), (16, 24, 48), (False,), (1, 2), 1),
-        stage(Mobile, (1, 2), (32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1),
-        stage(Mobile, (1, 2, 3), (48, 64), (3, 5),
-              (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2),
-        stage(Mobile, (1, 2, 3), (48, 96), (3, 5), (96, 144, 192, 288), BOTH, (2, 3), 1),
-    ), HeadChoices((48,), (4,), (48,)), image_size=(128, 96)),
-}
+# ours: shaped like MobileNet-V3, small enough to be trained on two CPU cores in minutes
+SPACES["tiny"] = Space("tiny", (16,), (
+    # depths, widths, kernels, group numbers, attention, expansions, most channels a group
+    stage(Mobile, (1, 2), (16, 24), (3,), (16, 24, 48), (False,), (1, 2), 1),
+    stage(Mobile, (1, 2), (32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1),
+    stage(Mobile, (1, 2, 3), (48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2),
+    stage(Mobile, (1, 2, 3), (48, 96), (3, 5), (96, 144, 192, 288), BOTH, (2, 3), 1),
+), HeadChoices((48,), (4,), (48,)), image_size=(128, 96))
 # fmt: on
 
 
@@ -529,39 +526,38 @@ def hand_made(backbone, stem, rows, head=None):
 
 # Each line: the depth of a stage, then its blocks. Tables 1 and 2 print the numbers in comments
 # fmt: off
-ARCHS = {
-    # the two networks that the authors released are not quite those of the tables
-    "s_vipnas_resnet50": hand_made("resnet50", 48, [  # 7.3M parameters, 1.44 GFLOPs
-        # depth  width kernel groups attention
-        (4, Branch(80, 3, 16, True)),
-        (6, Branch(160, 5, 16, False)),
-        (7, Branch(304, 5, 16, True)),
-        (3, Branch(608, 5, 16, True)),
-    ], Head(144, 4, 16)),
-    "s_vipnas_mobilenetv3": hand_made("mobilenetv3", 16, [  # 5.4M, 0.69
-        # depth  width kernel groups attention expansion
-        (1, Branch(16, 3, 8, True, 1)),
-        (4, Branch(24, 7, 120, True, 5)),
-        (4, Branch(40, 7, 20, False, 4)),
-        (4, Branch(80, 5, 100, True, 5)),
-        (4, Branch(112, 7, 280, True, 5)),
-        (4, Branch(160, 5, 240, True, 6)),
-    ], Head(160, 4, 160)),
-    # Simple Baselines [56], ResNets as they are; and HRNet-W32 [49]: 1, 4 and 3 modules of 4 blocks
-    "sbl_resnet18": hand_made("resnet18", 64, [  # 15.3M, 5.79
-        (2, Branch(64)), (2, Branch(128)), (2, Branch(256)), (2, Branch(512)),
-    ], Head(256)),
-    "sbl_resnet50": hand_made("resnet50", 64, [  # 34.0M, 8.99
-        (3, Branch(256, expansion=4)), (4, Branch(512, expansion=4)),
-        (6, Branch(1024, expansion=4)), (3, Branch(2048, expansion=4)),
-    ], Head(256)),
-    "hrnet_w32": hand_made("hrnet_w32", 64, [  # 28.5M, 7.10
-        (4, Branch(256, expansion=4)),
-        (4, Branch(32), Branch(64)),
-        (16, Branch(32), Branch(64), Branch(128)),
-        (12, Branch(32), Branch(64), Branch(128), Branch(256)),
-    ]),
-}
+ARCHS = {}
+# the two networks that the authors released are not quite those of the tables
+ARCHS["s_vipnas_resnet50"] = hand_made("resnet50", 48, [  # 7.3M parameters, 1.44 GFLOPs
+    # depth  width kernel groups attention
+    (4, Branch(80, 3, 16, True)),
+    (6, Branch(160, 5, 16, False)),
+    (7, Branch(304, 5, 16, True)),
+    (3, Branch(608, 5, 16, True)),
+], Head(144, 4, 16))
+ARCHS["s_vipnas_mobilenetv3"] = hand_made("mobilenetv3", 16, [  # 5.4M, 0.69
+    # depth  width kernel groups attention expansion
+    (1, Branch(16, 3, 8, True, 1)),
+    (4, Branch(24, 7, 120, True, 5)),
+    (4, Branch(40, 7, 20, False, 4)),
+    (4, Branch(80, 5, 100, True, 5)),
+    (4, Branch(112, 7, 280, True, 5)),
+    (4, Branch(160, 5, 240, True, 6)),
+], Head(160, 4, 160))
+# Simple Baselines [56], ResNets as they are; and HRNet-W32 [49]: 1, 4 and 3 modules of 4 blocks
+ARCHS["sbl_resnet18"] = hand_made("resnet18", 64, [  # 15.3M, 5.79
+    (2, Branch(64)), (2, Branch(128)), (2, Branch(256)), (2, Branch(512)),
+], Head(256))
+ARCHS["sbl_resnet50"] = hand_made("resnet50", 64, [  # 34.0M, 8.99
+    (3, Branch(256, expansion=4)), (4, Branch(512, expansion=4)),
+    (6, Branch(1024, expansion=4)), (3, Branch(2048, expansion=4)),
+], Head(256))
+ARCHS["hrnet_w32"] = hand_made("hrnet_w32", 64, [  # 28.5M, 7.10
+    (4, Branch(256, expansion=4)),
+    (4, Branch(32), Branch(64)),
+    (16, Branch(32), Branch(64), Branch(128)),
+    (12, Branch(32), Branch(64), Branch(128), Branch(256)),
+])
 # fmt: on
 
 # ------------------------------------------------------------------------------------- the network
