@@ -220,12 +220,12 @@ class HeadChoices:
         most = self.most_per_group_first
         return [n for n in found if width // common_groups(n, in_channels, width) <= most]
 
-    def sample(self, rng, in_channels):
+    def sample(self, in_channels, rng):
         """A random Head."""
         width = rng.choice(self.width)
         fitting = self.fitting(width, in_channels)
         if not fitting:
-            return self.sample(rng, in_channels)
+            return self.sample(in_channels, rng)
         return Head(width, rng.choice(self.kernel), rng.choice(fitting))
 
     def options(self, in_channels):
@@ -302,8 +302,9 @@ class Space:
         """The heads over these stages: they read branch 1 of the last."""
         return self.head.options(stages[-1].branches[0].width) if self.head else [None]
 
-    def _sample_head(self, rng, stages):
-        return self.head.sample(rng, stages[-1].branches[0].width) if self.head else None
+    def _sample_head(self, stages, rng):
+        """A random one of them."""
+        return self.head.sample(stages[-1].branches[0].width, rng) if self.head else None
 
     def sample(self, rng):
         """A random Arch, from a `random.Random`."""
@@ -313,7 +314,7 @@ class Space:
             branches = [line.sample(rng) for line in choices.branches]
             stages.append(Stage(rng.choice(choices.depth), tuple(branches)))
         # the head last: its group numbers depend on the width below
-        head = self._sample_head(rng, stages)
+        head = self._sample_head(stages, rng)
         stem = rng.choice(self.stem)
         return Arch(self.backbone, stem, tuple(stages), head, rng.choice(self.fusions))
 
@@ -349,7 +350,7 @@ class Space:
         if what == "fusion":
             return replace(arch, fusion=rng.choice(self.fusions))
         if what == "head":
-            return replace(arch, head=self._sample_head(rng, arch.stages))
+            return replace(arch, head=self._sample_head(arch.stages, rng))
 
         # of a stage either its depth, or everything else about one branch
         stages = list(arch.stages)
@@ -362,8 +363,9 @@ class Space:
             stages[index] = stages[index]._replace(branches=tuple(branches))
 
         # if the last stage has another width now, the head may no longer fit on it
-        fits = arch.head in self._heads(stages)
-        head = arch.head if fits else self._sample_head(rng, stages)
+        head = arch.head
+        if head not in self._heads(stages):
+            head = self._sample_head(stages, rng)
         return replace(arch, stages=tuple(stages), head=head)
 
     def __contains__(self, arch):
@@ -375,19 +377,18 @@ class Space:
             found.append(stage.depth in choices.depth)
             for branch, line in zip(stage.branches, choices.branches, strict=True):
                 found.append(branch in line.options)
-        return all(found) and arch.head in self._heads(arch.stages)
+        found.append(arch.head in self._heads(arch.stages))
+        return all(found)
 
     def size(self):
         """How many architectures there are (a Python int: it does not fit a float)."""
         count = len(self.stem) * len(self.fusions)
         for depth, branches in self.stages:
             count *= len(depth) * math.prod([len(line.options) for line in branches])
-        if not self.head:
-            return count
         # how many heads fit depends on the branch below: take their mean over its options
         last = self.stages[-1].branches[0].options
-        heads = sum(len(self.head.options(branch.width)) for branch in last)
-        return count * heads // len(last)
+        heads = [len(self._heads([Stage(1, (branch,))])) for branch in last]
+        return count * sum(heads) // len(last)
 
     def within(self, arch):
         """The T space inside a found S-ViPNAS: all that is not larger than `arch`, with a fusion.
@@ -714,11 +715,10 @@ class Folded(nn.Module):
 
     def forward(self, x, *choice):
         """(B, I, H, W) -> (B, O, H', W')."""
-        settings = {"stride": self.stride or 2, "groups": self.groups}
+        margin = self.kernel // 2
         if self.stride is None:
-            padding = (self.kernel - 2) // 2
-            return F.conv_transpose2d(x, self.weight, self.bias, padding=padding, **settings)
-        return F.conv2d(x, self.weight, self.bias, padding=self.kernel // 2, **settings)
+            return F.conv_transpose2d(x, self.weight, self.bias, 2, margin - 1, 0, self.groups)
+        return F.conv2d(x, self.weight, self.bias, self.stride, margin, groups=self.groups)
 
 
 def fold(net):
@@ -926,8 +926,7 @@ class Stream:
         """
         image = data.as_picture(frame)
         image.load()  # decoded once, at full size, for all windows
-        count = len(self.boxes)
-        given = [None] * count if box is None else as_boxes(box, count)
+        given = [None] * len(self.boxes) if box is None else as_boxes(box, len(self.boxes))
         if self.size not in (None, image.size) and any(one is None for one in given):
             raise UserError("the frames have another size now: hand `step` a box for everybody")
         self.size = image.size
@@ -936,7 +935,7 @@ class Stream:
         if self.t == 0:
             self._start_period(given)
         # 2. the network of this frame; a person who is left out has nan
-        keypoints = np.full((count, len(self.pose.about["joints"]), 3), np.nan)
+        keypoints = np.full((len(self.boxes), len(self.pose.about["joints"]), 3), np.nan)
         if self.running:
             with use_threads(self.pose.threads):
                 keypoints[self.running] = self._run(image)
@@ -1078,6 +1077,13 @@ def save_finished(path, nets, about):
     save_checkpoint({"kind": "finished", "networks": networks, "about": about}, path)
 
 
+def restore_finished(arch, state, about, path):
+    """A finished network in eval mode, of its Arch in JSON and its tensors."""
+    # the architecture is in the file, so any file can be opened without a config
+    space = Space.of(Arch.from_json(arch), tuple(about["size"]))
+    return restore(PoseNet(space, len(about["joints"])).eval(), state, path)
+
+
 def load_networks(path):
     """([PoseNets in eval mode], about) of a finished checkpoint, or of a published one.
 
@@ -1090,10 +1096,7 @@ def load_networks(path):
     nets = []
     with complete(path):
         for saved in contents["networks"]:
-            # the architecture is in the file, so any file can be opened without a config
-            space = Space.of(Arch.from_json(saved["arch"]), tuple(about["size"]))
-            net = PoseNet(space, len(about["joints"])).eval()
-            nets.append(restore(net, saved["state"], path))
+            nets.append(restore_finished(saved["arch"], saved["state"], about, path))
         check(nets and nets[0].arch.fusion is None, "its first network is not for key frames")
     return nets, about
 
@@ -1101,20 +1104,19 @@ def load_networks(path):
 def load_supernet(path):
     """(super-network, its key-frame network or None, everything saved) of a run's supernet.pt."""
     contents = load_checkpoint(path, "supernet", "alone")
+    about = contents["about"]
     with complete(path):
         alone = contents["kind"] == "alone" or (contents["stage"] == "s" and contents["arch"])
         if alone or len(contents["nets"]) > 1:
             raise UserError(f"{path} was trained as one architecture alone: nothing to search")
-        size = tuple(contents["about"]["size"])
-        joints = len(contents["about"]["joints"])
-        space = replace(SPACES[contents["space"]], image_size=size)
+        space = replace(SPACES[contents["space"]], image_size=tuple(about["size"]))
         key_net = None
         # that of stage t lies within the network of the key frame (Sec. 3.4.2)
         if contents["stage"] == "t":
-            key_net = PoseNet(Space.of(Arch.from_json(contents["arch"]), size), joints).eval()
-            restore(key_net, contents["key"], path)
+            key_net = restore_finished(contents["arch"], contents["key"], about, path)
             space = space.within(key_net.arch)
-        supernet = restore(PoseNet(space, joints), contents["nets"][0], path)
+        supernet = PoseNet(space, len(about["joints"]))
+        restore(supernet, contents["nets"][0], path)
     return supernet, key_net, contents
 
 
@@ -1142,9 +1144,11 @@ def read_archs(text):
 
 def write_archs(archs, path):
     """Write one Arch, or a list of them (an allocation), as `read_archs` reads it."""
-    is_one = isinstance(archs, Arch)
-    contents = [json.loads(arch.to_json()) for arch in ([archs] if is_one else archs)]
-    data.write_json(contents[0] if is_one else contents, path)
+    if isinstance(archs, Arch):
+        contents = json.loads(archs.to_json())
+    else:
+        contents = [json.loads(arch.to_json()) for arch in archs]
+    data.write_json(contents, path)
 
 
 # mmpose is the toolbox with which the authors published their two S-ViPNAS networks. Both are built
@@ -1308,17 +1312,18 @@ def draw_people(overlay, poses, skeleton):
     return overlay
 
 
-def entries_of(number, poses):
-    """What poses.json says of frame `number`: an entry for each person with a pose."""
-    entries = []
+def add_frame(page, name, poses):
+    """Add what was found in a frame to `page`, which has PoseTrack18's format of results."""
+    number = len(page["images"])
+    image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
+    page["images"].append(image)
     for person, pose in enumerate(poses):
         # track_id: the people are numbered as their boxes were handed in; nan is no JSON
         if np.isfinite(pose).all():
             entry = {"image_id": number, "track_id": person}
             entry["keypoints"] = pose.round(3).ravel().tolist()
             entry["scores"] = pose[:, 2].round(4).tolist()
-            entries.append(entry)
-    return entries
+            page["annotations"].append(entry)
 
 
 def run_video(video, checkpoint, boxes, out):
@@ -1337,8 +1342,7 @@ def run_video(video, checkpoint, boxes, out):
     times = {"key": [], "non-key": []}  # milliseconds of every frame
     try:
         for number, (name, frame) in enumerate(read_video(video)):
-            # nobody can be asked for a box here: at a key frame, lost people are searched for where
-            # they were last seen
+            # nobody can give a new box: at a key frame a lost person is searched for again
             if number % len(pose.nets) == 0:
                 stream.lost[:] = False
             start = time.perf_counter()
@@ -1346,11 +1350,8 @@ def run_video(video, checkpoint, boxes, out):
             kind = "non-key" if stream.t else "key"
             times[kind].append(1000 * (time.perf_counter() - start))
             print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}")
-            # PoseTrack18's format of results
-            image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
-            page["images"].append(image)
-            page["annotations"] += entries_of(number, poses)
-            # the overlay, at once
+            add_frame(page, name, poses)
+            # the overlay: at once as a file of its own, in the end as a part of the GIF
             overlay = draw_people(frame, poses, skeleton)
             data.save_image(overlay, Path(out) / f"{number:06d}.png")
             if number < GIF_FRAMES:
@@ -1360,10 +1361,9 @@ def run_video(video, checkpoint, boxes, out):
         if small:
             data.write_json(page, Path(out) / "poses.json")
             data.save_image(small, Path(out) / "overlay.gif")
-    parts = [f"a {kind} frame {np.mean(times[kind]):.1f} ms" for kind in times if times[kind]]
-    print(
-        f"{out}: {len(page['images'])} frames of {len(boxes)} on {pose.device}, {', '.join(parts)}"
-    )
+    print(f"{out}: overlays, overlay.gif of the first {len(small)} frames, poses.json")
+    parts = [f"{kind} {np.mean(values):.1f} ms" for kind, values in times.items() if values]
+    print(f"a frame of {len(boxes)} on {pose.device}: {', '.join(parts)}")
 
 
 # -------------------------------------------------------------------------------- showing networks
@@ -1401,15 +1401,16 @@ def picture(archs, path):
     stage {depth, width, kernel, groups}, in red where the heatmaps of the row above come in."""
     high = 30 + 17 * max(len(stage.branches) for stage in archs[0].stages)  # a box
     wide = 220  # a box and the gap behind it
-    size = (100 + wide * len(archs[0].stages), (high + 50) * len(archs) + 20)
-    image = Image.new("RGB", size, "white")
+    right = 100 + wide * len(archs[0].stages)
+    image = Image.new("RGB", (right, (high + 50) * len(archs) + 20), "white")
     pen = ImageDraw.Draw(image)
     pen.font = ImageFont.load_default(13)
     for row, arch in enumerate(archs):
         top = 50 + row * (high + 50)
         middle = top + high / 2
-        pen.text((8, middle), f"frame {row}" if arch.fusion else "key frame", "black", anchor="lm")
-        pen.line([(90, middle), (size[0], middle)], "black", 2)
+        name = f"frame {row}" if arch.fusion else "key frame"
+        pen.text((8, middle), name, "black", anchor="lm")
+        pen.line([(90, middle), (right, middle)], "black", 2)
         for column, stage in enumerate(arch.stages):
             x = 90 + wide * column
             text = f"stage {column + 1}"
@@ -1422,8 +1423,8 @@ def picture(archs, path):
             # from the end of the row above, along the gap, down to behind the stage
             x = 90 + wide * arch.fusion.stage - 20
             lane = top - 25
-            pen.line([(size[0] - 20, lane - 25 - high / 2), (size[0] - 20, lane)], FUSION_RED, 2)
-            pen.line([(size[0] - 20, lane), (x, lane), (x, middle)], FUSION_RED, 2)
+            way = [(right - 20, lane - 25 - high / 2), (right - 20, lane), (x, lane), (x, middle)]
+            pen.line(way, FUSION_RED, 2)
             pen.text((x + 4, lane + 12), arch.fusion.operation, FUSION_RED, anchor="lm")
     data.save_image(image, path)
 
