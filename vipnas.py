@@ -99,6 +99,7 @@ class Arch:
     fusion: Fusion | None = None  # a key frame has none
 
     def __post_init__(self):
+        # the backbone says how many stages there are, each with how many branches
         known = self.backbone in BACKBONES
         check(known, f"there is no backbone '{self.backbone!s:.20}' among {', '.join(BACKBONES)}")
         plan = BACKBONES[self.backbone]
@@ -114,12 +115,14 @@ class Arch:
     def __str__(self):
         """One line, such as: tiny: 16 | 1 x 24 k3 g24 e1 | 2 x 32 k5 g64 e2 att | head 48 k4 g8."""
         parts = [f"{self.backbone}: {self.stem}"]
+        # depth x width of a stage, and what else is chosen in it; in HRNet branch / branch / ...
         for stage in self.stages:
             branches = []
             for branch in stage.branches:
                 text = f"{branch.width} k{branch.kernel} g{branch.groups} e{branch.expansion}"
                 branches.append(text + " att" if branch.attention else text)
             parts.append(f"{stage.depth} x " + " / ".join(branches))
+        # what not every network has
         if self.head:
             parts.append(f"head {self.head.width} k{self.head.kernel} g{self.head.groups}")
         if self.fusion:
@@ -133,6 +136,7 @@ class Arch:
     @staticmethod
     def from_json(text):
         """The Arch in `text`. ValueError, in one sentence, if it holds none."""
+        # JSON has lists and dicts where an Arch has tuples with names
         try:
             fields = json.loads(text)
             stages = []
@@ -269,6 +273,7 @@ class Space:
     @staticmethod
     def of(arch, image_size=None):
         """The space that holds one architecture: over it, a PoseNet is a finished network."""
+        # a choice of one, wherever a space has several
         plan = BACKBONES[arch.backbone]
         stages = []
         for block, stage in zip(plan.blocks, arch.stages, strict=True):
@@ -404,12 +409,14 @@ class Space:
         expansion     the table's that are below S's, and S's
         fusion        any operation after any stage
         """
+        # stage by stage: its depths, and what is inside each of its branches
         stages = []
         for index, (choices, stage) in enumerate(zip(self.stages, arch.stages, strict=True)):
             least = BACKBONES[self.backbone].depth_step(index)
             lines = zip(choices.branches, stage.branches, strict=True)
             branches = [branch_within(line, branch) for line, branch in lines]
             stages.append(Stage(steps(least, stage.depth, least), tuple(branches)))
+        # the head, which reads the width of S's last stage
         head = None
         if self.head:
             head = head_within(self.head, arch.head, arch.stages[-1].branches[0].width)
@@ -581,7 +588,7 @@ class PoseNet(nn.Module):
         self.joints = joints
         smallest = self.space.smallest()
         largest = self.space.largest()
-        # a space of one architecture makes a finished network, whose layers still are elastic ones:
+        # a space of one architecture makes a finished network. Its layers still are elastic ones:
         # they just have nothing smaller to give
         self.is_supernet = self.space.size() > 1
         self.arch = None if self.is_supernet else largest
@@ -596,6 +603,7 @@ class PoseNet(nn.Module):
         for index, stage in enumerate(largest.stages):
             widths_out = [branch.width for branch in stage.branches]
             least_out = [branch.width for branch in smallest.stages[index].branches]
+            # whether other widths than the largest may come in or go out
             narrower = [least, least_out] != [widths, widths_out]
             kind = elastic.ParallelStage if plan.is_parallel(index) else elastic.SerialStage
             self.stages.append(kind(plan, index, widths, stage, self.is_supernet, narrower))
@@ -724,6 +732,7 @@ class Folded(nn.Module):
 def fold(net):
     """A copy of a finished network, without batch norm, for inference alone."""
     check(net.arch, "only a finished network can be deployed: extract one first")
+    # every layer, wherever it is, is replaced in the module that holds it
     folded = copy.deepcopy(net).eval()
     for parent in list(folded.modules()):
         for name, layer in parent.named_children():
@@ -768,6 +777,7 @@ def openvino_request(folded, threads):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it traces, and shapes that are fixed are constants to it
         model = openvino.convert_model(folded, example_input=example_inputs(folded))
+    # f32, as some processors would round off to bfloat16
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
 
@@ -779,7 +789,12 @@ def openvino_request(folded, threads):
 
 
 class Deployed(nn.Module):
-    """A finished network for inference, called like the PoseNet it was; see `deploy`."""
+    """A finished network made fast: the same outputs to 1e-4, at least twice as fast on a CPU.
+
+    Batch norm is folded into the convolutions. On a CPU OpenVINO does the rest where it is
+    installed (pip install openvino), on so many threads; else frozen TorchScript. `.runtime` says
+    what runs it. It takes any number of images, of any size that the network takes.
+    """
 
     def __init__(self, net, threads):
         super().__init__()
@@ -804,12 +819,7 @@ class Deployed(nn.Module):
 
 
 def deploy(net, threads=1):
-    """A finished network made fast: the same outputs to 1e-4, at least twice as fast on a CPU.
-
-    Batch norm is folded into the convolutions. On a CPU OpenVINO does the rest where it is
-    installed (pip install openvino), on so many threads; else frozen TorchScript. `.runtime` says
-    what runs it. It takes any number of images, of any size that the network takes.
-    """
+    """`Deployed`: a finished network for inference, called like the PoseNet it was."""
     return Deployed(net, threads)
 
 
@@ -1135,7 +1145,7 @@ def read_archs(text):
         return archs
     except UnicodeDecodeError:  # no text, so it is a checkpoint
         return [net.arch for net in load_networks(text)[0]]
-    except (OSError, ValueError, TypeError, ArithmeticError, RuntimeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
         choices = f"an architecture's JSON file, a finished checkpoint, or {', '.join(ARCHS)}"
         reason = " ".join(str(error).split())[:200]
         message = f"no architecture can be read from {text} ({reason}); choose {choices}"
@@ -1199,13 +1209,14 @@ def _mmpose_name(name, ours):
 def load_mmpose(path):
     """A published S-ViPNAS checkpoint, of either network, as a finished PoseNet in eval mode.
 
-    Newer files call the head `head`, older ones `keypoint_head`. The tensors lie under
-    `state_dict`, or where others put them: under `model`, or bare; with the words that DataParallel
-    and torch.compile put before the names. UserError if it is another network.
+    UserError if it is another network.
     """
+    # the tensors lie under `state_dict`, or where others put them: under `model`, or bare
     found = read_checkpoint(path)
     for place in ("state_dict", "model"):
-        found = found[place] if isinstance(found.get(place), dict) else found
+        if isinstance(found.get(place), dict):
+            found = found[place]
+    # DataParallel and torch.compile put a word before the names; older files have `keypoint_head`
     wrappers = "((module|_orig_mod)[.])*(keypoint_(?=head[.]))?"
     found = {re.sub(f"^{wrappers}", "", str(name)): tensor for name, tensor in found.items()}
 
@@ -1318,12 +1329,11 @@ def add_frame(page, name, poses):
     image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
     page["images"].append(image)
     for person, pose in enumerate(poses):
-        # track_id: the people are numbered as their boxes were handed in; nan is no JSON
-        if np.isfinite(pose).all():
-            entry = {"image_id": number, "track_id": person}
-            entry["keypoints"] = pose.round(3).ravel().tolist()
-            entry["scores"] = pose[:, 2].round(4).tolist()
-            page["annotations"].append(entry)
+        # track_id: the people are numbered as their boxes were handed in
+        entry = {"image_id": number, "track_id": person}
+        entry["keypoints"] = pose.round(3).ravel().tolist()
+        entry["scores"] = pose[:, 2].round(4).tolist()
+        page["annotations"].append(entry)
 
 
 def run_video(video, checkpoint, boxes, out):
