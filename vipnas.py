@@ -242,7 +242,7 @@ class HeadChoices:
 
 
 def single(choice):
-    """{dimension: (its one value,)} of a Branch or a Head."""
+    """Choices of one: {dimension: (its value,)} of a Branch or a Head."""
     return {name: (value,) for name, value in choice._asdict().items()}
 
 
@@ -280,8 +280,14 @@ class Space:
             lines = [BranchChoices(block, **single(branch)) for branch in stage.branches]
             stages.append(Stage((stage.depth,), tuple(lines)))
         head = HeadChoices(**single(arch.head)) if arch.head else None
-        size = image_size or plan.image_size
-        return Space(arch.backbone, (arch.stem,), tuple(stages), head, size, (arch.fusion,))
+        return Space(
+            backbone=arch.backbone,
+            stem=(arch.stem,),
+            stages=tuple(stages),
+            head=head,
+            image_size=image_size or plan.image_size,
+            fusions=(arch.fusion,),
+        )
 
     def smallest(self):
         """The least of everything: depth, width, kernel, most groups, no attention."""
@@ -305,11 +311,15 @@ class Space:
 
     def _heads(self, stages):
         """The heads over these stages: they read branch 1 of the last."""
-        return self.head.options(stages[-1].branches[0].width) if self.head else [None]
+        if not self.head:
+            return [None]
+        return self.head.options(stages[-1].branches[0].width)
 
     def _sample_head(self, stages, rng):
         """A random one of them."""
-        return self.head.sample(stages[-1].branches[0].width, rng) if self.head else None
+        if not self.head:
+            return None
+        return self.head.sample(stages[-1].branches[0].width, rng)
 
     def sample(self, rng):
         """A random Arch, from a `random.Random`."""
@@ -329,7 +339,10 @@ class Space:
         # once a network: the stem, the fusion of a non-key frame, the head
         heads = self._heads(self.largest().stages)
         once = {"stem": self.stem, "fusion": self.fusions, "head": heads}
-        found = [(what, None, None) for what, options in once.items() if len(options) > 1]
+        found = []
+        for what, options in once.items():
+            if len(options) > 1:
+                found.append((what, None, None))
         # in every stage: its depth; and all that makes up a branch is one decision
         for index, choices in enumerate(self.stages):
             if len(choices.depth) > 1:
@@ -376,7 +389,7 @@ class Space:
     def __contains__(self, arch):
         if arch.backbone != self.backbone:
             return False
-        # decision by decision
+        # decision by decision; the head last, as it depends on the last stage
         found = [arch.stem in self.stem, arch.fusion in self.fusions]
         for stage, choices in zip(arch.stages, self.stages, strict=True):
             found.append(stage.depth in choices.depth)
@@ -416,18 +429,17 @@ class Space:
             lines = zip(choices.branches, stage.branches, strict=True)
             branches = [branch_within(line, branch) for line, branch in lines]
             stages.append(Stage(steps(least, stage.depth, least), tuple(branches)))
-        # the head, which reads the width of S's last stage
-        head = None
-        if self.head:
-            head = head_within(self.head, arch.head, arch.stages[-1].branches[0].width)
-            # a width of the last stage goes if no head fits on it
+        # the head; a width of the last stage goes if no head fits on it
+        head = self.head
+        if head:
+            head = head_within(head, arch.head, arch.stages[-1].branches[0].width)
             (last,) = stages[-1].branches
             fitting = [width for width in last.width if head.options(width)]
             last = replace(last, width=tuple(fitting))
             stages[-1] = stages[-1]._replace(branches=(last,))
         stem = widths_within(self.stem, arch.stem)
         fusions = all_fusions(len(stages))
-        return Space(self.backbone, stem, tuple(stages), head, self.image_size, fusions)
+        return replace(self, stem=stem, stages=tuple(stages), head=head, fusions=fusions)
 
 
 # For example, S has 2 blocks "32 k5 g64 e2" in stage 2 of `tiny`. Widths 16 and 32 and kernels 3
@@ -468,9 +480,10 @@ def widths_within(table, width):
     return steps(width - width // 2 // step * step, width, step)
 
 
-def stage(block, depths, *choices):
-    """A stage with one branch; `choices` as BranchChoices takes them."""
-    return Stage(depths, (BranchChoices(block, *choices),))
+def stage(block, depths, *choices, **named):
+    """A stage with one branch; the choices are those of BranchChoices."""
+    line = BranchChoices(block, *choices, **named)
+    return Stage(depths, (line,))
 
 
 def table_a1(width):
@@ -495,11 +508,12 @@ def hrnet(depths, *widths):
 # fmt: off
 SPACES = {}
 # Table A2; its steps (Sec. A.2): width 16, kernel 2, groups 16
+SAME = {"kernel": (3, 5), "groups": steps(16, 64), "attention": BOTH}
 SPACES["resnet50"] = Space("resnet50", steps(32, 64), (
-    stage(Bottleneck, (3, 4), steps(64, 80), (3, 5), steps(16, 64), BOTH),
-    stage(Bottleneck, (4, 5, 6), steps(128, 160), (3, 5), steps(16, 64), BOTH),
-    stage(Bottleneck, (6, 7, 8), steps(256, 320), (3, 5), steps(16, 64), BOTH),
-    stage(Bottleneck, (3, 4), steps(512, 640), (3, 5), steps(16, 64), BOTH),
+    stage(Bottleneck, (3, 4), steps(64, 80), **SAME),
+    stage(Bottleneck, (4, 5, 6), steps(128, 160), **SAME),
+    stage(Bottleneck, (6, 7, 8), steps(256, 320), **SAME),
+    stage(Bottleneck, (3, 4), steps(512, 640), **SAME),
 ), HeadChoices(steps(64, 256), (4,), steps(16, 64)))
 
 # Table A1
@@ -529,7 +543,8 @@ SPACES["tiny"] = Space("tiny", (16,), (
 
 def hand_made(backbone, stem, rows, head=None):
     """An Arch from rows (depth, a Branch for each branch)."""
-    return Arch(backbone, stem, tuple([Stage(row[0], row[1:]) for row in rows]), head)
+    stages = [Stage(depth, tuple(branches)) for depth, *branches in rows]
+    return Arch(backbone, stem, tuple(stages), head)
 
 
 # Each line: the depth of a stage, then its blocks. Tables 1 and 2 print the numbers in comments
@@ -811,6 +826,7 @@ class Deployed(nn.Module):
 
     def forward(self, images, arch=None, heatmaps=None):
         """images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4), without gradients."""
+        # in the order in memory that convolutions on CPUs like best
         inputs = {"images": images.contiguous(memory_format=torch.channels_last)}
         if self.folded.arch.fusion:
             inputs["heatmaps"] = heatmaps.contiguous(memory_format=torch.channels_last)
@@ -907,10 +923,8 @@ class VideoPose:
 class Stream:
     """People followed through a video, all of them as one batch.
 
-    Every T + 1 frames is a key frame: the S network looks at it alone. On the frames between, the
-    T networks get the propagated heatmaps of the frame before (eq. 2). ours: every frame is cropped
-    by a window around the person's last pose, so they may walk away from where the key frame saw
-    them.
+    ours: every frame is cropped by a window around the person's last pose, so they may walk away
+    from where the key frame saw them.
 
     After a step `lost` (N,) says who shows fewer than 4 joints. A lost person keeps their window;
     at the next key frame they are left out, and get nan, until `step` is handed a box for them.
@@ -936,7 +950,9 @@ class Stream:
         """
         image = data.as_picture(frame)
         image.load()  # decoded once, at full size, for all windows
-        given = [None] * len(self.boxes) if box is None else as_boxes(box, len(self.boxes))
+        given = [None] * len(self.boxes)
+        if box is not None:
+            given = as_boxes(box, len(self.boxes))
         if self.size not in (None, image.size) and any(one is None for one in given):
             raise UserError("the frames have another size now: hand `step` a box for everybody")
         self.size = image.size
@@ -945,7 +961,8 @@ class Stream:
         if self.t == 0:
             self._start_period(given)
         # 2. the network of this frame; a person who is left out has nan
-        keypoints = np.full((len(self.boxes), len(self.pose.about["joints"]), 3), np.nan)
+        joints = len(self.pose.about["joints"])
+        keypoints = np.full((len(self.boxes), joints, 3), np.nan)
         if self.running:
             with use_threads(self.pose.threads):
                 keypoints[self.running] = self._run(image)
@@ -1006,7 +1023,8 @@ def box_around(pose, size):
     by a pixel and a tenth of its longer side. None if fewer than 4 joints are seen.
     """
     x, y, score = pose.T
-    inside = (x > -0.5) & (y > -0.5) & (x < size[0] - 0.5) & (y < size[1] - 0.5)
+    inside = (x > -0.5) & (x < size[0] - 0.5)
+    inside &= (y > -0.5) & (y < size[1] - 0.5)
     seen = pose[inside & (score > SURE), :2]  # (n, 2); none where they are nan
     if len(seen) < FEWEST_JOINTS:
         return None
@@ -1083,7 +1101,9 @@ def restore(net, state, path):
 
 def save_finished(path, nets, about):
     """Write finished networks, the key frame's first. about: from `data.about`, how to use them."""
-    networks = [{"arch": net.arch.to_json(), "state": net.state_dict()} for net in nets]
+    networks = []
+    for net in nets:
+        networks.append({"arch": net.arch.to_json(), "state": net.state_dict()})
     save_checkpoint({"kind": "finished", "networks": networks, "about": about}, path)
 
 
@@ -1100,7 +1120,8 @@ def load_networks(path):
     The published networks see COCO's joints at 256x192, in the heatmap cells of SBL.
     """
     if "kind" not in read_checkpoint(path):
-        return [load_mmpose(path)], data.about(data.COCO, (256, 192), data.SBL_CELL)
+        about = data.about(data.COCO, (256, 192), data.SBL_CELL)
+        return [load_mmpose(path)], about
     contents = load_checkpoint(path, "finished")
     about = contents["about"]
     nets = []
@@ -1116,8 +1137,9 @@ def load_supernet(path):
     contents = load_checkpoint(path, "supernet", "alone")
     about = contents["about"]
     with complete(path):
-        alone = contents["kind"] == "alone" or (contents["stage"] == "s" and contents["arch"])
-        if alone or len(contents["nets"]) > 1:
+        # files of the second edition do not say so by their kind
+        alone = contents["kind"] == "alone" or len(contents["nets"]) > 1
+        if alone or (contents["stage"] == "s" and contents["arch"]):
             raise UserError(f"{path} was trained as one architecture alone: nothing to search")
         space = replace(SPACES[contents["space"]], image_size=tuple(about["size"]))
         key_net = None
@@ -1190,7 +1212,7 @@ def _mmpose_name(name, ours):
     part, *path = ours.split(".")
     if part == "head" and path[0] == "deconvs":
         # theirs count the ReLUs too: deconvolution 0, norm 1, ReLU 2, deconvolution 3, ...
-        index = 3 * int(path[1]) + ["conv", "norm"].index(path[2])
+        index = 3 * int(path[1]) + (path[2] == "norm")
         return f"head.deconv_layers.{index}.{path[3]}"
     if part == "head":
         return f"head.final_layer.{path[1]}"
@@ -1220,7 +1242,7 @@ def load_mmpose(path):
     wrappers = "((module|_orig_mod)[.])*(keypoint_(?=head[.]))?"
     found = {re.sub(f"^{wrappers}", "", str(name)): tensor for name, tensor in found.items()}
 
-    # which of the two is it? Only ResNet's blocks have two numbers
+    # which of the two is it? Only ResNet's blocks have two numbers in their names
     is_resnet = any(name.startswith("backbone.layer1.0.") for name in found)
     arch = "s_vipnas_resnet50" if is_resnet else "s_vipnas_mobilenetv3"
     net = PoseNet(ARCHS[arch]).eval()
@@ -1318,7 +1340,9 @@ def read_video(path):
 def draw_people(overlay, poses, skeleton):
     """A copy of a frame with `poses` (N, K, 3) on it; several people have a colour each."""
     for person, pose in enumerate(poses):
-        colour = PEOPLE_COLOURS[person % len(PEOPLE_COLOURS)] if len(poses) > 1 else None
+        colour = None
+        if len(poses) > 1:
+            colour = PEOPLE_COLOURS[person % len(PEOPLE_COLOURS)]
         overlay = data.draw_pose(overlay, pose, skeleton, SURE, colour)
     return overlay
 
@@ -1398,9 +1422,11 @@ def show_all():
         print(f"{name:20} {price.params:12,} {price.macs:15,} {price.gflops:9.4f}")
     print("\nspace          architectures    smallest: parameters, GFLOPs      largest: the same")
     for name, space in SPACES.items():
-        ends = [cost(arch, space.image_size) for arch in (space.smallest(), space.largest())]
-        columns = [f"{price.params:16,} {price.gflops:10.4f}" for price in ends]
-        print(f"{name:12} {space.size():15.1e}    {'   '.join(columns)}")
+        row = f"{name:12} {space.size():15.1e}"
+        for arch in (space.smallest(), space.largest()):
+            price = cost(arch, space.image_size)
+            row += f"{price.params:19,} {price.gflops:10.4f}"
+        print(row)
 
 
 FUSION_RED = (220, 20, 60)
@@ -1467,8 +1493,8 @@ def main():
     # argparse takes -20,30,80,120 for an option, but not where a space is before it
     words = [f" {word}" if re.match("-[0-9.]", word) else word for word in sys.argv[1:]]
     options = parser.parse_args(words)
-    uses = [bool(options.video), bool(options.onnx)]
-    if sum(uses) != bool(options.checkpoint) or options.video and not options.out:
+    uses = bool(options.video) + bool(options.onnx)
+    if uses != bool(options.checkpoint) or options.video and not options.out:
         message = "--checkpoint FILE goes with --video V and --out DIR, or with --onnx FILE alone"
         raise UserError(f"{message}; --arch FILE shows what is in one")
     if options.picture and not options.arch:
