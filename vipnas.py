@@ -264,11 +264,12 @@ class Space:
     def __post_init__(self):
         if self.fusions != (None,):
             return  # of a T space: `within` may halve widths until nothing fits on them
-        for number, (_, branches) in enumerate(self.stages, start=1):
-            for line in branches:
-                unfit = set(line.width) - {branch.width for branch in line.options}
-                pair = f"no group number of {line.groups} fits width {min(unfit, default=0)}"
-                check(not unfit, f"stage {number} of {self.backbone}: {pair}")
+        for number, choices in enumerate(self.stages, start=1):
+            for line in choices.branches:
+                fitting = {branch.width for branch in line.options}
+                for width in line.width:
+                    pair = f"no group number of {line.groups} fits width {width}"
+                    check(width in fitting, f"stage {number} of {self.backbone}: {pair}")
 
     @staticmethod
     def of(arch, image_size=None):
@@ -304,6 +305,7 @@ class Space:
         """
         stages = []
         for choices in self.stages:
+            # options are sorted by size
             branches = [line.options[index] for line in choices.branches]
             stages.append(Stage(choices.depth[index], tuple(branches)))
         head = self._heads(stages)[index]
@@ -1004,6 +1006,7 @@ class Stream:
 
 def as_boxes(box, count=None):
     """A box (x, y, w, h) or None, or a list of them -> a list (of length `count`), or UserError."""
+    # a box is four numbers, maybe an array; a list holds boxes and None
     is_one = box is None or all(np.ndim(number) == 0 and number is not None for number in box)
     boxes = [box] if is_one else list(box)
     if count not in (None, len(boxes)):
@@ -1028,6 +1031,7 @@ def box_around(pose, size):
     seen = pose[inside & (score > SURE), :2]  # (n, 2); none where they are nan
     if len(seen) < FEWEST_JOINTS:
         return None
+    # its corners, and what is added on each side
     low = seen.min(axis=0)
     high = seen.max(axis=0)
     margin = 0.1 * (high - low).max() + 1
@@ -1119,6 +1123,7 @@ def load_networks(path):
 
     The published networks see COCO's joints at 256x192, in the heatmap cells of SBL.
     """
+    # only our own files say what they are
     if "kind" not in read_checkpoint(path):
         about = data.about(data.COCO, (256, 192), data.SBL_CELL)
         return [load_mmpose(path)], about
@@ -1157,6 +1162,7 @@ def read_archs(text):
     if text in ARCHS:
         return [ARCHS[text]]
     try:
+        # by hand or by `write_archs`
         entries = json.loads(Path(text).read_text(encoding="utf-8-sig"))
         entries = entries if isinstance(entries, list) else [entries]
         check(entries, "it is an empty list")
@@ -1266,6 +1272,7 @@ def export_onnx(nets, path):
     Of several networks FILE.onnx becomes FILE_0.onnx, FILE_1.onnx, ... Inputs are called images
     and, of a non-key frame, heatmaps; the output is called output. UserError without the package.
     """
+    # said before anything is written
     if not importlib.util.find_spec("onnx"):
         raise UserError("an ONNX file needs the package onnx: pip install onnx")
     for t, net in enumerate(nets):
@@ -1290,6 +1297,7 @@ def benchmark():
     archs = {name: ARCHS[name] for name in ("s_vipnas_resnet50", "s_vipnas_mobilenetv3")}
     archs["tiny, its largest network"] = tiny.largest()
     archs["tiny, its smallest for non-key frames"] = tiny.within(tiny.largest()).smallest()
+    # random weights are as fast as trained ones
     for name, arch in archs.items():
         net = PoseNet(arch).eval()
         runs = {"eager": net, "batch norm folded, TorchScript": torchscript(fold(net))}
@@ -1368,6 +1376,7 @@ def run_video(video, checkpoint, boxes, out):
     folder = Path(video) if Path(video).is_dir() else Path(video).parent
     if Path(out).resolve() == folder.resolve():
         raise UserError(f"--out {out} is the folder of the video; name another to be written to")
+    # everybody is followed from the first frame on
     pose = VideoPose.load(checkpoint)
     skeleton = data.skeleton_of(pose.about)
     stream = pose.stream(boxes)
@@ -1421,6 +1430,7 @@ def show_all():
         price = cost(arch)
         print(f"{name:20} {price.params:12,} {price.macs:15,} {price.gflops:9.4f}")
     print("\nspace          architectures    smallest: parameters, GFLOPs      largest: the same")
+    # every network of a space costs something between these two
     for name, space in SPACES.items():
         row = f"{name:12} {space.size():15.1e}"
         for arch in (space.smallest(), space.largest()):
@@ -1493,6 +1503,7 @@ def main():
     # argparse takes -20,30,80,120 for an option, but not where a space is before it
     words = [f" {word}" if re.match("-[0-9.]", word) else word for word in sys.argv[1:]]
     options = parser.parse_args(words)
+    # which options go together
     uses = bool(options.video) + bool(options.onnx)
     if uses != bool(options.checkpoint) or options.video and not options.out:
         message = "--checkpoint FILE goes with --video V and --out DIR, or with --onnx FILE alone"
@@ -1500,6 +1511,7 @@ def main():
     if options.picture and not options.arch:
         raise UserError("--picture needs --arch: what shall it show?")
 
+    # one thing at a time
     if options.benchmark:
         benchmark()
     elif options.onnx:
