@@ -1152,6 +1152,18 @@ def test_the_space_within_offers_the_widths_that_its_docstring_says():
     assert {branch.width for branch in options} == {32, 48}
 
 
+def test_the_head_follows_the_width_below_it_in_a_space_within():
+    arch = with_stage(RESNET, 3, elastic.Branch(576, 5, 16))
+    inner = SPACES["resnet50"].within(replace(arch, head=elastic.Head(192, 4, 48)))
+    assert 304 not in inner.stages[3].branches[0].width  # no head fits on it: 304 = 16 x 19
+    rng = random.Random(0)
+    walk = [inner.largest()]
+    for _ in range(300):
+        walk.append(inner.redraw(walk[-1], rng))
+    assert all(arch in inner for arch in walk)
+    assert len({arch.head for arch in walk}) > 3
+
+
 def tiny_with_groups(*numbers):
     """The space tiny with these group numbers in its first stage."""
     first, *others = TINY.stages

@@ -100,15 +100,13 @@ class Arch:
 
     def __post_init__(self):
         # the backbone says how many stages there are, each with how many branches
-        known = self.backbone in BACKBONES
-        check(known, f"there is no backbone '{self.backbone!s:.20}' among {', '.join(BACKBONES)}")
+        check(self.backbone in BACKBONES, f"there is no backbone '{self.backbone!s:.20}'")
         plan = BACKBONES[self.backbone]
         count = len(plan.blocks)
         check(len(self.stages) == count, f"{self.backbone} has {count} stages")
         for index, stage in enumerate(self.stages):
             branches = index + 1 if plan.is_parallel(index) else 1
-            as_many = len(stage.branches) == branches
-            check(as_many, f"stage {index + 1} of {self.backbone} has {branches} branches")
+            check(len(stage.branches) == branches, f"stage {index + 1} has {branches} branches")
         exists = self.fusion in (None, *all_fusions(count))
         check(exists, f"a fusion names a stage from 1 to {count} and one of {OPERATIONS}")
 
@@ -959,8 +957,9 @@ class Stream:
             raise UserError("the frames have another size now: hand `step` a box for everybody")
         self.size = image.size
         # 1. is it a key frame? A box that is handed in makes it one
-        self.t = (self.t + 1) % len(self.pose.nets) if box is None else 0
-        if self.t == 0:
+        self.t = (self.t + 1) % len(self.pose.nets)
+        if self.t == 0 or box is not None:
+            self.t = 0
             self._start_period(given)
         # 2. the network of this frame; a person who is left out has nan
         joints = len(self.pose.about["joints"])
@@ -1285,7 +1284,9 @@ def export_onnx(nets, path):
             folded = fold(net).cpu()
             torch.onnx.export(folded, (), written, kwargs=inputs, dynamo=False, **options)
         # whole or not at all
-        file = path.with_stem(f"{path.stem}_{t}") if len(nets) > 1 else path
+        file = path
+        if len(nets) > 1:
+            file = path.with_stem(f"{path.stem}_{t}")
         with data.whole_file(file) as opened:
             opened.write(written.getvalue())
         print(f"wrote {file}: {', '.join(inputs)} -> output")
@@ -1341,8 +1342,8 @@ def read_video(path):
             pages = getattr(image, "n_frames", 1) if file == path else 1
             for i in range(pages):
                 image.seek(i)
-                frame = data.as_picture(ImageOps.exif_transpose(image))
-                yield f"{path.name}/{i if file == path else file.name}", frame
+                name = i if file == path else file.name
+                yield f"{path.name}/{name}", data.as_picture(ImageOps.exif_transpose(image))
 
 
 def draw_people(overlay, poses, skeleton):
@@ -1412,31 +1413,30 @@ def run_video(video, checkpoint, boxes, out):
 # -------------------------------------------------------------------------------- showing networks
 
 
+def show_costs(title, costs):
+    """Print {name: Cost}, a row each."""
+    print(f"\n{title:22}   parameters   multiply-adds    GFLOPs (as the paper counts)")
+    for name, price in costs.items():
+        print(f"{name:22} {price.params:12,} {price.macs:15,} {price.gflops:9.4f}")
+
+
 def show(arch):
     """Print what an architecture is made of, and what each part costs."""
     image_size = BACKBONES[arch.backbone].image_size
-    print(f"\n{arch}\n")
-    print("part         parameters   multiply-adds    GFLOPs (as the paper counts)")
     parts = stage_costs(arch, image_size)
     parts["all"] = cost(arch, image_size)
-    for name, part in parts.items():
-        print(f"{name:10} {part.params:12,} {part.macs:15,} {part.gflops:9.4f}")
+    print(f"\n{arch}")
+    show_costs("part", parts)
 
 
 def show_all():
     """Print what every architecture costs (Tables 1 and 2), and the ends of every space."""
-    print("architecture           parameters   multiply-adds    GFLOPs")
-    for name, arch in ARCHS.items():
-        price = cost(arch)
-        print(f"{name:20} {price.params:12,} {price.macs:15,} {price.gflops:9.4f}")
-    print("\nspace          architectures    smallest: parameters, GFLOPs      largest: the same")
-    # every network of a space costs something between these two
+    show_costs("architecture", {name: cost(arch) for name, arch in ARCHS.items()})
+    # how many architectures a space has, and between which two they lie
     for name, space in SPACES.items():
-        row = f"{name:12} {space.size():15.1e}"
-        for arch in (space.smallest(), space.largest()):
-            price = cost(arch, space.image_size)
-            row += f"{price.params:19,} {price.gflops:10.4f}"
-        print(row)
+        ends = {"smallest": cost(space.smallest(), space.image_size)}
+        ends["largest"] = cost(space.largest(), space.image_size)
+        show_costs(f"{name} ({space.size():.1e})", ends)
 
 
 FUSION_RED = (220, 20, 60)
