@@ -1,24 +1,24 @@
 """People: from files to crops and heatmaps, and from heatmaps back to joints (Sec. 4.1).
 
-A *clip* is F consecutive frames of one person; a COCO person is a clip of one frame. In every frame
-the person is seen through a window of its own, the box around him made larger:
+This is the last chapter. To understand the method, it is enough to know that data are *clips of
+people with joints*. A clip is F consecutive frames of one person; a COCO person is a clip of one
+frame. In every frame the person is seen through a window of its own, their box made larger:
 
     picture ---- crop_matrix, crop ---> crop (3, H, W) --- network ---> heatmaps (K, H/4, W/4)
-       ^                                   |                 ^             |            |
-       |                                targets: what        |          decode    warp_heatmaps
-       |                                it should draw       |             |            |
-       '------ joints in the picture <--- the matrix's inverse <-----------'   next frame's window
+       ^                                    |                                   |
+       |                       targets: heatmaps to learn from                decode
+       |                                                                        |
+       '------- joints in the picture <--- transform(..., invert(matrix)) <-----'
 
-Coordinates: the centre of a pixel has whole numbers, x to the right, y down. A heatmap has a
-quarter of the crop's size: its cell i lies over the pixels 4i .. 4i + 3, centred at 4i + 1.5.
+Coordinates: the centre of a pixel has whole numbers, x to the right, y down.
 
     clips = SyntheticClips("train", 1000)      # or CocoPeople(root, ...), PoseTrackClips(root, ...)
     batch = clips.batch([0, 1, 2])             # images, matrices, joints
 
-The drawn people are ours, not the paper's: with them no stage needs a download.
+The synthetic people are ours, not the paper's: with them no stage needs a download.
 
-    python data.py                             # a few drawn clips in people.png
-    python data.py --export coco --out DIR     # drawn people in the layout of COCO
+    python data.py                             # a few synthetic clips in people.png
+    python data.py --export coco --out DIR     # synthetic people in the layout of COCO
 """
 
 import argparse
@@ -30,16 +30,13 @@ import functools
 import itertools
 import json
 import math
-import multiprocessing
+import multiprocessing.util
 import os
-import pickle
 import random
 import re
-import signal
 import sys
 import time
 import uuid
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -55,113 +52,16 @@ except ImportError:  # on Windows
     fcntl = None
 
 
-# ------------------------------------------------------------------ errors, whole files, processors
 class UserError(Exception):
     """Something the user can put right: one sentence that says what is wrong and what to do."""
 
 
-@contextlib.contextmanager
-def whole_file(path):
-    """A binary file to write what shall be found under `path`: whole, or not at all.
-
-    What is written goes to a temporary file beside it, which takes its name when it is complete and
-    on the disk. Whatever goes wrong before, an older file of that name stays as it was, and no
-    temporary one. Raises UserError if it cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # the contents are on the disk before the name is
-        os.replace(temporary, path)
-    except BaseException as error:  # Ctrl-C too
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        # when the disk is full, torch.save fails once more while it handles that
-        cause = error.__context__ if isinstance(error, RuntimeError) else error
-        if not isinstance(cause, OSError):
-            raise
-        reason = cause.strerror or cause
-        raise UserError(f"{path} cannot be written ({reason}); an older one is untouched") from None
-
-
-def write_json(contents, path):
-    """Write JSON, whole or not at all. NaN and infinity are no JSON: ValueError."""
-    text = json.dumps(contents, indent=1, allow_nan=False)
-    with whole_file(path) as file:
-        file.write(text.encode())
-
-
-class Progress:
-    """Says about once a minute how far something is that may take long."""
-
-    def __init__(self):
-        self.said = time.time()
-
-    def show(self, text):
-        """Print the text, if nothing was printed for a minute."""
-        if time.time() - self.said >= 60:
-            self.said = time.time()
-            print(text, flush=True)
-
-
-LOCKS = []  # descriptors of the folders that this process has locked
-
-
-def _leave_locks():
-    """In a process that was forked off this one: it may live a little longer."""
-    for descriptor in LOCKS:
-        os.close(descriptor)
-    LOCKS.clear()
-
-
-if fcntl:
-    os.register_at_fork(after_in_child=_leave_locks)
-
-
-@contextlib.contextmanager
-def locked(folder):
-    """Inside, no other process on this machine may be in `locked` with this folder: UserError.
-
-    However a process ends, its lock ends with it.
-    """
-    if not fcntl:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    LOCKS.append(descriptor)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            remedy = "wait for it, or name another folder"
-            raise UserError(f"another run writes to {folder}: {remedy}") from None
-        yield
-    finally:
-        LOCKS.remove(descriptor)
-        os.close(descriptor)
-
-
-def cores():
-    """How many processors this process may use: on a shared machine not all that are there."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-# ---------------------------------------------------------------------------------------- skeletons
-# What tells the side of a joint: left or right anywhere in its name, or a letter that stands alone,
-# as in L_Eye, eye-r, LKnee (but not in "lip").
+# ------------------------------------------------------------------- people in pictures: skeletons
+# The side of a joint: left or right anywhere in its name, or a letter that stands alone, as in
+# L_Eye, eye-r, LKnee (but not in "lip").
+SIDE = re.compile("[Ll]eft|LEFT|[Rr]ight|RIGHT|(?<![A-Za-z])[LlRr](?![a-z])")
 OTHER_SIDE = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "l": "r", "L": "R"}
 OTHER_SIDE |= {right: left for left, right in OTHER_SIDE.items()}
-SIDE = re.compile("[Ll]eft|LEFT|[Rr]ight|RIGHT|(?<![A-Za-z])[LlRr](?![a-z])")
-
-
-def _other_side(match):
-    return OTHER_SIDE[match[0]]
 
 
 @dataclass(frozen=True)
@@ -171,20 +71,20 @@ class Skeleton:
     name: str
     joints: tuple
     limbs: tuple  # pairs of joint numbers, to draw
-    sigmas: tuple  # of the similarity OKS: how far apart people place a joint, for their size
+    sigmas: tuple  # for OKS: how far apart people place a joint, relative to the person's size
 
     @property
     def flip(self):
         """Joint k of a mirrored person is joint flip[k] of the person: left and right change."""
         partners = []
         for joint in self.joints:
-            partner = SIDE.sub(_other_side, joint)
+            partner = SIDE.sub(lambda side: OTHER_SIDE[side[0]], joint)
             partners.append(self.joints.index(partner if partner in self.joints else joint))
         return tuple(partners)
 
     @property
     def category(self):
-        """What the files of a data set say about the joints; there limbs count from 1."""
+        """The entry under "categories" in the files of a data set, where limbs count from 1."""
         limbs = [[a + 1, b + 1] for a, b in self.limbs]
         return {"id": 1, "name": "person", "keypoints": list(self.joints), "skeleton": limbs}
 
@@ -214,61 +114,52 @@ POSETRACK = Skeleton(
     sigmas=(0.026, 0.079, 0.035, *BODY_SIGMAS),
 )
 
-UNKNOWN_SIGMA = 0.05  # ours: of a joint that COCO does not know
-
-
-@functools.cache
-def say_once(text):
-    """Print something, if it was not said before."""
-    print(text)
+UNKNOWN_SIGMA = 0.05  # ours: of a joint that COCO does not have
 
 
 def skeleton_from(category):
-    """What the `category` of a file says of its K joints -> (skeleton, order).
+    """A file's `category` with K named joints -> (skeleton, order).
 
     The file's joint order[k] is joint k of the skeleton. COCO's and PoseTrack18's joints are those
-    skeletons, in whatever order a file has them; others are a skeleton of their own.
+    skeletons, in whatever order a file has them. Others are a skeleton of their own; limbs and
+    sigmas of it that are invalid are left out.
     """
-    names = category["keypoints"]
+    names = list(category["keypoints"])
     for skeleton in (COCO, POSETRACK):
         if sorted(names) == sorted(skeleton.joints):
             return skeleton, [names.index(joint) for joint in skeleton.joints]
-    return own_skeleton(category), list(range(len(names)))
 
-
-def own_skeleton(category):
-    """The skeleton of other joints than the data sets': what is senseless about it is left out."""
-    name = category["name"]
-    names = category["keypoints"]
     limbs = []
     pairs = category.get("skeleton")
     for pair in pairs if isinstance(pairs, list) else []:
-        ends = _numbers(pair, (2,))  # from 1
+        ends = as_numbers(pair, (2,))  # joint numbers, from 1
         if ends is not None and len({*ends} & {*range(1, len(names) + 1)}) == 2:
             limbs.append((int(ends[0]) - 1, int(ends[1]) - 1))
 
-    sigmas = _numbers(category.get("sigmas"), (len(names),))
+    sigmas = as_numbers(category.get("sigmas"), (len(names),))
     if sigmas is None or sigmas.min() <= 0:
         known = dict(zip(COCO.joints, COCO.sigmas, strict=True))
         sigmas = np.array([known.get(joint, UNKNOWN_SIGMA) for joint in names])
-        unknown = [joint for joint in names if joint not in known]
+        unknown = ", ".join([joint for joint in names if joint not in known])
         if unknown:
-            which = ", ".join(unknown)
-            say_once(f'{name}: without "sigmas", OKS takes {UNKNOWN_SIGMA} for {which:.300}')
-    return Skeleton(name, tuple(names), tuple(limbs), tuple(sigmas.tolist()))
+            reason = f'without "sigmas", OKS takes {UNKNOWN_SIGMA} for {unknown:.300}'
+            say_once(f"{category['name']}: {reason}")
+    skeleton = Skeleton(category["name"], tuple(names), tuple(limbs), tuple(sigmas.tolist()))
+    return skeleton, list(range(len(names)))
 
 
-# ----------------------------------------------------------------------------------- windows, crops
-# What is written here in numbers is saved with every finished network (`about`): it must be used
-# with the crops that it was trained with.
+# ------------------------------------------------------------ people in pictures: windows and crops
+# These numbers are saved with every finished network (`about`): it must be used with the crops that
+# it was trained with.
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0 .. 1
 STD = (0.229, 0.224, 0.225)
 PADDING = 1.25  # a window is so much larger than the box, as in SBL and HRNet
-BOX_TO_AREA = 0.53  # a person's share of the box where no outline was drawn, as usual for COCO
+BOX_TO_AREA = 0.53  # usual for COCO: the person's fraction of the box, where no outline was drawn
 
-# The crop pixel at the centre of a heatmap's cell 0. Ours is the true one, the middle of the pixels
-# 0 .. 3. SBL, HRNet and the released networks were trained with cell i at pixel 4i, and with
-# windows that lie up to half a pixel beside ours (`crop_matrix`).
+# `cell`, here and in the other modules, is the crop pixel at the centre of a heatmap's cell 0. With
+# CELL, cell i lies over the pixels 4i .. 4i + 3, and its centre is the true one, 4i + 1.5. SBL,
+# HRNet and the two released networks were trained in SBL_CELL: cell i is at pixel 4i, and their
+# windows lie up to half a pixel beside ours (`crop_matrix`).
 CELL = 1.5
 SBL_CELL = 0.0
 
@@ -282,8 +173,8 @@ def normalise(images):
 def window(box, size, padding=PADDING):
     """A box (x, y, w, h) made larger about its centre: to the shape of `size` (H, W), then padded.
 
-    So a person is neither stretched nor cut off, and the network sees some of what is around him.
-    Returns (4,): x, y, w, h. Raises UserError if the box has no area or is not finite.
+    So the person is neither stretched nor cut off, and some of their surroundings is seen. Returns
+    (4,): x, y, w, h. Raises UserError if the box has no area or is not finite.
     """
     x, y, w, h = (float(value) for value in box)
     if not (w > 0 and h > 0 and math.isfinite(x + y + w + h)):
@@ -299,7 +190,7 @@ class Augmentation(NamedTuple):
 
     rotation: float = 0.0  # degrees, clockwise on the screen
     scale: float = 1.0  # above 1 the person gets larger
-    flip: bool = False  # mirrored; a mirrored person's left is his right, so joints change places
+    flip: bool = False  # mirrored; left and right joints change places
 
 
 PLAIN = Augmentation()
@@ -315,9 +206,8 @@ def draw_augmentation(rng, rotation, scale):
 def crop_matrix(box, size, augmentation=PLAIN, cell=CELL):
     """Image pixels -> pixels of the crop that shows the window of `box`: (2, 3) float64.
 
-    A point p goes to matrix[:, :2] @ p + matrix[:, 2]. With it a crop is made (`crop`), joints go
-    into the crop (`transform`) and predicted ones back into the image (`invert`). cell: of the
-    network's heatmaps, since those trained in SBL_CELL were trained with SBL's windows, too.
+    A point p goes to matrix[:, :2] @ p + matrix[:, 2]. The matrix makes a crop (`crop`), takes
+    joints into it (`transform`), and predicted joints back into the image (`invert`).
     """
     x, y, width, height = window(box, size)
     # turn and enlarge, then mirror
@@ -330,7 +220,7 @@ def crop_matrix(box, size, augmentation=PLAIN, cell=CELL):
         linear[0] = -linear[0]
 
     # the middle of the window goes to the middle of the crop; -.5: pixel 0 reaches from -.5 to .5.
-    # SBL, and so mmpose, take off no half pixel: to them the middle of 192 pixels is pixel 96
+    # SBL, and so mmpose, subtract nothing: for them the middle of 192 pixels is pixel 96
     half = 0.5 if cell == CELL else 0.0
     source = np.array([x + width / 2, y + height / 2]) - half
     target = np.array([size[1] / 2, size[0] / 2]) - half
@@ -351,7 +241,8 @@ def transform(points, matrix):
     """
     points = np.asarray(points, dtype=np.float64)
     matrix = np.asarray(matrix, dtype=np.float64)
-    linear, shift = matrix[..., :2], matrix[..., None, :, 2]  # (..., 2, 2), (..., 1, 2)
+    linear = matrix[..., :2]  # (..., 2, 2)
+    shift = matrix[..., None, :, 2]  # (..., 1, 2)
     moved = points[..., :2] @ linear.swapaxes(-1, -2) + shift
     return np.concatenate([moved, points[..., 2:]], axis=-1)
 
@@ -370,60 +261,32 @@ def open_picture(path):
         raise UserError(f"{path} {reason}") from None
 
 
-def _as_array(frame):
-    """An array, tensor or PIL image -> array (H, W) or (H, W, C); None if it is none of these."""
-    if isinstance(frame, Image.Image):
-        array = np.asarray(frame)
-        if frame.mode.startswith("I"):  # grey of 16 bits, whatever holds it
-            array = array.clip(0, 65535).astype(np.uint16)
-        return array
-    if isinstance(frame, torch.Tensor):
-        # of bfloat16 there are no arrays; of sparse or meta tensors neither
-        with contextlib.suppress(TypeError, RuntimeError):
-            tensor = frame.detach().cpu()
-            array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-            is_planar = array.ndim == 3 and array.shape[0] in (1, 3, 4)
-            return array.transpose(1, 2, 0) if is_planar else array
-    return frame if isinstance(frame, np.ndarray) else None
-
-
-def _as_bytes(array):
-    """Pixels of any numbers as uint8; None if they are none."""
-    kind = array.dtype.kind
-    if kind == "u" and array.dtype.itemsize == 2:
-        return (array >> 8).astype(np.uint8)
-    if kind in "bf":  # yes or no, or fractions
-        array = array.astype(np.float64)
-        array = (array * 255 if array.max() <= 1.001 else array).round()
-    if kind in "buif" and array.min() >= 0 and array.max() <= 255:  # not of NaN
-        return array.astype(np.uint8)
-    return None
-
-
 def as_picture(frame):
-    """Whatever is handed over as a picture -> an RGB PIL image.
+    """The path of a picture, a PIL image of any mode, or an array -> an RGB PIL image.
 
-    frame: the path of a file; a PIL image of any mode; an array (H, W) or (H, W, 1, 3 or 4); a
-    tensor, also (1, 3 or 4, H, W). Of 16-bit pixels the upper 8 bits are taken; other numbers are
-    0 to 255, or fractions up to 1. Raises UserError for anything else.
+    An array is (H, W) or (H, W, 1, 3 or 4), uint8 or uint16; of 16 bits the upper 8 are taken.
+    Raises UserError for anything else.
     """
     if isinstance(frame, (str, os.PathLike)):
         with open_picture(frame) as image:
-            return as_picture(ImageOps.exif_transpose(image))  # as people see it
-    # Pillow would cut off deep pixels (modes I and F) at 255
-    if isinstance(frame, Image.Image) and frame.mode[0] not in "IF" and min(frame.size) > 0:
-        return frame if frame.mode == "RGB" else frame.convert("RGB")
-
-    array = _as_array(frame)
-    has_shape = array is not None and (array.ndim == 2 or array.shape[2:] in ((1,), (3,), (4,)))
-    pixels = _as_bytes(array) if has_shape and array.size > 0 else None
-    if pixels is None:
-        shape = f" of shape {tuple(frame.shape)}" if hasattr(frame, "shape") else ""
-        wanted = "a path, a Pillow image, or pixels (H, W, 3) from 0 to 255"
-        raise UserError(f"a {type(frame).__name__}{shape} is no frame: hand over {wanted}")
-    if pixels.shape[2:] == (1,):
-        pixels = pixels[:, :, 0]
-    return Image.fromarray(pixels).convert("RGB")
+            return as_picture(ImageOps.exif_transpose(image))  # turned as people see it
+    array = frame
+    if isinstance(frame, Image.Image):
+        if not frame.mode.startswith("I"):
+            return frame if frame.mode == "RGB" else frame.convert("RGB")
+        # grey of 16 bits, which Pillow would cut off at 255
+        array = np.asarray(frame).clip(0, 65535).astype(np.uint16)
+    is_array = isinstance(array, np.ndarray) and array.ndim > 1 and array.size > 0
+    has_shape = is_array and array.shape[2:] in ((), (1,), (3,), (4,))
+    if not (has_shape and array.dtype.kind == "u" and array.dtype.itemsize <= 2):
+        found = f"{type(frame).__name__} {getattr(frame, 'shape', '')}".strip()
+        wanted = "a path, a Pillow image, or an array (H, W, 3) of uint8"
+        raise UserError(f"{found} is no frame: hand over {wanted}")
+    if array.dtype.itemsize == 2:
+        array = (array >> 8).astype(np.uint8)
+    if array.shape[2:] == (1,):
+        array = array[:, :, 0]
+    return Image.fromarray(array).convert("RGB")
 
 
 def crop(image, matrix, size):
@@ -439,7 +302,7 @@ def crop(image, matrix, size):
     width, height = image.size
     shrink = int(math.sqrt(abs(np.linalg.det(back[:, :2]))))
     shrink = max(1, min(shrink, width, height))
-    # a JPEG file tells what it will decode to: (mode, (0, 0, width, height)); others tell nothing
+    # a JPEG file says what it will decode to: (mode, (0, 0, width, height)); others say nothing
     draft = image.draft(None, (width // shrink, height // shrink))
     decoded = round(width / draft[1][2]) if draft else 1
     image = as_picture(image)
@@ -450,15 +313,15 @@ def crop(image, matrix, size):
     # Pillow counts from the corner of a pixel, we from its centre
     back[:, 2] += 0.5 - back[:, :2].sum(axis=1) / 2
     back = back / (decoded * block)
-    back = tuple(back.round(9).flat)  # rounded: nothing changes where nothing is to change
+    back = tuple(back.round(9).flat)  # rounded, so that an identity changes nothing
     shape = (size[1], size[0])
     pixels = image.transform(shape, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
 
 
-# ----------------------------------------------------------------- heatmaps: targets, decode, warps
-# A network gives a heatmap for each joint: in every cell, how likely the joint is there. A finished
-# one is a hill one or two cells wide; where its top lies between the cells is found by `decode`.
+# --------------------------------------------------------------- heatmaps: targets, decoding, flips
+# A network gives a heatmap for each joint: in every cell, how likely the joint is there. A good one
+# is a Gaussian; `decode` finds where its peak lies between the cells.
 
 
 def _gaussian(centre, length, sigma):
@@ -469,11 +332,11 @@ def _gaussian(centre, length, sigma):
 
 
 def targets(joints, size, cell=CELL):
-    """Joints in crop pixels -> the heatmaps that a network should draw, as SBL encodes them.
+    """Joints in crop pixels -> the heatmaps that a network should predict, as SBL encodes them.
 
     joints (..., K, 3): x, y and visibility, above 0 where annotated; size: (H, W) of the crop.
     Returns heatmaps (..., K, H/4, W/4), 1 at a joint's exact place, and weights (..., K): 0 for
-    what is not annotated or lies outside the crop, 1 for all others.
+    joints that are not annotated or lie outside the crop, 1 for all others.
     """
     height, width = size[0] // 4, size[1] // 4
     sigma = 1 + height / 64  # in cells: 2 for 64x48 as in SBL, 1.5 for 32x24
@@ -493,20 +356,21 @@ def targets(joints, size, cell=CELL):
 
 
 def _offset(line, peak, quarter):
-    """How far beside the cell `peak` (...) a line (..., n) has its top: -.5 .. .5 cells."""
+    """How far beside the cell `peak` (...) a line (..., n) has its peak: -.5 .. .5 cells."""
     last = line.shape[-1] - 1
     cells = torch.stack([peak - 1, peak, peak + 1], dim=-1).clamp(0, last)  # (..., 3)
-    before, top, after = line.take_along_dim(cells, -1).unbind(-1)
+    before, highest, after = line.take_along_dim(cells, -1).unbind(-1)
     if quarter:
         offset = (after - before).sign() / 4
+        first = 1  # SBL moves nothing at the border, nor in cell 1
     else:
-        # The parabola through the values at -1, 0 and 1 has its top where the curvature has used up
-        # its slope at 0, (after - before) / 2. A flat one has none, and a top more than half a cell
-        # away is none: it would be nearer to another cell
-        curvature = 2 * top - before - after
+        # The parabola through the values at -1, 0 and 1 has its peak where the curvature has used
+        # up the slope at 0, (after - before) / 2. A flat line has no peak, and a peak more than
+        # half a cell away would be nearer to another cell
+        curvature = 2 * highest - before - after
         offset = (after - before) / (2 * curvature.clamp_min(1e-6))
         offset = torch.where(curvature > 1e-6, offset, 0).clamp(-0.5, 0.5)
-    first = 1 if quarter else 0  # at the border nothing is moved, by habit not in cell 1 either
+        first = 0
     return offset.masked_fill((peak <= first) | (peak == last), 0)
 
 
@@ -514,13 +378,14 @@ def decode(heatmaps, quarter=False, cell=CELL):
     """Heatmaps (..., K, h, w) -> keypoints (..., K, 3): x, y in crop pixels, and score.
 
     The score is the value of the highest cell. The joint lies up to half a cell beside it, at the
-    top of the parabola through the *logarithms* of that cell and its neighbours: for a Gaussian
+    peak of the parabola through the *logarithms* of that cell and its neighbours: for a Gaussian
     this is its exact centre. quarter: instead a quarter of a cell towards the higher neighbour, the
-    habit of the field (about 2 AP less on drawn people).
+    habit of the field (about 2 AP less on synthetic people).
     """
     width = heatmaps.shape[-1]
     score, peak = heatmaps.flatten(-2).max(-1)  # (..., K)
-    row, column = peak // width, peak % width
+    row = peak // width
+    column = peak % width
 
     # the row and the column of cells through the peak
     heights = heatmaps if quarter else heatmaps.clamp_min(1e-6).log()
@@ -559,15 +424,10 @@ def about(skeleton, size, cell=CELL):
 
 
 def skeleton_of(about):
-    """The skeleton that a network was trained for, from what `about` saved with it."""
-    joints = tuple(about["joints"])
-    for skeleton in (COCO, POSETRACK):
-        if joints == skeleton.joints:
-            return skeleton
-    # the same as a file's category says, where limbs count from 1; older files have no sigmas
-    limbs = [[a + 1, b + 1] for a, b in about["limbs"]]
-    category = {"name": "own joints", "keypoints": joints, "skeleton": limbs}
-    return own_skeleton({**category, "sigmas": about.get("sigmas")})
+    """The skeleton that a network was trained for, from the `about` that was saved with it."""
+    limbs = tuple(map(tuple, about["limbs"]))
+    sigmas = about.get("sigmas", [])  # older files have none
+    return Skeleton("of a network", tuple(about["joints"]), limbs, tuple(sigmas))
 
 
 # ----------------------------------------------------------------------------------- clips, batches
@@ -583,12 +443,12 @@ class Clips:
     """N clips of F frames of one person each.
 
     Every frame has its own box, and so its own window: the estimator is online, and none of its
-    windows may depend on a later frame. (Drawn people are drawn in a window that stands still.)
+    windows may depend on a later frame. (Synthetic people stay in one window.)
 
     name      for people to read
     skeleton  the K joints
     size      (H, W) of the crops, multiples of 4
-    cell      of the heatmaps, as for `targets`: CELL, or what a network was trained with
+    cell      of the heatmaps that these clips are used with, see CELL
     frames    F
     boxes     array (N, F, 4): x, y, w, h of the person in each frame, image pixels
     joints    array (N, F, K, 3): x, y in image pixels; 0 not annotated, 1 hidden, 2 visible
@@ -610,7 +470,6 @@ class Clips:
         self.boxes = boxes
         self.joints = joints
         self.areas = areas
-        self.damaged = set()  # what was found wrong with pictures
 
     def __len__(self):
         return len(self.boxes)
@@ -623,16 +482,12 @@ class Clips:
         return clips
 
     def _crop(self, index, t, matrix):
-        """Frame t through its matrix, uint8 (3, H, W); None if it cannot be read, which is told."""
+        """Frame t through its matrix, uint8 (3, H, W); None, and a message, if it is unreadable."""
         try:
             with self.open_image(index, t) as image:
                 return crop(image, matrix, self.size)
         except UserError as error:
-            if str(error) not in self.damaged:
-                self.damaged.add(str(error))
-                count = len(self.damaged)
-                if count.bit_count() == 1:  # ever more rarely: 1, 2, 4, 8 ...
-                    print(f"{self.name}: {count} unreadable so far; {error}", file=sys.stderr)
+            say_once(f"{self.name}: {error}")
             return None
 
     def _frame(self, index, t, augmentation):
@@ -642,7 +497,7 @@ class Clips:
         if augmentation.flip:
             joints = joints[list(self.skeleton.flip)]
         image = self._crop(index, t, matrix)
-        if image is None:  # nothing is learnt from a picture that is not there
+        if image is None:  # a black one, of which nothing is learnt
             image = torch.zeros(3, *self.size, dtype=torch.uint8)
             joints[:, 2] = 0
         return Batch(image, torch.from_numpy(matrix), torch.from_numpy(joints).float())
@@ -658,11 +513,6 @@ class Clips:
             frames += [self._frame(int(index), t, augmentation) for t in range(self.frames)]
         stacked = default_collate(frames)  # images, matrices and joints: (B * F, ...) each
         return Batch(*[tensor.unflatten(0, (-1, self.frames)) for tensor in stacked])
-
-
-def _ignore_interrupts(worker):
-    """Ctrl-C is for the main process: the step that it completes may need one more batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_arrays(batch):
@@ -683,7 +533,6 @@ def batch_loader(dataset, items, clips, device):
         batch_size=None,  # an item is a batch
         num_workers=0 if isinstance(clips, SyntheticClips) else max(1, cores() // sharing),
         collate_fn=_as_arrays,
-        worker_init_fn=_ignore_interrupts,
     )
     for arrays in loader:
         tensors = [torch.from_numpy(array) for array in arrays]
@@ -692,72 +541,89 @@ def batch_loader(dataset, items, clips, device):
         yield tensors
 
 
-# ---------------------------------------------------------------------------- drawn people: figures
+# ------------------------------------------------------------------------ synthetic people: figures
 # A body is a tree of points, about 1 unit high: x to the right of the picture, y down, z away from
-# the viewer. One who faces the viewer has the left hand at positive x. The right side is the mirror
-# image of the left one, so only that is written down.
-X, Y, Z = 0, 1, 2
-
-# A point lies at `place` from its parent. Something is painted there, in the colour named `paint`:
+# the viewer. People who face the viewer have the left hand at positive x. The table has the left
+# side alone; the right one is its mirror image.
+#
+# A point lies at x, y, z from its parent. Something is painted there, in the colour named `paint`:
 # with two radii a limb from the parent to the point, with one a disc about the point. It is painted
 # as if it were farther away by `behind`, so that an arm at rest comes before the trunk.
-Point = collections.namedtuple("Point", "parent place paint radii behind", defaults=[0])
-BODY = {
-    "pelvis": Point("ground", (0, 0, 0), "trousers", (0.04,), behind=0.02),
-    "waist": Point("pelvis", (0, -0.06, 0), "shirt", (0.04, 0.08), behind=0.03),
-    "chest": Point("waist", (0, -0.13, 0), "shirt", (0.08, 0.1), behind=0.03),
-    "neck": Point("chest", (0, -0.1, 0), "shirt", (0.1, 0.045), behind=0.03),
-    "sternum": Point("neck", (0, 0.14, -0.09), "collar", (0.036, 0.006)),
-    "spine": Point("neck", (0, 0.16, 0.09), "black", (0.005, 0.005)),  # a zip
-    "throat": Point("neck", (0, -0.09, 0), "shadow", (0.032, 0.03), behind=0.03),
-    "skull": Point("neck", (0, -0.121, 0), "hair", (0.07,)),
-    "face": Point("skull", (0, 0.014, -0.027), "skin", (0.057,)),
-    "chin": Point("skull", (0, 0.04, -0.032), "skin", (0.05, 0.042)),
-    "nose": Point("skull", (0, 0.015, -0.08), "shadow", (0.01,)),
-    "left_lip": Point("skull", (0.005, 0.043, -0.07), "lips", (0.006,)),
-    "left_eye": Point("skull", (0.025, -0.004, -0.064), "white", (0.015,)),
-    "left_pupil": Point("left_eye", (0, 0, -0.003), "black", (0.009,)),
-    "left_ear": Point("skull", (0.067, 0.01, -0.003), "shadow", (0.016,), behind=-0.01),
-    "left_shoulder": Point("neck", (0.112, 0.02, 0), "shirt", (0.045, 0.036), behind=0.02),
-    "left_elbow": Point("left_shoulder", (0, 0.165, 0), "sleeve", (0.033, 0.026)),
-    "left_wrist": Point("left_elbow", (0, 0.145, 0), "cuff", (0.025, 0.018)),
-    "left_hand": Point("left_wrist", (0, 0.045, 0), "skin", (0.018, 0.021)),
-    "left_hip": Point("pelvis", (0.058, 0, 0), "trousers", (0.035, 0.05), behind=0.01),
-    "left_knee": Point("left_hip", (0, 0.24, 0), "trousers", (0.05, 0.036), behind=0.01),
-    "left_ankle": Point("left_knee", (0, 0.235, 0), "leg", (0.035, 0.022), behind=0.01),
-    "left_toe": Point("left_ankle", (0.022, 0.032, -0.085), "shoes", (0.026, 0.018)),
-}
-BODY |= {
-    name.replace("left_", "right_"): point._replace(parent=point.parent.replace("left_", "right_"))
-    for name, point in BODY.items()
-}
+X, Y, Z = range(3)
+POINTS = """
+    name           parent             x       y       z  paint     radii        behind
+    pelvis         ground             0       0       0  trousers  0.04          0.02
+    waist          pelvis             0   -0.06       0  shirt     0.04,0.08     0.03
+    chest          waist              0   -0.13       0  shirt     0.08,0.1      0.03
+    neck           chest              0    -0.1       0  shirt     0.1,0.045     0.03
+    sternum        neck               0    0.14   -0.09  collar    0.036,0.006   0
+    spine          neck               0    0.16    0.09  black     0.005,0.005   0
+    throat         neck               0   -0.09       0  shadow    0.032,0.03    0.03
+    skull          neck               0  -0.121       0  hair      0.07          0
+    face           skull              0   0.014  -0.027  skin      0.057         0
+    chin           skull              0    0.04  -0.032  skin      0.05,0.042    0
+    nose           skull              0   0.015   -0.08  shadow    0.01          0
+    left_lip       skull          0.005   0.043   -0.07  lips      0.006         0
+    left_eye       skull          0.025  -0.004  -0.064  white     0.015         0
+    left_pupil     left_eye           0       0  -0.003  black     0.009         0
+    left_ear       skull          0.067    0.01  -0.003  shadow    0.016        -0.01
+    left_shoulder  neck           0.112    0.02       0  shirt     0.045,0.036   0.02
+    left_elbow     left_shoulder      0   0.165       0  sleeve    0.033,0.026   0
+    left_wrist     left_elbow         0   0.145       0  cuff      0.025,0.018   0
+    left_hand      left_wrist         0   0.045       0  skin      0.018,0.021   0
+    left_hip       pelvis         0.058       0       0  trousers  0.035,0.05    0.01
+    left_knee      left_hip           0    0.24       0  trousers  0.05,0.036    0.01
+    left_ankle     left_knee          0   0.235       0  leg       0.035,0.022   0.01
+    left_toe       left_ankle     0.022   0.032  -0.085  shoes     0.026,0.018   0
+"""
+# An angle, in degrees, by which all that hangs on a point is turned about an axis: its mean and its
+# spread among people, and how far the joint goes.
+TURNS = """
+    point          axis  mean  spread  lowest  highest
+    pelvis         Z        0       5     -30       30  (as if the camera were tilted)
+    pelvis         Y        0      30     -90       90  (yaw)
+    waist          X        5       8     -12       35  (lean to the front)
+    waist          Y        0      10     -35       35
+    waist          Z        0       7     -20       20
+    skull          Y        0      20     -65       65  (look aside)
+    skull          X        5      10     -25       35  (nod)
+    left_shoulder  Z      -18      17    -130       -3  (arm aside)
+    left_shoulder  X      -15      24    -140       40  (arm to the front)
+    left_shoulder  Y       20      18     -50       80  (arm about itself)
+    left_elbow     X      -35      25    -140       -3
+    left_hip       Z       -6       5     -35        4  (leg aside)
+    left_hip       X       -8      16     -85       25  (leg to the front)
+    left_knee      X       16      16       3      110
+"""
+MOTION = 0.2  # how fast people move; at 1 so little stays the same that memory does not help
+
+Point = collections.namedtuple("Point", "parent place paint radii behind")
+Turn = collections.namedtuple("Turn", "point axis mean spread lowest highest")
+
+
+def read_body():
+    """The tables above -> {name: Point} of both sides, and the list of Turns of the left one."""
+    body = {}
+    for side in ("left_", "right_"):
+        for row in POINTS.replace("left_", side).strip().splitlines()[1:]:
+            name, parent, *place, paint, radii, behind = row.split()
+            place = np.array(place, float)
+            radii = [float(radius) for radius in radii.split(",")]
+            body[name] = Point(parent, place, paint, radii, float(behind))
+    turns = []
+    for row in TURNS.strip().splitlines()[1:]:
+        point, axis, *angles = row.split()[:6]
+        turns.append(Turn(point, "XYZ".index(axis), *map(float, angles)))
+    return body, turns
+
+
+BODY, BODY_TURNS = read_body()
 # as arrays over all limbs, L of them; discs are limbs of length 0
 RADII = np.array([(point.radii[0], point.radii[-1]) for point in BODY.values()])  # (L, 2)
 BEHIND = np.array([[point.behind] for point in BODY.values()])  # (L, 1)
 # for each of COCO's joints: which limb ends there, and which ones start there
 ENDING = np.array(COCO.joints)[:, None] == list(BODY)  # (17, L)
 STARTING = np.array(COCO.joints)[:, None] == [point.parent for point in BODY.values()]
-
-# An angle, in degrees, by which all that hangs on a point is turned about an axis: its mean and its
-# spread among people, and how far a joint goes.
-Turn = collections.namedtuple("Turn", "point axis mean spread lowest highest")
-TURNS = [
-    Turn("pelvis", Z, mean=0, spread=5, lowest=-30, highest=30),  # as if the camera were tilted
-    Turn("pelvis", Y, mean=0, spread=30, lowest=-90, highest=90),  # yaw
-    Turn("waist", X, mean=5, spread=8, lowest=-12, highest=35),  # lean to the front
-    Turn("waist", Y, mean=0, spread=10, lowest=-35, highest=35),
-    Turn("waist", Z, mean=0, spread=7, lowest=-20, highest=20),
-    Turn("skull", Y, mean=0, spread=20, lowest=-65, highest=65),  # look aside
-    Turn("skull", X, mean=5, spread=10, lowest=-25, highest=35),  # nod
-    Turn("left_shoulder", Z, mean=-18, spread=17, lowest=-130, highest=-3),  # arm aside
-    Turn("left_shoulder", X, mean=-15, spread=24, lowest=-140, highest=40),  # arm to the front
-    Turn("left_shoulder", Y, mean=20, spread=18, lowest=-50, highest=80),  # arm about itself
-    Turn("left_elbow", X, mean=-35, spread=25, lowest=-140, highest=-3),
-    Turn("left_hip", Z, mean=-6, spread=5, lowest=-35, highest=4),  # leg aside
-    Turn("left_hip", X, mean=-8, spread=16, lowest=-85, highest=25),  # leg to the front
-    Turn("left_knee", X, mean=16, spread=16, lowest=3, highest=110),
-]
-MOTION = 0.2  # how fast people move; at 1 so little stays the same that memory does not help
 CROSS = np.cross(np.eye(3), np.eye(3)[:, None])  # CROSS[axis] @ v: the axis's cross product with v
 
 
@@ -786,12 +652,12 @@ def draw_body(rng, times):
     # from the ground outwards, each point is put where the axes of its parent point
     for name, point in BODY.items():
         left = name.replace("right_", "left_")
-        place = stretch.setdefault(left, rng.gauss(1, 0.06)) * np.array(point.place)
+        place = stretch.setdefault(left, rng.gauss(1, 0.06)) * point.place
         axis = axes[point.parent]
         if name != left and "right_" not in point.parent:
             axis = axis * (-1, 1, 1)  # mirrored, and so is all that hangs on it
         points[name] = points[point.parent] + axis @ place
-        for turn in TURNS:
+        for turn in BODY_TURNS:
             if turn.point == left:
                 axis = axis @ draw_turn(rng, turn, times)
         axes[name] = axis
@@ -828,11 +694,11 @@ class Figure:
     """Somebody, or a thing, on a canvas at T times: L limbs, which are tapered capsules.
 
     limbs: where they start and end, (L, T, 2, 3); radii: there, (L, 2); both in canvas pixels.
-    colours: (L, 3); behind: (L, 1), see Point.
+    colours: (L, 3); behind: (L, 1), see POINTS.
     """
 
     def __init__(self, limbs, radii, colours, behind=0.0):
-        self.limbs = limbs.round(2)  # so that the last bit of some machine's sine decides nothing
+        self.limbs = limbs.round(2)  # so that the last bit of a machine's sine decides nothing
         # what is farther away is painted earlier, and darker: that tells an arm from the chest
         depth = self.limbs[..., Z].mean(2)  # (L, T)
         self.order = np.argsort(-depth - behind, axis=0, kind="stable")
@@ -858,13 +724,11 @@ class Figure:
             draw.polygon(outlines[limb], fill=tuple(colours[limb]))
 
 
-# ------------------------------------------------------------------------------ drawn people: clips
+# -------------------------------------------------------------------------- synthetic people: clips
 SUPERSAMPLE = 2  # the canvas is so many times as large as the picture
 EXPOSURES = (0, -0.4, 0.4)  # times, in frames, of which a blurred frame is the mean
-# what makes a frame hard; one with none of it is clear
+# what makes a frame hard; a frame with none of it is clear
 CONDITIONS = ("dark", "blurred", "shaken", "occluded")
-# a clip but for light and noise; figures: from far to near, person: the one to be found
-Scene = collections.namedtuple("Scene", "canvas background figures person blurred")
 
 
 def scatter(rng, spread):
@@ -916,64 +780,66 @@ def draw_background(rng, canvas):
     return image
 
 
-def draw_scene(rng, canvas, times):
-    """A background, a person, perhaps another one behind or before, and what passes: a Scene."""
-    person = draw_person(rng, canvas, times)
-    figures = [person]
-    if rng.random() < 0.4:
-        side = rng.choice([-1, 1])
-        place = canvas * (side * rng.uniform(0.35, 0.6), rng.uniform(-0.1, 0.1), 0)
-        other = draw_person(rng, canvas, times, place, zoom=rng.uniform(0.75, 1.25))
-        figures.insert(0 if rng.random() < 0.83 else 1, other)
-    for _ in range(2):
-        if rng.random() < 0.9:
-            figures.append(draw_thing(rng, canvas, times, speed=0.06))
-    background = draw_background(rng, canvas * 6 // 5)  # larger, for a camera that shakes
-    return Scene(canvas, background, figures, person, blurred=rng.random() < 0.5)
+class Scene:
+    """A clip but for light and noise: a background, a person, perhaps another one behind or before
+    them, and things that pass by. `figures` stand from far to near."""
 
+    def __init__(self, rng, canvas, times):
+        self.canvas = canvas
+        self.person = draw_person(rng, canvas, times)
+        self.figures = [self.person]
+        if rng.random() < 0.4:
+            side = rng.choice([-1, 1])
+            place = canvas * (side * rng.uniform(0.35, 0.6), rng.uniform(-0.1, 0.1), 0)
+            other = draw_person(rng, canvas, times, place, zoom=rng.uniform(0.75, 1.25))
+            self.figures.insert(0 if rng.random() < 0.83 else 1, other)
+        for _ in range(2):
+            if rng.random() < 0.9:
+                self.figures.append(draw_thing(rng, canvas, times, speed=0.06))
+        self.background = draw_background(rng, canvas * 6 // 5)  # larger, for a camera that shakes
+        self.blurred = rng.random() < 0.5
 
-def label_joints(person, image, t, shift):
-    """The joints (17, 3) of a person who is painted on a canvas, in pixels of the picture; and how
-    many of them are behind something that is not the own body."""
-    joints = person.limbs[ENDING.argmax(1), t, 1] + shift  # (17, 3), canvas pixels
-    own = person.colours[:, t].tolist()
-    covered = 0
-    for joint, limbs in zip(joints, ENDING | STARTING, strict=True):
-        column, row, _ = joint.round().astype(int).tolist()
-        joint[2] = 0
-        if 0 <= column < image.width and 0 <= row < image.height:
-            # visible where the last thing painted is a limb that ends or starts there
-            colour = list(image.getpixel((column, row)))
-            joint[2] = 2 if colour in person.colours[limbs, t].tolist() else 1
-            covered += colour not in own
-    joints[:, :2] = (joints[:, :2] - 0.5) / SUPERSAMPLE  # a pixel's centre has whole numbers
-    return joints, covered
+    def label_joints(self, image, t, shift):
+        """The person's joints (17, 3) in pixels of the picture, painted as `image`; and how many
+        of them are behind something that is not the own body."""
+        joints = self.person.limbs[ENDING.argmax(1), t, 1] + shift  # (17, 3), canvas pixels
+        colours = self.person.colours[:, t]
+        covered = 0
+        for joint, limbs in zip(joints, ENDING | STARTING, strict=True):
+            column, row, _ = joint.round().astype(int).tolist()
+            joint[2] = 0
+            if 0 <= column < image.width and 0 <= row < image.height:
+                # visible where the last thing painted is a limb that ends or starts there
+                colour = list(image.getpixel((column, row)))
+                joint[2] = 2 if colour in colours[limbs].tolist() else 1
+                covered += colour not in colours.tolist()
+        joints[:, :2] = (joints[:, :2] - 0.5) / SUPERSAMPLE  # a pixel's centre has whole numbers
+        return joints, covered
 
-
-def render_frame(rng, scene, frame):
-    """A frame before light and noise, float32 (H, W, 3), its joints (17, 3), and whether it is
-    blurred, shaken, and occluded."""
-    shaken = rng.random() < 0.25
-    shake = scatter(rng, 0.012 * scene.canvas[Y]) if shaken else np.zeros(3)
-    drift = scatter(rng, 0.02 * scene.canvas[Y])  # of the camera, in one frame
-    shots = []
-    for exposure in range(3 if scene.blurred and rng.random() < 0.5 else 1):
-        # people, things and camera: all are where they are at the same time
-        t = len(EXPOSURES) * frame + exposure
-        shift = shake + EXPOSURES[exposure] * drift
-        corner = scene.canvas // 10 - shift.round()
-        image = scene.background.crop((*corner[:2], *(corner + scene.canvas)[:2]))
-        for figure in scene.figures:
-            figure.paint(image, t, shift)
-        shots.append(image)
-    joints, covered = label_joints(scene.person, shots[0], len(EXPOSURES) * frame, shake)
-    pictures = [image.reduce(SUPERSAMPLE) for image in shots]
-    conditions = (len(shots) > 1, shaken, covered >= 2)
-    return np.mean(pictures, axis=0, dtype=np.float32), joints, conditions
+    def render(self, rng, frame):
+        """A frame before light and noise, float32 (H, W, 3), its joints (17, 3), and whether it is
+        blurred, shaken, and occluded."""
+        shaken = rng.random() < 0.25
+        shake = scatter(rng, 0.012 * self.canvas[Y]) if shaken else np.zeros(3)
+        drift = scatter(rng, 0.02 * self.canvas[Y])  # of the camera, in one frame
+        shots = []
+        for exposure in range(3 if self.blurred and rng.random() < 0.5 else 1):
+            # people, things and camera: all are where they are at the same time
+            t = len(EXPOSURES) * frame + exposure
+            shift = shake + EXPOSURES[exposure] * drift
+            corner = self.canvas // 10 - shift.round()
+            image = self.background.crop((*corner[:2], *(corner + self.canvas)[:2]))
+            for figure in self.figures:
+                figure.paint(image, t, shift)
+            shots.append(image)
+        joints, covered = self.label_joints(shots[0], len(EXPOSURES) * frame, shake)
+        pictures = [image.reduce(SUPERSAMPLE) for image in shots]
+        conditions = (len(shots) > 1, shaken, covered >= 2)
+        return np.mean(pictures, axis=0, dtype=np.float32), joints, conditions
 
 
 def render_clip(split, index, frames=4, size=(128, 96)):
-    """Draw clip `index` of a split ("train", "val", "test"): uint8 images (F, H, W, 3), joints
+    """Render clip `index` of a split ("train", "val", "test"): uint8 images (F, H, W, 3), joints
     (F, 17, 3), and conditions (F, 4), bool, which of CONDITIONS a frame is in.
 
     A function of (split, index) alone, on every machine; more frames only append to the same first
@@ -981,12 +847,12 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     somebody or the own body) or 0 (outside). UserError for an unknown split.
     """
     if split not in ("train", "val", "test"):
-        raise UserError(f"no drawn people are called {split!r}: choose train, val or test")
+        raise UserError(f"no synthetic people are called {split!r}: choose train, val or test")
     # frames draw from it one after another, so that more of them only append
     rng = random.Random(f"{split}/{index}")
     canvas = SUPERSAMPLE * np.array([size[1], size[0], 0])
     times = np.add.outer(np.arange(max(frames, 4)), EXPOSURES).ravel()  # (T,)
-    scene = draw_scene(rng, canvas, times)
+    scene = Scene(rng, canvas, times)
     noise = rng.uniform(10, 42)  # from the darkest grain to the brightest
     # half of the clips get dark for one to three frames, but one can still see something
     gain = rng.uniform(0.12, 0.45)
@@ -995,7 +861,7 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     joints = np.empty((frames, len(COCO.joints), 3), np.float32)
     conditions = np.empty((frames, len(CONDITIONS)), bool)
     for frame in range(frames):
-        picture, joints[frame], others = render_frame(rng, scene, frame)
+        picture, joints[frame], others = scene.render(rng, frame)
         conditions[frame] = (frame in dark, *others)
         if frame in dark:
             picture *= gain
@@ -1005,11 +871,10 @@ def render_clip(split, index, frames=4, size=(128, 96)):
 
 
 class SyntheticClips(Clips):
-    """The first `count` drawn clips of a split, rendered here, as one uint8 array; and, array
-    (N, F, 4), the `conditions` of their frames.
+    """The first `count` synthetic clips of a split, rendered here, as one uint8 array `images`; and
+    their frames' `conditions`, array (N, F, 4).
 
-    workers: processes to render with (no picture depends on it); None: one for each processor. A
-    few clips are rendered without.
+    workers: processes to render with (no picture depends on it); None: one for each processor.
     """
 
     skeleton = COCO
@@ -1021,31 +886,19 @@ class SyntheticClips(Clips):
         self.images = np.empty((count, frames, *size, 3), np.uint8)
         joints = np.empty((count, frames, len(COCO.joints), 3))
         self.conditions = np.empty((count, frames, len(CONDITIONS)), bool)
-        # a process for less than 16 clips would cost more time than it saves
-        workers = min(workers or cores(), count // 16)
+        name = f"synthetic people ({split})"
         progress = Progress()
-        for i, clip in enumerate(self._render(split, count, frames, size, workers)):
+        render = functools.partial(render_clip, split, frames=frames, size=tuple(size))
+        for i, clip in enumerate(_map_in_processes(render, count, workers or cores())):
             self.images[i], joints[i], self.conditions[i] = clip
-            progress.show(f"drawn people ({split}): {i + 1} of {count} clips")
+            progress.show(f"{name}: {i + 1} of {count} clips")
         # the window of this box is the whole frame: a plain crop changes nothing
         height, width = size
         box = [0.1 * width, 0.1 * height, 0.8 * width, 0.8 * height]
         boxes = np.tile(box, (count, frames, 1))
         extent = np.ptp(joints[..., :2], axis=2)  # (N, F, 2)
         areas = BOX_TO_AREA * (1.1 * extent).prod(axis=-1)  # a body reaches beyond its joints
-        super().__init__(f"drawn people ({split})", size, boxes, joints, areas, cell)
-
-    @staticmethod
-    def _render(split, count, frames, size, workers):
-        """The clips 0 .. count - 1 one after another, from so many processes."""
-        render = functools.partial(render_clip, split, frames=frames, size=tuple(size))
-        if workers < 2 or multiprocessing.parent_process():
-            yield from map(render, range(count))
-            return
-        # a forked worker starts at once; it may be forked, for drawing uses no torch and no threads
-        start = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        with ProcessPoolExecutor(workers, mp_context=start) as pool:
-            yield from pool.map(render, range(count), chunksize=16)
+        super().__init__(name, size, boxes, joints, areas, cell)
 
     @contextlib.contextmanager
     def open_image(self, index, t):
@@ -1053,19 +906,469 @@ class SyntheticClips(Clips):
         yield Image.fromarray(self.images[index, t])
 
 
-# -------------------------------------------------------------------------------- COCO, PoseTrack18
-#     file ---> page {images, annotations} ---> `Person`s ---> clips of F of them ---> arrays
-#       _check_page                   _people             _cut                __init__
+def _map_in_processes(function, count, workers):
+    """function(0), ..., function(count - 1), one after another, from so many processes."""
+    workers = min(workers, count // 16)  # with fewer than 16 each, starting them takes longer
+    if workers < 2 or multiprocessing.parent_process():
+        yield from map(function, range(count))
+        return
+    # a forked worker starts at once; it may be forked, for rendering uses no torch and no threads
+    start = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with start.Pool(workers) as pool:
+        yield from pool.imap(function, range(count), chunksize=16)
+
+
+# ----------------------------------------------------------------- official scores: OKS, COCO's AP
+# COCO and PoseTrack evaluate poses in two steps. First each image by itself: a result takes at most
+# one person, and is then right, wrong, or left out. Then all images together: what is right or
+# wrong is ranked by its score, and at each rank
+#
+#     precision = right so far / ranked so far,      recall = right so far / all that is labelled.
+#
+# Average precision (AP) is the mean of the precision over the recall. COCO ranks poses, PoseTrack
+# single joints, and they differ in which result takes which person.
+
+OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)
+RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision
+# ranges of a person's area in square pixels
+SIZES = {"": (0, 1e5**2), "M": (32**2, 96**2), "L": (96**2, 1e5**2)}
+
+
+def joint_similarity(predictions, joints, areas, sigmas=COCO.sigmas):
+    """How near each joint is to its label: exp(-d^2 / (2 s^2 k^2)) of Sec. 4.1, 0 to 1.
+
+    d is the distance between prediction and label, s^2 the person's area, k = 2 sigma a constant of
+    the joint. predictions (..., K, 2 or more), joints (..., K, 3) with the visibility last, in
+    pixels; areas (...) in square pixels; sigmas (K). Leading dimensions broadcast: (..., K).
+    """
+    offsets = predictions[..., :2] - joints[..., :2]  # (..., K, 2)
+    d2 = (offsets**2).sum(-1)  # (..., K)
+    k2 = (2 * np.asarray(sigmas)) ** 2  # (K)
+    s2 = np.asarray(areas)[..., None]  # (..., 1)
+    s2 = s2 + np.spacing(1)  # so that it is never 0, as in the official tool
+    return np.exp(-d2 / k2 / s2 / 2)
+
+
+def oks(predictions, joints, areas, sigmas=COCO.sigmas):
+    """Object keypoint similarity (Sec. 4.1), 0 to 1: the mean of `joint_similarity` over the
+    labelled joints, of shape (...); 0 for a person without any."""
+    similarity = joint_similarity(predictions, joints, areas, sigmas)  # (..., K)
+    labelled = joints[..., 2] > 0  # (..., K)
+    count = np.maximum(labelled.sum(-1), 1)  # (...)
+    return (similarity * labelled).sum(-1) / count
+
+
+def image_key(entry, key, repeat):
+    """What tells the image of an entry apart, and sorts it: (sequence, is a text, id)."""
+    sequence = entry.get("sequence", "") if repeat else ""
+    return sequence, isinstance(entry[key], str), entry[key]
+
+
+def by_image(annotations, results):
+    """Triples (image, its people, its results), by rising image id.
+
+    Ids are numbers or texts. PoseTrack's files may number their images alike: where ids repeat, all
+    entries say of which "sequence" they are. Raises UserError if a result is for an image that the
+    annotations do not list.
+    """
+    images = annotations["images"]
+    repeat = len({image["id"] for image in images}) < len(images)
+    triples = {image_key(image, "id", repeat): (image, [], []) for image in images}
+    for person in annotations["annotations"]:
+        key = image_key(person, "image_id", repeat)
+        if key in triples:
+            triples[key][1].append(person)
+    for result in results:
+        key = image_key(result, "image_id", repeat)
+        if key not in triples:
+            image_id = result["image_id"]
+            raise UserError(f"a result is for image {image_id}, which the annotations do not list")
+        triples[key][2].append(result)
+    return [triples[key] for key in sorted(triples)]
+
+
+def keypoints_of(entries, count):
+    """The keypoints of N annotations or results -> (N, count, 3)."""
+    keypoints = [entry["keypoints"] for entry in entries]
+    return np.array(keypoints, float).reshape(-1, count, 3)
+
+
+def rank_results(judged):
+    """Rank pairs (score, right) of all images -> right (N) bool, and the precision (N) so far.
+
+    The best score comes first, of equals the first. Precision rises and falls with every result,
+    but whoever wants a certain recall may go on to the best rank with at least as much: so in both
+    evaluations the precision of a rank is the best one there or later.
+    """
+    scores = np.array([score for score, _ in judged])
+    right = np.array([right for _, right in judged], bool)
+    right = right[np.argsort(-scores, kind="stable")]
+
+    ranks = np.arange(1, len(right) + 1)
+    precision = right.cumsum() / ranks  # (N)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    return right, best
+
+
+class CocoImage:
+    """One image as COCO evaluates it: its people, and its 20 results of the highest scores.
+
+    Of the results, best first: scores; areas, of the boxes round their joints; and similarity, for
+    each a list of its OKS with the people.
+    """
+
+    def __init__(self, people, results, sigmas):
+        scores = np.array([result["score"] for result in results])
+        best = np.argsort(-scores, kind="stable")[:20]  # of equals the first
+        poses = keypoints_of(results, len(sigmas))[best]  # (D, K, 3)
+        sizes = np.ptp(poses[..., :2], axis=1)  # (D, 2) width, height
+
+        self.people = people
+        self.scores = scores[best].tolist()
+        self.areas = sizes.prod(1).tolist()
+        self.similarity = similarity_table(poses, people, sigmas).tolist()
+
+    def wanted(self, size):
+        """Which people are to be found: of that size, no crowds, with joints."""
+        smallest, largest = size
+        wanted = []
+        for person in self.people:
+            ignored = person["iscrowd"] or person["num_keypoints"] == 0
+            wanted.append(not ignored and smallest <= person["area"] <= largest)
+        return wanted
+
+    def judge(self, size, threshold):
+        """Pairs (score, right) of the results, without those that are left out.
+
+        The best score chooses first. Of the people who are still free and similar enough, a result
+        takes one who is wanted before one who is ignored, then the most similar one, and of equals
+        the last.
+        """
+        smallest, largest = size
+        wanted = self.wanted(size)
+        taken = set()
+        judged = []
+        for score, area, similarity in zip(self.scores, self.areas, self.similarity, strict=True):
+            candidates = []
+            for person, value in enumerate(similarity):
+                if value >= threshold and person not in taken:
+                    candidates.append((wanted[person], value, person))
+            if candidates:
+                # somebody is there: right, or left out if that person is ignored
+                person = max(candidates)[-1]
+                if wanted[person]:
+                    judged.append((score, True))
+                if not self.people[person]["iscrowd"]:  # a crowd is always free
+                    taken.add(person)
+            elif smallest <= area <= largest:
+                # nobody is there: wrong, or left out if it is of another size
+                judged.append((score, False))
+        return judged
+
+
+def similarity_table(poses, people, sigmas):
+    """OKS of each of D poses (D, K, 3) with each of G people -> (D, G)."""
+    table = np.zeros((len(poses), len(people)))
+    keypoints = keypoints_of(people, len(sigmas))  # (G, K, 3)
+    for i, person in enumerate(people):
+        joints = keypoints[i]  # (K, 3)
+        if not (joints[:, 2] > 0).any():
+            # A person whose joints were not labelled: they may be all over a box of three times
+            # the size, so each predicted joint is compared with the nearest point of that box
+            box = np.array(person["bbox"], float)  # x, y, width, height
+            low = box[:2] - box[2:]
+            high = box[:2] + 2 * box[2:]
+            joints = np.ones_like(poses)  # (D, K, 3) all labelled
+            joints[..., :2] = poses[..., :2].clip(low, high)
+        table[:, i] = oks(poses, joints, person["area"], sigmas)
+    return table
+
+
+def ap_and_recall(images, size):
+    """AP and recall of the `CocoImage`s at each of the T thresholds -> (2, T), 0 to 1.
+
+    AP is the mean precision at 101 recalls, 0 at those that are never reached; the recall is what
+    all results reach together. Both are -1 where nobody is to be found.
+    """
+    table = np.full((2, len(OKS_THRESHOLDS)), -1.0)
+    people = sum(sum(image.wanted(size)) for image in images)
+    if people == 0:
+        return table
+
+    for t, threshold in enumerate(OKS_THRESHOLDS.tolist()):
+        judged = []
+        for image in images:
+            judged += image.judge(size, threshold)
+        right, precision = rank_results(judged)  # (N) each
+        recall = right.cumsum() / people  # (N)
+        first_ranks = recall.searchsorted(RECALLS)  # (101) N: never reached
+        precision = np.append(precision, 0)  # (N + 1)
+        table[0, t] = precision[first_ranks].mean()
+        table[1, t] = right.sum() / people
+    return table
+
+
+def coco_ap(annotations, results, sigmas=None):
+    """COCO's keypoint evaluation: the ten numbers of the official tool (pycocotools), 0 to 1.
+
+    AP and AR (average recall) are means over the OKS thresholds, 50 and 75 are one threshold alone,
+    M and L are for medium and for large people. A number is -1 where nobody is to be found.
+
+    annotations: a COCO keypoint dict with one category; results: a list of dicts with image_id,
+    keypoints (3K numbers) and score; sigmas (K): None for those of the category's joints. Raises
+    UserError as `by_image` does.
+    """
+    if sigmas is None:
+        category = person_category(annotations, "the annotation file")
+        names = category.get("keypoints") or COCO.joints
+        skeleton, order = skeleton_from({**category, "keypoints": names})
+        sigmas = np.empty(len(order))
+        sigmas[order] = skeleton.sigmas
+    images = [
+        CocoImage(people, found, sigmas) for _, people, found in by_image(annotations, results)
+    ]
+
+    tables = {name: ap_and_recall(images, size) for name, size in SIZES.items()}  # (2, T) each
+    numbers = {}
+    for i, name in enumerate(("AP", "AR")):
+        numbers[name] = tables[""][i].mean()
+        numbers[f"{name}50"] = tables[""][i, 0]
+        numbers[f"{name}75"] = tables[""][i, 5]
+        numbers[f"{name}M"] = tables["M"][i].mean()
+        numbers[f"{name}L"] = tables["L"][i].mean()
+    return {name: float(value) for name, value in numbers.items()}
+
+
+# ------------------------------------------------------------------ official scores: PoseTrack's AP
+# the columns and the 15 joints that are evaluated; the two ears of the files are never annotated
+POSETRACK_PARTS = {
+    "Head": ("nose", "head_bottom", "head_top"),
+    "Sho": ("left_shoulder", "right_shoulder"),
+    "Elb": ("left_elbow", "right_elbow"),
+    "Wri": ("left_wrist", "right_wrist"),
+    "Hip": ("left_hip", "right_hip"),
+    "Knee": ("left_knee", "right_knee"),
+    "Ank": ("left_ankle", "right_ankle"),
+}
+POSETRACK_JOINTS = sum(POSETRACK_PARTS.values(), ())
+
+
+def inside(x, y, polygon_x, polygon_y):
+    """Which points x, y (...) lie inside a polygon of V corners, its border excluded: (...) bool.
+
+    The even-odd rule: from inside, a ray to the right meets an odd number of edges.
+    """
+    odd = np.zeros(x.shape, bool)
+    on_border = np.zeros(x.shape, bool)
+    for corner in range(len(polygon_x)):
+        # the edge that ends in this corner, as each point sees it from itself
+        x0 = polygon_x[corner - 1] - x  # (...)
+        y0 = polygon_y[corner - 1] - y
+        x1 = polygon_x[corner] - x
+        y1 = polygon_y[corner] - y
+
+        # the cross product: its sign says on which side the edge passes, 0 is in line with it
+        side = x0 * y1 - y0 * x1
+        on_border |= (side == 0) & (x0 * x1 + y0 * y1 <= 0)
+
+        # the ray meets an edge with one end above and one below it that passes on the right
+        starts_above = y0 <= 0
+        stops_above = y1 <= 0
+        odd ^= (starts_above != stops_above) & ((side > 0) == starts_above)
+    return odd & ~on_border
+
+
+def evaluated_joints(names):
+    """PoseTrack's 15 joints; all, in a file that names others."""
+    return POSETRACK_JOINTS if set(POSETRACK_JOINTS) <= set(names) else tuple(names)
+
+
+def posetrack_joints(entries, image, names):
+    """The J evaluated joints (N, J, 3) of annotations or results, and which are there (N, J).
+
+    names: of an entry's joints. Not there is a joint whose three numbers are all 0, or that lies in
+    a region of the image that is to be ignored.
+    """
+    columns = [names.index(joint) for joint in evaluated_joints(names)]
+    joints = keypoints_of(entries, len(names))[:, columns]  # (N, J, 3)
+    there = (joints != 0).any(-1)  # (N, J)
+    regions_x = image.get("ignore_regions_x") or []
+    regions_y = image.get("ignore_regions_y") or []
+    for region_x, region_y in zip(regions_x, regions_y, strict=True):
+        there &= ~inside(joints[..., 0], joints[..., 1], region_x, region_y)
+    return joints, there
+
+
+def judge_posetrack_frame(image, people, results, names):
+    """Evaluate one frame: J joints of G people and P results.
+
+    Returns which joints of the results are right (P, J), which are evaluated at all (P, J), and how
+    many of the people's are labelled (J).
+    """
+    joints, labelled = posetrack_joints(people, image, names)  # (G, J, 3), (G, J)
+    poses, predicted = posetrack_joints(results, image, names)  # (P, J, 3), (P, J)
+
+    # a joint may be off by half a head size, which is 0.6 of the head box's diagonal
+    boxes = np.array([person["bbox_head"] for person in people], float)  # (G, 4)
+    heads = 0.6 * np.linalg.norm(boxes[:, 2:], axis=1)  # (G)
+    heads = heads[:, None]  # (G, 1)
+    offsets = poses[:, None] - joints  # (P, G, J, 3)
+    distance = np.linalg.norm(offsets[..., :2], axis=-1)  # (P, G, J)
+    close = (distance <= 0.5 * heads) & (heads > 0)
+    close &= labelled & predicted[:, None]
+
+    # A result takes the person of whose labelled joints it has the largest fraction right (PCKh),
+    # if any, and a person keeps the best result that came. Of equals it is the first.
+    count = np.maximum(labelled.sum(-1), 1)  # (G)
+    fractions = close.sum(-1) / count  # (P, G)
+    kept = {}
+    best = np.zeros(len(people))
+    for pose, person in enumerate(fractions.argmax(1)):
+        if fractions[pose, person] > best[person]:
+            best[person] = fractions[pose, person]
+            kept[person] = pose
+
+    # a result that nobody keeps is wrong in every joint
+    right = np.zeros_like(predicted)
+    for person, pose in kept.items():
+        right[pose] = close[pose, person]
+    return right, predicted, labelled.sum(0)
+
+
+def posetrack_ap(annotations, results):
+    """PoseTrack's multi-person pose evaluation (poseval), in percent.
+
+    Head, Sho, Elb, Wri, Hip, Knee, Ank are means over a column's joints, Total is that of all 15.
+    Left out are frames without people and joints that nobody has; a mean of none is nan.
+
+    annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results:
+    a list of dicts with image_id, keypoints (51 numbers) and scores (17, one a joint). Raises
+    UserError as `by_image` does.
+    """
+    names = annotations["categories"][0]["keypoints"]
+    evaluated = evaluated_joints(names)
+    judged = {joint: [] for joint in evaluated}
+    labelled = np.zeros(len(evaluated), int)
+    for image, people, found in by_image(annotations, results):
+        if people:
+            right, predicted, count = judge_posetrack_frame(image, people, found, names)
+            labelled += count
+            for i, j in np.argwhere(predicted):
+                joint = evaluated[j]
+                score = found[i]["scores"][names.index(joint)]
+                judged[joint].append((score, right[i, j]))
+
+    ap = {}
+    for joint, count in zip(evaluated, labelled, strict=True):
+        if count > 0:
+            last_first = judged[joint][::-1]  # the official order of equal scores
+            right, precision = rank_results(last_first)  # (N) each
+            # the recall goes up by 1 / count at the right ones: the curve's area is a sum over them
+            area = precision[right].sum() / count
+            ap[joint] = 100 * area
+
+    table = {}
+    for name, joints in (POSETRACK_PARTS | {"Total": evaluated}).items():
+        values = [ap[joint] for joint in joints if joint in ap]
+        table[name] = float(np.mean(values)) if values else float("nan")
+    return table
+
+
+# ------------------------------------------------------------------- official scores: result files
+def pose_score(pose, box_score=1.0):
+    """The usual score of a person (K, 3): that of the box times the mean joint score above 0.2."""
+    scores = pose[:, 2]
+    sure = scores[scores > 0.2]
+    return float(box_score * sure.mean()) if len(sure) else 0.0
+
+
+def oks_nms(poses, scores, areas, sigmas):
+    """Which poses (N, K, 3) of one image to keep: their indices, best score first.
+
+    A pose goes if one that is kept is nearly the same: OKS of the two, at their mean area, above
+    0.9. scores (N); areas (N) in square pixels; sigmas (K).
+    """
+    kept = []
+    for i in np.argsort(-scores, kind="stable").tolist():
+        labelled = poses[i].copy()
+        labelled[:, 2] = 1  # both are predictions, with all joints
+        mean_areas = (areas[kept] + areas[i]) / 2
+        similarity = oks(poses[kept], labelled, mean_areas, sigmas)
+        if (similarity <= 0.9).all():
+            kept.append(i)
+    return kept
+
+
+def coco_results(keypoints, clips):
+    """Predictions (N, 1, K, 3) for a CocoPeople -> the official list of results, after OKS-NMS.
+
+    Ids, and the order of joints, are those of the annotation file.
+    """
+    poses = keypoints[:, 0]  # (N, K, 3)
+    scores = np.zeros(len(poses))
+    areas = np.zeros(len(poses))
+    people = {}  # the people of each image, in their order
+    for i, image_id in enumerate(clips.ids[:, 0, 0].tolist()):
+        scores[i] = pose_score(poses[i], clips.scores[i])
+        width, height = window(clips.boxes[i, 0], clips.size)[2:]
+        areas[i] = width * height  # of the padded window, as in SBL's NMS
+        people.setdefault(image_id, []).append(i)
+
+    results = []
+    for image_id, own in people.items():
+        own = np.array(own)
+        for i in own[oks_nms(poses[own], scores[own], areas[own], clips.skeleton.sigmas)]:
+            pose = np.empty_like(poses[i])  # (K, 3)
+            pose[clips.order] = poses[i]
+            result = {"image_id": image_id, "category_id": clips.category_id}
+            result["keypoints"] = pose.ravel().round(3).tolist()
+            result["score"] = float(scores[i])
+            results.append(result)
+    return results
+
+
+def posetrack_results(keypoints, clips):
+    """Predictions (N, F, K, 3) for PoseTrackClips -> the official list of results.
+
+    One for each labelled frame of a track; a frame that only fills up its clip has no ids. As files
+    may number their images alike, "sequence" is the name of the file.
+    """
+    results = []
+    for i, t in np.ndindex(keypoints.shape[:2]):
+        pose = keypoints[i, t]  # (K, 3)
+        image_id, track_id = clips.ids[i, t].tolist()
+        if image_id is not None:
+            result = {"sequence": str(clips.sequence[i]), "image_id": image_id}
+            result["track_id"] = track_id
+            result["keypoints"] = pose.ravel().round(3).tolist()
+            result["scores"] = pose[:, 2].tolist()
+            results.append(result)
+    return results
+
+
+def person_key(entry):
+    """What tells a person of PoseTrack in a frame apart, in annotations and results."""
+    return entry["sequence"], entry["image_id"], entry["track_id"]
+
+
+# ------------------------------------------------------------------------ files: COCO, PoseTrack18
+#     file ---> images, annotations ---> `Person`s ---> clips of F of them ---> arrays
+#       _read                    _people           _cut                __init__
 #
 # Files that people hand over are never quite what they should be: an annotation lacks a number, a
-# picture was not copied. Every entry is checked once, where it is read into a `Person`; what may be
-# missing is filled in there, too. What fails is left out and counted by reason, with an example;
-# only what makes the whole file useless is a UserError.
-SENSELESS = "incomplete or senseless entry"
+# picture was not copied. Every entry is checked once, where a `Person` is made of it; what may be
+# missing is filled in there, too. An entry that fails is left out and counted by reason, with an
+# example; only what makes the whole file useless is a UserError.
+INVALID = "incomplete or invalid entry"
 LARGEST = 1e5  # pixels: nothing lies farther away, and COCO's evaluation knows no larger people
+ID = (int, float, str)  # what tells images, people or categories apart
 
 
-def _read_json(path, hint):
+class LeftOut(Exception):
+    """An entry of a file is not used: (reason, example)."""
+
+
+def read_json(path, hint):
     """What a JSON file says; UserError if it cannot be read. hint: what the user should name."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # with or without a byte order mark
@@ -1075,19 +1378,8 @@ def _read_json(path, hint):
         raise UserError(f"{path} cannot be read as JSON ({error}): {hint}") from None
 
 
-@functools.lru_cache(maxsize=1)
-def _read_again(path, hint, changed):
-    """`_read_json`, but a file that was the last one and did not change is not parsed again."""
-    return _read_json(path, hint)
-
-
-def _is_id(value):
-    """Whether a value can tell images, people or categories apart: a number or a text."""
-    return isinstance(value, (int, float, str))
-
-
-def _numbers(value, *shapes):
-    """A value as a finite float64 array of one of these shapes; None if it is none.
+def as_numbers(value, shape):
+    """A value of a file as a finite float64 array of this shape; None if it is none.
 
     Nothing is taken for a number that is none: a text, a list where one number is wanted, null,
     NaN, or an integer that no float can hold.
@@ -1096,104 +1388,107 @@ def _numbers(value, *shapes):
         values = np.array(value)
         # kinds of numbers: bool, integers with and without a sign, floats
         is_numeric = values.dtype.kind in "biuf"
-        if is_numeric and values.shape in shapes and np.isfinite(values).all():
+        if is_numeric and values.shape == shape and np.isfinite(values).all():
             return values.astype(np.float64)
     return None
 
 
-def person_category(page, path):
-    """The category of `page` that is looked at: that of people. path: what to name in an error.
+def numbers_of(entry, key, shape=()):
+    """The numbers that an entry has under `key`; LeftOut if there are none of this shape."""
+    value = entry[key]
+    numbers = as_numbers(value, shape)
+    if numbers is None and shape and isinstance(value, list):
+        what = f"{key} has {len(value)} values, wanted are {shape[0]} finite numbers"
+        raise LeftOut(INVALID, what)
+    if numbers is None:
+        raise LeftOut(INVALID, f"{key} is {value!r:.60}")
+    if shape and np.abs(numbers).max() > LARGEST:
+        raise LeftOut(INVALID, f"{key} reaches beyond {LARGEST:.0f} pixels")
+    return numbers
 
-    The one called person; else the only one with keypoints; else the only one. A file without any
-    means COCO's.
-    """
+
+def person_category(page, path):
+    """The category of people in `page`: the one called person; else the only one with keypoints;
+    else the only one. A file without any means COCO's. path: what to name in an error."""
     listed = page.get("categories")
     listed = listed if isinstance(listed, list) else []
     listed = [entry for entry in listed if isinstance(entry, dict)]
-    listed = [{"id": 1, "name": "unnamed", **entry} for entry in listed]
-    people = [entry for entry in listed if str(entry["name"]).lower() == "person"]
+    named = [entry for entry in listed if str(entry.get("name")).lower() == "person"]
     with_joints = [entry for entry in listed if entry.get("keypoints")]
-    for found in (people[:1], with_joints, listed):
-        if len(found) == 1 and _is_id(found[0]["id"]):
-            return {**found[0], "name": str(found[0]["name"])}
-    if listed:
-        names = ", ".join([str(entry["name"]) for entry in listed])
-        raise UserError(f'{path} has the categories {names:.200}: name the one to look at "person"')
-    return {"id": 1, "name": "person"}
+    found = named[:1] or with_joints or listed or [{"name": "person"}]
+    if len(found) > 1:
+        names = ", ".join([str(entry.get("name")) for entry in found])
+        raise UserError(f'{path} has the categories {names:.200}: name the one to use "person"')
+    return {"id": 1, **found[0], "name": str(found[0].get("name", "unnamed"))}
 
 
-def name_joints(category, entries, skeleton, path):
-    """`category` with names for its joints, for those of `skeleton` if it does not name them."""
+def joint_names(category, entries, skeleton, path):
+    """The names of a category's joints; if the file has none, those of `skeleton`, or numbers."""
     names = category.get("keypoints")
     are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if are_names and 0 < len(names) == len(set(names)):
-        return category
-
+        return names
     # how many joints have most people? Three numbers each; if that cannot be, x and y
-    lengths = collections.Counter()
-    for entry in entries:
-        if isinstance(entry, dict) and isinstance(entry.get("keypoints"), list):
-            lengths[len(entry["keypoints"])] += 1
-    numbers = lengths.most_common(1)[0][0] if lengths else 0
-    count = numbers // (2 if numbers % 3 else 3)
-    if count in (0, len(skeleton.joints)):
-        names = list(skeleton.joints)
-        taken = f"those of {skeleton.name} are taken"
-    else:
+    entries = [entry for entry in entries if isinstance(entry, dict)]
+    lists = [entry["keypoints"] for entry in entries if isinstance(entry.get("keypoints"), list)]
+    most = collections.Counter(map(len, lists)).most_common(1)
+    length = most[0][0] if most else 0
+    count = length // (2 if length % 3 else 3)
+    names = list(skeleton.joints)
+    if count not in (0, len(names)):
         names = [f"joint_{number}" for number in range(1, count + 1)]
-        taken = f"they are called joint_1 to joint_{count}"
-    say_once(f"{path} does not name the joints of a {category['name']}: {taken}")
-    return {**category, "keypoints": names}
+    say_once(f"{path} does not name its joints: they are called {names[0]} to {names[-1]}")
+    return names
 
 
 @dataclass
 class Person:
-    """A person in one picture, as a file describes him, checked: what is used is what is here."""
+    """A person in one picture, made of an entry of a file."""
 
     path: Path  # of the picture
     image_id: int | str | None  # None: this only fills up a clip
-    entry_id: int | str | None  # of the annotation or track
+    track_id: int | str | None  # None in COCO
     time: int  # number of the frame in its video
     box: np.ndarray  # (4,) x, y, w, h
     joints: np.ndarray  # (K, 3), zeros where they were not asked for
     area: float
-    score: float  # of a detected box, 1 where people drew it
+    score: float  # of a detected box, 1 of an annotated one
 
 
 class FileClips(Clips):
     """Clips whose frames are read from files.
 
-    skeleton     of the category that the file calls person, category_id
+    skeleton     of the file's category of people, category_id
     order        the file's joint order[k] is joint k of the skeleton
     files        array (N, F): paths of the pictures
-    ids          array (N, F, 2): image id and annotation or track id, as the file has them, numbers
-                 or texts; None for frames that fill up
-    scores       array (N,): of detected boxes, 1 where people drew them
+    ids          array (N, F, 2): image id and track id, as the file has them; None where a frame
+                 only fills up its clip
+    scores       array (N,): of detected boxes, 1 of annotated ones
     annotations  what was read, completed, without entries that no evaluation could use
-    skipped      Counter {reason: how many were left out}; left_out says it in words
+    skipped      {reason: examples of what was left out, all of them}; left_out says it in words
 
     Subclasses say what they need of a file: `skeleton`, where it does not name the joints;
-    `image_keys` {key: type} of an image; `needed_ids` and `needed`, the numbers of a person;
-    `id_key`, what tells people apart; `remedy`, what to change where nobody is left.
+    `image_keys` {key: types} of an image; `needed` of an entry; `remedy`, what to change where
+    nobody is left.
     """
 
     per_clip = (*Clips.per_clip, "files", "ids", "scores")
-    optional = ("area", "iscrowd", "num_keypoints")  # numbers of a person that may be missing
+    image_keys = {"id": ID, "file_name": str}
 
     def __init__(self, name, size, clips, where, cell):
         """clips: lists of F `Person`s; where: the file or folder they were read from."""
         if not clips:
             reason = f"left out {self.left_out}" if self.skipped else "it lists no person"
-            raise UserError(f"{where} has nobody to look at ({reason}): {self.remedy}")
+            raise UserError(f"{where} has no usable person ({reason}): {self.remedy}")
         people = list(itertools.chain.from_iterable(clips))
 
         def array(field, dtype=None):
-            """(N, F, ...): a field of everyone."""
+            """(N, F, ...): a field of all people."""
             values = np.array([getattr(person, field) for person in people], dtype)
             return values.reshape(len(clips), -1, *values.shape[1:])
 
         self.files = array("path")
-        self.ids = np.stack([array("image_id", object), array("entry_id", object)], axis=-1)
+        self.ids = np.stack([array("image_id", object), array("track_id", object)], axis=-1)
         self.scores = array("score")[:, 0]
         super().__init__(name, size, array("box"), array("joints"), array("area"), cell)
 
@@ -1205,143 +1500,117 @@ class FileClips(Clips):
         raise UserError(f"no picture of {name} can be read (20 were tried): fetch them again")
 
     def _leave_out(self, reason, example):
-        self.skipped[reason] += 1
-        self.examples.setdefault(reason, f"{example:.300}")
+        self.skipped.setdefault(reason, []).append(f"{example:.300}")
 
     @property
     def left_out(self):
         """How many people were left out and why, with an example each, to read."""
-        parts = []
-        for reason, count in self.skipped.items():
-            parts.append(f"{count} x {reason} ({self.examples[reason]})")
+        parts = [f"{len(found)} x {why} ({found[0]})" for why, found in self.skipped.items()]
         return ", ".join(parts)
 
     def open_image(self, index, t):
         """Frame t of a clip, an opened file: see `open_picture`."""
         return open_picture(self.files[index, t])
 
-    def _check_page(self, page, path, hint):
-        """Of what a file says its lists of images and annotations, and its category alone.
+    def _read(self, path, hint, keys=("images", "annotations")):
+        """What a file says: its usable images, its entries, and its category of people alone.
 
-        The category also tells the skeleton.
+        The category also tells the skeleton. UserError if the file is useless.
         """
-        for key in ("images", "annotations"):
+        page = read_json(path, hint)
+        for key in keys:
             if not isinstance(page, dict) or not isinstance(page.get(key), list):
                 raise UserError(f"{path} has no list of {key}: {hint}")
+        entries = page["annotations"] if "annotations" in keys else []
         category = person_category(page, path)
-        category = name_joints(category, page["annotations"], type(self).skeleton, path)
+        category["keypoints"] = joint_names(category, entries, type(self).skeleton, path)
         skeleton, order = skeleton_from(category)
         if "skeleton" in vars(self) and skeleton.joints != self.skeleton.joints:
             raise UserError(f"{path} has other joints than the file before it")
         self.skeleton = skeleton
         self.order = order
         self.category_id = category["id"]
+
         images = [image for image in page["images"] if isinstance(image, dict)]
-        images = [image for image in images if _is_id(image.get("id"))]
-        return {"images": images, "annotations": page["annotations"], "categories": [category]}
+        for key, types in self.image_keys.items():
+            images = [image for image in images if isinstance(image.get(key), types)]
+        return {"images": images, "annotations": entries, "categories": [category]}
 
-    def _people(self, entries, images, folder):
-        """(entries, people): the usable ones of `entries`, and as `Person`s who is looked at.
-
-        entries: annotations or detections. The others are counted in `skipped`. Who is only not
-        looked at is usable, for the official evaluations ask for crowds and people without joints.
-        """
-        image_of = {image["id"]: image for image in images}
+    def _people(self, page, entries, folder):
+        """(usable, people): the entries that an evaluation can use, and the `Person`s of those that
+        we can use. All others are counted in `skipped`."""
+        images = {image["id"]: image for image in page["images"]}
         usable = []
-        good = []
+        people = []
         for entry in entries:
-            why = self._why_unusable(entry, image_of)
-            if not why:
-                entry = self._complete(entry)
-                usable.append(entry)
-                why = self._why_left_out(entry, image_of[entry["image_id"]], folder)
-            if why:
-                self._leave_out(*why)
-            else:
-                good.append(entry)
-        return usable, [self._person(entry, image_of[entry["image_id"]], folder) for entry in good]
+            try:
+                complete = self._complete(entry, images)
+                usable.append(complete)
+                people.append(self._person(complete, images[entry["image_id"]], folder))
+            except LeftOut as left_out:
+                self._leave_out(*left_out.args)
+        return usable, people
 
-    def _why_unusable(self, entry, image_of):
-        """(reason, example) if neither we nor an evaluation can use an entry, else None."""
-        for key in self.needed_ids:
-            if not isinstance(entry, dict) or not _is_id(entry.get(key)):
-                return SENSELESS, f"no {key}"
-        image = image_of.get(entry["image_id"])
-        if image is None:
-            return "picture not listed", f"image_id {entry['image_id']!r}"
-        category = entry.get("category_id")
-        if category not in (None, self.category_id):
-            return "not a person", f"category_id {category!r:.60} is not {self.category_id!r:.60}"
-        for key, kind in self.image_keys.items():
-            if not isinstance(image.get(key), kind):
-                return "picture not listed", f"no {key} of image {entry['image_id']!r}"
-        for key in (*self.needed, *self.optional):
-            what = self._what_is_wrong(key, entry.get(key))
-            if what:
-                return SENSELESS, what
-        return None
-
-    def _what_is_wrong(self, key, value):
-        """What is wrong with what an entry has under `key`, "" if nothing."""
-        if value is None:
-            return "" if key in self.optional else f"no {key}"
-        wanted = len(self.skeleton.joints)
-        shapes = {"bbox": [(4,)], "bbox_head": [(4,)], "keypoints": [(3 * wanted,), (2 * wanted,)]}
-        numbers = _numbers(value, *shapes.get(key, [()]))
-        if numbers is None:
-            found = len(value) if key == "keypoints" and isinstance(value, list) else None
-            if found in (None, 2 * wanted, 3 * wanted):
-                return f"{key} is {value!r:.60}"
-            return f"{found} numbers for {found // 3} joints, wanted are {wanted} joints"
-        if key in shapes and np.abs(numbers).max() > LARGEST:
-            return f"{key} reaches beyond {LARGEST:.0f} pixels"
-        return f"{key} is below 0" if key in self.optional and numbers < 0 else ""
-
-    def _complete(self, entry):
-        """An entry with all that an evaluation asks for."""
+    def _complete(self, entry, images):
+        """An entry with all that an evaluation asks for; LeftOut if it could not use it."""
+        if not isinstance(entry, dict):
+            raise LeftOut(INVALID, f"{entry!r:.60}")
         entry = {key: value for key, value in entry.items() if value is not None}
-        box = _numbers(entry.get("bbox"), (4,))
+        for key in self.needed:
+            if key not in entry or (key.endswith("_id") and not isinstance(entry[key], ID)):
+                raise LeftOut(INVALID, f"no {key}")
+        if entry["image_id"] not in images:
+            wanted = ", ".join(self.image_keys)
+            raise LeftOut("picture not listed", f"no image {entry['image_id']!r} with {wanted}")
+        category = entry.get("category_id", self.category_id)
+        if category != self.category_id:
+            example = f"category_id {category!r:.60} is not {self.category_id!r:.60}"
+            raise LeftOut("not a person", example)
+
+        # numbers that must be there, numbers that may be there, and what follows from others
+        for key, shape in {"bbox": (4,), "bbox_head": (4,), "score": ()}.items():
+            if key in self.needed:
+                numbers_of(entry, key, shape)
+        for key in ("area", "iscrowd", "num_keypoints"):
+            if key in entry and numbers_of(entry, key) < 0:
+                raise LeftOut(INVALID, f"{key} is below 0")
+        box = as_numbers(entry.get("bbox"), (4,))
         width, height = (0, 0) if box is None else box[2:].clip(0, LARGEST).tolist()
         filled = {"area": BOX_TO_AREA * width * height, "iscrowd": 0}
         if "keypoints" in self.needed:
-            joints = entry["keypoints"]
-            if len(joints) == 2 * len(self.skeleton.joints):
-                # x and y alone: visible where they are not 0, 0
-                places = np.reshape(joints, (-1, 2))
-                visible = 2 * places.any(axis=1)
-                joints = np.column_stack([places, visible]).ravel().tolist()
-            entry["keypoints"] = joints
-            filled["num_keypoints"] = sum([visible > 0 for visible in joints[2::3]])
+            count = len(self.skeleton.joints)
+            places = as_numbers(entry["keypoints"], (2 * count,))
+            if places is not None:  # x and y alone: visible where they are not 0, 0
+                places = places.reshape(count, 2)
+                joints = np.column_stack([places, 2 * places.any(axis=1)])
+                entry["keypoints"] = joints.ravel().tolist()
+            visibility = numbers_of(entry, "keypoints", (3 * count,))[2::3]
+            filled["num_keypoints"] = int((visibility > 0).sum())
         return filled | entry
 
-    def _why_left_out(self, entry, image, folder):
-        """(reason, example) if a usable entry has nothing for us. The last check is the slow."""
-        where = f"of image {image['id']!r}"
-        if entry.get("iscrowd"):
-            return "crowd", where
-        if not image.get("is_labeled", True):
-            return "unlabelled frame", where
-        box = _numbers(entry.get("bbox"), (4,))
-        if box is None or (box[2:] < 0.01).any() or np.abs(box).max() > LARGEST:
-            return "box without area", f"{entry.get('bbox')!r:.60} {where}"
-        if "keypoints" in self.needed and max(entry["keypoints"][2::3]) <= 0:
-            return "no joints", where
-        path = os.path.join(folder, image["file_name"])
-        if not os.path.isfile(path) or os.path.getsize(path) == 0:
-            return "picture missing or empty", repr(path)
-        return None
-
     def _person(self, entry, image, folder):
-        """A good entry -> Person. Some of it is missing in some kinds of files."""
-        box = _numbers(entry["bbox"], (4,))
+        """A complete entry -> Person; LeftOut if it has nothing for us, though an evaluation asks
+        for crowds and people without joints."""
+        where = f"of image {image['id']!r}"
+        if entry["iscrowd"]:
+            raise LeftOut("crowd", where)
+        if not image.get("is_labeled", True):
+            raise LeftOut("unlabelled frame", where)
+        box = as_numbers(entry.get("bbox"), (4,))
+        if box is None or (box[2:] < 0.01).any() or np.abs(box).max() > LARGEST:
+            raise LeftOut("box without area", f"{entry.get('bbox')!r:.60} {where}")
         joints = np.zeros((len(self.skeleton.joints), 3))
         if "keypoints" in self.needed:
-            joints = np.array(entry["keypoints"], float).reshape(-1, 3)[self.order]
-        entry_id = entry.get(self.id_key)
+            joints = np.reshape(entry["keypoints"], joints.shape)[self.order]
+            if joints[:, 2].max() <= 0:
+                raise LeftOut("no joints", where)
+        path = Path(folder, image["file_name"])
+        if not os.path.isfile(path) or os.path.getsize(path) == 0:
+            raise LeftOut("picture missing or empty", repr(str(path)))
         return Person(
-            path=Path(folder, image["file_name"]),
+            path=path,
             image_id=image["id"],
-            entry_id=entry_id if _is_id(entry_id) else None,
+            track_id=entry["track_id"] if "track_id" in self.needed else None,
             time=image.get("frame_id", 0),
             box=box,
             joints=joints,
@@ -1361,57 +1630,43 @@ class CocoPeople(FileClips):
                          are read from here
         root/val2017/000000000785.jpg
 
-    boxes: look at everyone whom a detector found instead: a JSON list of {image_id, category_id,
-    bbox, score}. They have no joints. The split test-dev, whose annotations nobody has, needs them:
+    boxes: use everyone whom a detector found instead: a JSON list of {image_id, category_id, bbox,
+    score}. They have no joints. The split test-dev, whose annotations are secret, needs them:
 
         root/annotations/image_info_test-dev2017.json       images and categories
         root/test2017/000000000001.jpg
     """
 
     skeleton = COCO
-    image_keys = {"file_name": str}
-    needed_ids = ("image_id",)
-    needed = ("bbox", "keypoints")
-    id_key = "id"
+    needed = ("image_id", "bbox", "keypoints")
     remedy = "mend the file, or name another with --root or --boxes"
 
     def __init__(self, root, split, size=(256, 192), boxes=None, cell=CELL):
-        self.skipped = collections.Counter()
-        self.examples = {}
-        has_people = split != "test-dev"
-        if not (has_people or boxes):
-            raise UserError("COCO test-dev has no annotated boxes: give --boxes, detected people")
+        self.skipped = {}
         folder = Path(root, f"{split.removesuffix('-dev')}2017")
-        name = "person_keypoints" if has_people else "image_info"
-        where = Path(root, "annotations", f"{name}_{split}2017.json")
+        where = Path(root, "annotations", f"person_keypoints_{split}2017.json")
         hint = "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/"
-        page = self._read(where, hint, split)
-        if not has_people and isinstance(page, dict):
-            page = {**page, "annotations": []}
-        page = self._check_page(page, where, hint)
+        if split == "test-dev":
+            if not boxes:
+                raise UserError("COCO test-dev has no annotated boxes: give --boxes, found people")
+            where = where.with_name(f"image_info_{split}2017.json")
+            page = self._read(where, hint, keys=["images"])
+        else:
+            page = self._read(where, hint)
 
         # with detections too: it takes out what an evaluation could not use
-        usable, people = self._people(page["annotations"], page["images"], folder)
+        usable, people = self._people(page, page["annotations"], folder)
         self.annotations = {**page, "annotations": usable}
         name = f"COCO {split}2017"
         if boxes:
             hint = "--boxes wants a JSON list of {image_id, category_id, bbox, score}"
-            detections = _read_json(boxes, hint)
+            detections = read_json(boxes, hint)
             if not isinstance(detections, list):
                 raise UserError(f"{boxes} is no list: {hint}")
-            self.needed = ("bbox", "score")
-            _, people = self._people(detections, page["images"], folder)
+            self.needed = ("image_id", "bbox", "score")
+            _, people = self._people(page, detections, folder)
             name += ", detected boxes"
-        clips = [[person] for person in people]
-        super().__init__(name, size, clips, boxes or where, cell)
-
-    @staticmethod
-    def _read(path, hint, split):
-        """What the annotation file says. To validate and to test it is the same one: read once."""
-        if split == "train" or not os.path.isfile(path):
-            return _read_json(path, hint)
-        stat = path.stat()
-        return _read_again(path, hint, (stat.st_mtime_ns, stat.st_size))
+        super().__init__(name, size, [[person] for person in people], boxes or where, cell)
 
 
 class PoseTrackClips(FileClips):
@@ -1434,16 +1689,13 @@ class PoseTrackClips(FileClips):
     """
 
     skeleton = POSETRACK
-    image_keys = {"file_name": str, "frame_id": int}
-    needed_ids = ("image_id", "track_id")
-    needed = ("bbox_head", "keypoints")
-    id_key = "track_id"
+    image_keys = {**FileClips.image_keys, "frame_id": int}
+    needed = ("image_id", "track_id", "bbox_head", "keypoints")
     remedy = "mend the files, name another --root, or lower --frames"
     per_clip = (*FileClips.per_clip, "sequence")
 
     def __init__(self, root, split, frames=4, size=(256, 192), whole=True, cell=CELL):
-        self.skipped = collections.Counter()
-        self.examples = {}
+        self.skipped = {}
         self.sequences = {}
         self.annotations = {"images": [], "annotations": []}
         folder = Path(root, "annotations", split)
@@ -1456,34 +1708,33 @@ class PoseTrackClips(FileClips):
         sequence = []
         for path in paths:
             try:
-                page = self._check_page(_read_json(path, hint), path, hint)
+                page = self._read(path, hint)
             except UserError as error:
                 self._leave_out("annotation file", str(error))
                 continue
-            images = [self._with_sane_regions(image) for image in page["images"]]
-            entries, people = self._people(page["annotations"], images, root)
+            for image in page["images"]:
+                self._clean_regions(image)
+            entries, people = self._people(page, page["annotations"], root)
             for track in self._tracks(people):
                 clips += self._cut(track, frames, whole)
             sequence += [path.name] * (len(clips) - len(sequence))
-            self._join(path.name, images, entries)
+            self._join(path.name, page["images"], entries)
         self.sequence = np.array(sequence)
         super().__init__(f"PoseTrack18 {split}", size, clips, folder, cell)
 
-    def _with_sane_regions(self, image):
-        """An image whose regions to be ignored are polygons, with as many x as y."""
-        lists = [image.get("ignore_regions_x"), image.get("ignore_regions_y")]
-        if lists == [None, None]:
-            return image
-        sane = {"ignore_regions_x": [], "ignore_regions_y": []}
-        lists = [regions if isinstance(regions, list) else [None] for regions in lists]
+    def _clean_regions(self, image):
+        """Leave out regions to be ignored that are no polygons, with as many x as y."""
+        lists = [image.get("ignore_regions_x") or [], image.get("ignore_regions_y") or []]
+        lists = [regions if isinstance(regions, list) else [regions] for regions in lists]
+        image["ignore_regions_x"] = []
+        image["ignore_regions_y"] = []
         for x, y in itertools.zip_longest(*lists):
-            corners = len(x) if isinstance(x, list) else 0
-            if _numbers(x, (corners,)) is None or _numbers(y, (corners,)) is None:
+            corners = (len(x),) if isinstance(x, list) else (0,)
+            if as_numbers(x, corners) is None or as_numbers(y, corners) is None:
                 self._leave_out("region to be ignored", f"x {x!r:.60}, y {y!r:.60}")
             else:
-                sane["ignore_regions_x"].append(x)
-                sane["ignore_regions_y"].append(y)
-        return image | sane
+                image["ignore_regions_x"].append(x)
+                image["ignore_regions_y"].append(y)
 
     @staticmethod
     def _tracks(people):
@@ -1492,9 +1743,9 @@ class PoseTrackClips(FileClips):
         for person in people:
             # a second one of that id in a frame is somebody else
             twin = 0
-            while person.time in tracks[person.entry_id, twin]:
+            while person.time in tracks[person.track_id, twin]:
                 twin += 1
-            tracks[person.entry_id, twin][person.time] = person
+            tracks[person.track_id, twin][person.time] = person
         return tracks.values()
 
     def _join(self, name, images, entries):
@@ -1523,27 +1774,26 @@ class PoseTrackClips(FileClips):
             # too short for a clip: the next may start one frame later
             if count < frames and whole:
                 reason = f"frame without {frames - 1} labelled ones after it"
-                self._leave_out(reason, f"frame {times[0]} of track {track[times[0]].entry_id!r}")
+                self._leave_out(reason, f"frame {times[0]} of track {track[times[0]].track_id!r}")
                 times = times[1:]
                 continue
 
             # a whole one, or filled up; no other clip has these frames
             clip = [track[number] for number in times[:count]]
             last = clip[-1]
-            filler = replace(last, image_id=None, entry_id=None, joints=last.joints * [1, 1, 0])
+            filler = replace(last, image_id=None, track_id=None, joints=last.joints * [1, 1, 0])
             clips.append(clip + [filler] * (frames - count))
             times = times[count:]
         return clips
 
 
 def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CELL):
-    """Clips of `kind` "synthetic", "coco" or "posetrack"; prints who is left out.
+    """Clips of `kind` "synthetic", "coco" or "posetrack"; prints how many people are left out.
 
-    split: train; val, which a search looks at; test, which only a report looks at. The real data
-    sets keep their test annotations to themselves: there it is val too, with every labelled frame
-    of PoseTrack18. test-dev2017 is COCO's, for its evaluation server. boxes: see CocoPeople.
-    count: how many to train with. To judge on, of drawn people four times as many, at most 400; of
-    real data all.
+    split: train; val, for the search; test, for the report alone. The test annotations of the real
+    data sets are secret: there it is val too, with every labelled frame of PoseTrack18. COCO's
+    test-dev2017 is for its evaluation server. boxes: see CocoPeople. count: how many clips to train
+    with; of synthetic people the others are four times as many, at most 400, of real data all.
     """
     if kind == "synthetic":
         if split != "train":
@@ -1559,474 +1809,102 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CEL
     if clips.left_out:
         print(f"{clips.name}: left out {clips.left_out}")
     if split == "train":
-        # only an evaluation needs them: of COCO 1.4 GB, which a few numbers among them would hold
+        # only an evaluation needs them: of COCO they are 1.4 GB
         clips.annotations = None
-        clips.ids = pickle.loads(pickle.dumps(clips.ids))
+        clips.ids = np.full_like(clips.ids, None)
         return clips.head(count) if count else clips
     return clips
 
 
-# ------------------------------------------------------------------------------- average precision
-# COCO and PoseTrack judge poses in two steps. First each image by itself: a result takes at most
-# one person, and is then right, wrong, or left out. Then all images together: what is right or
-# wrong is ranked by its score, and at each rank
-#
-#     precision = right so far / ranked so far,      recall = right so far / all that is labelled.
-#
-# Average precision (AP) is the mean of the precision over the recall. The two differ in what is
-# ranked (COCO: poses, PoseTrack: single joints) and in who takes whom.
+# -------------------------------------------------------------- whole files, locks, messages, cores
+@contextlib.contextmanager
+def whole_file(path):
+    """A binary file to write what shall be found under `path`: whole, or not at all.
 
-OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)
-RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision
-
-# ranges of a person's area in square pixels
-ANY_SIZE = (0, 1e5**2)
-MEDIUM = (32**2, 96**2)
-LARGE = (96**2, 1e5**2)
-
-# PoseTrack's columns and the 15 joints that count; the two ears of its files are never annotated
-POSETRACK_PARTS = {
-    "Head": ("nose", "head_bottom", "head_top"),
-    "Sho": ("left_shoulder", "right_shoulder"),
-    "Elb": ("left_elbow", "right_elbow"),
-    "Wri": ("left_wrist", "right_wrist"),
-    "Hip": ("left_hip", "right_hip"),
-    "Knee": ("left_knee", "right_knee"),
-    "Ank": ("left_ankle", "right_ankle"),
-}
-POSETRACK_JOINTS = sum(POSETRACK_PARTS.values(), ())
-
-
-def joint_similarity(predictions, joints, areas, sigmas=COCO.sigmas):
-    """How near each joint is to its label: exp(-d^2 / (2 s^2 k^2)) of Sec. 4.1, 0 to 1.
-
-    d is the distance between prediction and label, s^2 the person's area, k = 2 sigma a constant of
-    the joint. predictions (..., K, 2 or more), joints (..., K, 3) with the visibility last, in
-    pixels; areas (...) in square pixels; sigmas (K). Leading dimensions broadcast: (..., K).
+    It gets a temporary name, and its own when it is complete and on the disk. Whatever goes wrong
+    before, an older file stays as it was. Raises UserError if it cannot be written.
     """
-    offsets = predictions[..., :2] - joints[..., :2]  # (..., K, 2)
-    d2 = (offsets**2).sum(-1)  # (..., K)
-    k2 = (2 * np.asarray(sigmas)) ** 2  # (K)
-    s2 = np.asarray(areas)[..., None]  # (..., 1)
-    s2 = s2 + np.spacing(1)  # so that it is never 0, as in the official tool
-    return np.exp(-d2 / k2 / s2 / 2)
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # the contents are on the disk before the name is
+        os.replace(temporary, path)
+    except BaseException as error:  # Ctrl-C too
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        # when the disk is full, torch.save fails once more while it handles that
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, OSError):
+            raise
+        reason = cause.strerror or cause
+        raise UserError(f"{path} cannot be written ({reason}); an older one is untouched") from None
 
 
-def oks(predictions, joints, areas, sigmas=COCO.sigmas):
-    """Object keypoint similarity (Sec. 4.1), 0 to 1: the mean of `joint_similarity` over labelled
-    joints, of shape (...); 0 for a person without any.
+def write_json(contents, path):
+    """Write JSON, whole or not at all. NaN and infinity are no JSON: ValueError."""
+    text = json.dumps(contents, indent=1, allow_nan=False)
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Inside, no other process on this machine may be in `locked` with this folder: UserError.
+
+    However a process ends, its lock ends with it.
     """
-    similarity = joint_similarity(predictions, joints, areas, sigmas)  # (..., K)
-    labelled = joints[..., 2] > 0  # (..., K)
-    count = np.maximum(labelled.sum(-1), 1)  # (...)
-    return (similarity * labelled).sum(-1) / count
-
-
-def by_image(annotations, results):
-    """Triples (image, its people, its results), by rising image id.
-
-    Ids are numbers or texts. PoseTrack's files may number their images alike: where ids repeat, all
-    entries say of which "sequence" they are. Raises UserError if a result is for an image that the
-    annotations do not list.
-    """
-    ids = [image["id"] for image in annotations["images"]]
-    repeat = len(set(ids)) < len(ids)
-    images = {image_key(image, "id", repeat): image for image in annotations["images"]}
-    people = {place: [] for place in images}
-    found = {place: [] for place in images}
-    for person in annotations["annotations"]:
-        place = image_key(person, "image_id", repeat)
-        if place in images:
-            people[place].append(person)
-    for result in results:
-        place = image_key(result, "image_id", repeat)
-        if place not in images:
-            image_id = result["image_id"]
-            raise UserError(f"a result is for image {image_id}, which the annotations do not list")
-        found[place].append(result)
-    return [(images[place], people[place], found[place]) for place in sorted(images)]
-
-
-def image_key(entry, key, repeat):
-    """What tells the image of an entry apart, and sorts it: (sequence, is a text, id)."""
-    sequence = entry.get("sequence", "") if repeat else ""
-    return sequence, isinstance(entry[key], str), entry[key]
-
-
-def keypoints_of(entries, count):
-    """The keypoints of N annotations or results -> (N, count, 3)."""
-    keypoints = [entry["keypoints"] for entry in entries]
-    return np.array(keypoints, float).reshape(-1, count, 3)
-
-
-def rank_results(judged):
-    """Rank pairs (score, right) of all images -> right (N) bool, and the precision (N) so far.
-
-    The best score comes first, of equals the first. Precision rises and falls with every result,
-    but who wants a certain recall may as well go on to the best rank that has at least as much. So
-    in both evaluations the precision of a rank is the best one there or later.
-    """
-    scores = np.array([score for score, _ in judged])
-    right = np.array([right for _, right in judged], bool)
-    right = right[np.argsort(-scores, kind="stable")]
-
-    ranks = np.arange(1, len(right) + 1)
-    precision = right.cumsum() / ranks  # (N)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    return right, best
-
-
-# ------------------------------------------------------------------------------- COCO's evaluation
-class CocoImage:
-    """One image as COCO judges it: its people, and its 20 results of the highest scores.
-
-    Of the results, best first: scores; areas, of the boxes round their joints; and similarity, for
-    each a list of its OKS with the people.
-    """
-
-    def __init__(self, people, results, sigmas):
-        scores = np.array([result["score"] for result in results])
-        best = np.argsort(-scores, kind="stable")[:20]  # of equals the first
-        poses = keypoints_of(results, len(sigmas))[best]  # (D, K, 3)
-        sizes = np.ptp(poses[..., :2], axis=1)  # (D, 2) width, height
-
-        self.people = people
-        self.scores = scores[best].tolist()
-        self.areas = sizes.prod(1).tolist()
-        self.similarity = similarity_table(poses, people, sigmas).tolist()
-
-    def who_counts(self, area_range):
-        """Who is to be found: people of that size, but no crowds and nobody without joints."""
-        smallest, largest = area_range
-        counts = []
-        for person in self.people:
-            ignored = person["iscrowd"] or person["num_keypoints"] == 0
-            counts.append(not ignored and smallest <= person["area"] <= largest)
-        return counts
-
-    def judge(self, area_range, threshold):
-        """Pairs (score, right) of the results, less those that are left out.
-
-        The best score chooses first. Of the people who are still free and similar enough, a result
-        takes somebody who counts before somebody who is ignored, then the most similar one, and of
-        equals the last.
-        """
-        smallest, largest = area_range
-        counts = self.who_counts(area_range)
-        taken = set()
-        judged = []
-        for score, area, similarity in zip(self.scores, self.areas, self.similarity, strict=True):
-            candidates = []
-            for person, value in enumerate(similarity):
-                if value >= threshold and person not in taken:
-                    candidates.append((counts[person], value, person))
-            if candidates:
-                # somebody is there: right, or left out if that person is to be ignored
-                person = max(candidates)[-1]
-                if counts[person]:
-                    judged.append((score, True))
-                if not self.people[person]["iscrowd"]:  # a crowd is always free
-                    taken.add(person)
-            elif smallest <= area <= largest:
-                # nobody is there: wrong, or left out if it is of another size
-                judged.append((score, False))
-        return judged
-
-
-def similarity_table(poses, people, sigmas):
-    """OKS of each of D poses (D, K, 3) with each of G people -> (D, G)."""
-    table = np.zeros((len(poses), len(people)))
-    keypoints = keypoints_of(people, len(sigmas))  # (G, K, 3)
-    for i, person in enumerate(people):
-        joints = keypoints[i]  # (K, 3)
-        if not (joints[:, 2] > 0).any():
-            # Somebody is here whose joints were not labelled: they may be all over a box of three
-            # times the size, so each predicted joint is compared with the nearest point of it.
-            box = np.array(person["bbox"], float)  # x, y, width, height
-            low = box[:2] - box[2:]
-            high = box[:2] + 2 * box[2:]
-            joints = np.ones_like(poses)  # (D, K, 3) all labelled
-            joints[..., :2] = poses[..., :2].clip(low, high)
-        table[:, i] = oks(poses, joints, person["area"], sigmas)
-    return table
-
-
-def ap_and_recall(images, area_range):
-    """AP and recall of the `CocoImage`s at each of the T thresholds -> (2, T), 0 to 1.
-
-    AP is the mean precision at 101 recalls, 0 at those that are never reached; the recall is what
-    all results reach together. Both are -1 where nobody is to be found.
-    """
-    table = np.full((2, len(OKS_THRESHOLDS)), -1.0)
-    people = sum(sum(image.who_counts(area_range)) for image in images)
-    if people == 0:
-        return table
-
-    for t, threshold in enumerate(OKS_THRESHOLDS.tolist()):
-        judged = []
-        for image in images:
-            judged += image.judge(area_range, threshold)
-        right, precision = rank_results(judged)  # (N) each
-        recall = right.cumsum() / people  # (N)
-        first_ranks = recall.searchsorted(RECALLS)  # (101) N: never reached
-        precision = np.append(precision, 0)  # (N + 1)
-        table[0, t] = precision[first_ranks].mean()
-        table[1, t] = right.sum() / people
-    return table
-
-
-def coco_ap(annotations, results, sigmas=None):
-    """COCO's keypoint evaluation: the ten numbers of the official tool (pycocotools), 0 to 1.
-
-    AP and AR (average recall) are means over the OKS thresholds, 50 and 75 are one threshold alone,
-    M and L are for medium and for large people. A number is -1 where nobody is to be found.
-
-    annotations: a COCO keypoint dict with one category; results: a list of dicts with image_id,
-    keypoints (3K numbers) and score; sigmas (K): None for those of the category's joints. Raises
-    UserError as `by_image` does.
-    """
-    if sigmas is None:
-        category = person_category(annotations, "the annotation file")
-        names = category.get("keypoints") or COCO.joints
-        skeleton, order = skeleton_from({**category, "keypoints": list(names)})
-        sigmas = np.empty(len(order))
-        sigmas[order] = skeleton.sigmas
-    images = []
-    for _, people, found in by_image(annotations, results):
-        images.append(CocoImage(people, found, sigmas))
-
-    everybody = ap_and_recall(images, ANY_SIZE)  # (2, T)
-    medium = ap_and_recall(images, MEDIUM)
-    large = ap_and_recall(images, LARGE)
-    table = {}
-    for i, name in enumerate(("AP", "AR")):
-        table[name] = everybody[i].mean()
-        table[f"{name}50"] = everybody[i, 0]
-        table[f"{name}75"] = everybody[i, 5]
-        table[f"{name}M"] = medium[i].mean()
-        table[f"{name}L"] = large[i].mean()
-    return {name: float(value) for name, value in table.items()}
-
-
-# -------------------------------------------------------------------------- PoseTrack's evaluation
-def inside(x, y, polygon_x, polygon_y):
-    """Which points x, y (...) lie inside a polygon of V corners, its border excluded: (...) bool.
-
-    The even-odd rule: from inside, a ray to the right meets an odd number of edges.
-    """
-    odd = np.zeros(x.shape, bool)
-    on_border = np.zeros(x.shape, bool)
-    for corner in range(len(polygon_x)):
-        # the edge that ends in this corner, as each point sees it from itself
-        x0 = polygon_x[corner - 1] - x  # (...)
-        y0 = polygon_y[corner - 1] - y
-        x1 = polygon_x[corner] - x
-        y1 = polygon_y[corner] - y
-
-        # the cross product: its sign says on which side the edge passes, 0 is in line with it
-        side = x0 * y1 - y0 * x1
-        on_border |= (side == 0) & (x0 * x1 + y0 * y1 <= 0)
-
-        # the ray meets an edge with one end above and one below it that passes on the right
-        starts_above = y0 <= 0
-        stops_above = y1 <= 0
-        odd ^= (starts_above != stops_above) & ((side > 0) == starts_above)
-    return odd & ~on_border
-
-
-def joints_that_count(names):
-    """PoseTrack's 15 joints; all, in a file that names others."""
-    return POSETRACK_JOINTS if set(POSETRACK_JOINTS) <= set(names) else tuple(names)
-
-
-def posetrack_joints(entries, image, names):
-    """Joints (N, J, 3) of annotations or results, and which of them are there (N, J).
-
-    names: of an entry's joints, of which J count. Not there is a joint whose three numbers are all
-    0, or that lies in a region of the image that is to be ignored.
-    """
-    columns = [names.index(joint) for joint in joints_that_count(names)]
-    joints = keypoints_of(entries, len(names))[:, columns]  # (N, J, 3)
-    there = (joints != 0).any(-1)  # (N, J)
-
-    x = joints[..., 0]  # (N, J)
-    y = joints[..., 1]
-    regions_x = image.get("ignore_regions_x", [])
-    regions_y = image.get("ignore_regions_y", [])
-    for region_x, region_y in zip(regions_x, regions_y, strict=True):
-        there &= ~inside(x, y, region_x, region_y)
-    return joints, there
-
-
-def judge_posetrack_frame(image, people, results, names):
-    """Judge one frame: J joints of G people and P results.
-
-    Returns which joints of the results are right (P, J), which are judged at all (P, J), and how
-    many of the people's are labelled (J).
-    """
-    joints, labelled = posetrack_joints(people, image, names)  # (G, J, 3), (G, J)
-    poses, predicted = posetrack_joints(results, image, names)  # (P, J, 3), (P, J)
-
-    # a joint may be off by half a head size, which is 0.6 of the head box's diagonal
-    boxes = np.array([person["bbox_head"] for person in people], float)  # (G, 4)
-    heads = 0.6 * np.linalg.norm(boxes[:, 2:], axis=1)  # (G)
-    heads = heads[:, None]  # (G, 1)
-    offsets = poses[:, None] - joints  # (P, G, J, 3)
-    distance = np.linalg.norm(offsets[..., :2], axis=-1)  # (P, G, J)
-    close = (distance <= 0.5 * heads) & (heads > 0)
-    close &= labelled & predicted[:, None]
-
-    # A result takes the person of whose labelled joints it has the largest share right (PCKh), if
-    # any, and a person keeps the best result that came. Of equals it is the first.
-    count = np.maximum(labelled.sum(-1), 1)  # (G)
-    shares = close.sum(-1) / count  # (P, G)
-    kept = {}
-    best_share = np.zeros(len(people))
-    for pose, person in enumerate(shares.argmax(1)):
-        if shares[pose, person] > best_share[person]:
-            best_share[person] = shares[pose, person]
-            kept[person] = pose
-
-    # what nobody keeps is wrong in every joint
-    right = np.zeros_like(predicted)
-    for person, pose in kept.items():
-        right[pose] = close[pose, person]
-    return right, predicted, labelled.sum(0)
-
-
-def posetrack_ap(annotations, results):
-    """PoseTrack's multi-person pose evaluation (poseval), in percent.
-
-    Head, Sho, Elb, Wri, Hip, Knee, Ank are means over a column's joints, Total is that of all 15.
-    Left out are frames without people and joints that nobody has; a mean of none is nan.
-
-    annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results:
-    a list of dicts with image_id, keypoints (51 numbers) and scores (17, one a joint). Raises
-    UserError as `by_image` does.
-    """
-    names = annotations["categories"][0]["keypoints"]
-    counted = joints_that_count(names)
-    judged = {joint: [] for joint in counted}
-    labelled = np.zeros(len(counted), int)
-    for image, people, found in by_image(annotations, results):
-        if people:
-            right, predicted, count = judge_posetrack_frame(image, people, found, names)
-            labelled += count
-            for i, j in np.argwhere(predicted):
-                joint = counted[j]
-                score = found[i]["scores"][names.index(joint)]
-                judged[joint].append((score, right[i, j]))
-
-    ap = {}
-    for joint, count in zip(counted, labelled, strict=True):
-        if count > 0:
-            last_first = judged[joint][::-1]  # the official order of equal scores
-            right, precision = rank_results(last_first)  # (N) each
-            # the recall goes up by 1 / count at the right ones: the curve's area is a sum over them
-            area = precision[right].sum() / count
-            ap[joint] = 100 * area
-
-    table = {}
-    columns = POSETRACK_PARTS | {"Total": counted}
-    for name, joints in columns.items():
-        values = [ap[joint] for joint in joints if joint in ap]
-        table[name] = float(np.mean(values)) if values else float("nan")
-    return table
-
-
-# ----------------------------------------------------------------- results in the official formats
-def pose_score(pose, box_score=1.0):
-    """The usual score of a person (K, 3): that of the box times the mean joint score above 0.2."""
-    scores = pose[:, 2]
-    sure = scores[scores > 0.2]
-    return float(box_score * sure.mean()) if len(sure) else 0.0
-
-
-def oks_nms(poses, scores, areas, sigmas=COCO.sigmas):
-    """Which poses (N, K, 3) of one image to keep: their indices, best score first.
-
-    A pose goes if one that is kept is nearly the same: OKS of the two, at their mean area, above
-    0.9. scores (N); areas (N) in square pixels; sigmas (K).
-    """
-    order = np.argsort(-np.asarray(scores), kind="stable")
-    kept = []
-    for i in order.tolist():
-        labelled = poses[i].copy()
-        labelled[:, 2] = 1  # both are predictions, with all joints
-        mean_areas = (areas[kept] + areas[i]) / 2
-        similarity = oks(poses[kept], labelled, mean_areas, sigmas)
-        if (similarity <= 0.9).all():
-            kept.append(i)
-    return kept
-
-
-def coco_results(keypoints, clips):
-    """Predictions (N, 1, K, 3) for a CocoPeople -> the official list of results, after OKS-NMS.
-
-    Ids, and the order of joints, are those of the annotation file.
-    """
-    poses = keypoints[:, 0]  # (N, K, 3)
-    scores = np.zeros(len(poses))
-    areas = np.zeros(len(poses))
-    for i, pose in enumerate(poses):
-        scores[i] = pose_score(pose, clips.scores[i])
-        width, height = window(clips.boxes[i, 0], clips.size)[2:]
-        areas[i] = width * height  # of the padded window, as in SBL's NMS
-
-    people = {}  # of each image, in their order
-    for i, image_id in enumerate(clips.ids[:, 0, 0].tolist()):
-        people.setdefault(image_id, []).append(i)
-
-    results = []
-    for image_id, own in people.items():
-        own = np.array(own)
-        kept = oks_nms(poses[own], scores[own], areas[own], clips.skeleton.sigmas)
-        for i in own[kept].tolist():
-            pose = np.empty_like(poses[i])  # (K, 3)
-            pose[clips.order] = poses[i]
-            result = {
-                "image_id": image_id,
-                "category_id": clips.category_id,
-                "keypoints": pose.ravel().round(3).tolist(),
-                "score": float(scores[i]),
-            }
-            results.append(result)
-    return results
-
-
-def posetrack_results(keypoints, clips):
-    """Predictions (N, F, K, 3) for PoseTrackClips -> the official list of results.
-
-    One for each labelled frame of a track; a frame that only fills up its clip has no ids. As files
-    may number their images alike, "sequence" is the name of the file.
-    """
-    results = []
-    for i, t in np.ndindex(keypoints.shape[:2]):
-        pose = keypoints[i, t]  # (K, 3)
-        image_id, track_id = clips.ids[i, t].tolist()
-        if image_id is not None:
-            result = {
-                "sequence": str(clips.sequence[i]),
-                "image_id": image_id,
-                "track_id": track_id,
-                "keypoints": pose.ravel().round(3).tolist(),
-                "scores": pose[:, 2].tolist(),
-            }
-            results.append(result)
-    return results
-
-
-def person_key(entry):
-    """What tells a person of PoseTrack in a frame apart, in annotations and results."""
-    return entry["sequence"], entry["image_id"], entry["track_id"]
+    if not fcntl:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    # a worker process that is forked off has no part in the lock
+    leave = functools.partial(os.close, descriptor)
+    multiprocessing.util.register_after_fork(leave, lambda leave: leave())
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            remedy = "wait for it, or name another folder"
+            raise UserError(f"another run writes to {folder}: {remedy}") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Progress:
+    """Says about once a minute how far something is that may take long."""
+
+    def __init__(self):
+        self.said = time.time()
+
+    def show(self, text):
+        """Print the text, if nothing was printed for a minute."""
+        if time.time() - self.said >= 60:
+            self.said = time.time()
+            print(text, flush=True)
+
+
+@functools.cache
+def say_once(text):
+    """Print something, if it was not said before."""
+    print(text)
+
+
+def cores():
+    """How many processors this process may use: on a shared machine not all that are there."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 # ------------------------------------------------------------------------------------------- export
-# With these files every command for real data can be tried without the data.
-
-
 def export(kind, out, count, frames=8, size=(256, 192)):
-    """Write drawn people in the layout of `kind`, "coco" or "posetrack", to try what reads those.
+    """Write synthetic people in the layout of `kind`, "coco" or "posetrack", to try every command
+    for real data without the data.
 
     `count` people (or sequences of `frames` frames) to train with, a quarter as many to validate,
     and of COCO as many again without annotations, as in test-dev.
@@ -2042,39 +1920,31 @@ def export(kind, out, count, frames=8, size=(256, 192)):
 def _export_coco(clips, out, split):
     """Pictures and annotations; of val and test also detections."""
     page = {"images": [], "annotations": [], "categories": [COCO.category]}
-    height, width = clips.size
     for index in range(len(clips)):
         number = index + 1
         name = f"{number:012d}.jpg"
         save_image(Image.fromarray(clips.images[index, 0]), out / f"{split}2017" / name)
-        image = {"id": number, "file_name": name, "height": height, "width": width}
+        page["images"].append({"id": number, "file_name": name})
         person = _annotation(number, clips.boxes[index, 0], clips.joints[index, 0])
         person["area"] = float(clips.areas[index, 0])
-        page["images"].append(image)
         page["annotations"].append(person)
 
-    folder = out / "annotations"
-    if split == "train":
-        write_json(page, folder / "person_keypoints_train2017.json")
-    elif split == "val":
-        write_json(page, folder / "person_keypoints_val2017.json")
-        write_json(_detections(page, width), folder / "person_detections_val2017.json")
-    else:
-        write_json(_detections(page, width), folder / "person_detections_test-dev2017.json")
-        del page["annotations"]  # who is in test-dev is not told
-        write_json(page, folder / "image_info_test-dev2017.json")
-
-
-def _detections(page, width):
-    """What a detector might find of everyone in `page`: his box, moved a little, twice."""
+    # what a detector might find: the box of everyone, moved a little, twice
     rng = random.Random(0)
     detections = []
-    for person in page["annotations"]:
-        for _ in range(2):
-            box = [value + rng.gauss(0, width / 50) for value in person["bbox"]]
-            found = {"image_id": person["id"], "category_id": 1, "bbox": box}
-            detections.append({**found, "score": rng.random()})
-    return detections
+    for person, _ in itertools.product(page["annotations"], range(2)):
+        box = [value + rng.gauss(0, clips.size[1] / 50) for value in person["bbox"]]
+        found = {"image_id": person["id"], "category_id": 1, "bbox": box}
+        detections.append({**found, "score": rng.random()})
+
+    folder = out / "annotations"
+    part = "test-dev" if split == "test" else split
+    kind = "image_info" if split == "test" else "person_keypoints"
+    if split != "train":
+        write_json(detections, folder / f"person_detections_{part}2017.json")
+    if split == "test":
+        del page["annotations"]  # those of test-dev are secret
+    write_json(page, folder / f"{kind}_{part}2017.json")
 
 
 def _export_posetrack(clips, out, split):
@@ -2088,10 +1958,9 @@ def _export_posetrack(clips, out, split):
             name = f"images/{video}/{t:06d}.jpg"
             save_image(Image.fromarray(clips.images[index, t]), out / name)
             image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
-            image["vid_id"] = f"{index:06d}"
+            page["images"].append({**image, "vid_id": f"{index:06d}"})
             joints, head = _as_posetrack(clips.joints[index, t])
             person = _annotation(number, clips.boxes[index, t], joints)
-            page["images"].append(image)
             page["annotations"].append({**person, "track_id": 0, "bbox_head": head})
         write_json(page, out / "annotations" / f"{video}.json")
 
@@ -2099,23 +1968,27 @@ def _export_posetrack(clips, out, split):
 def _annotation(number, box, joints):
     """What both layouts say of the person in picture `number`; (0, 0, 0) for a missing joint."""
     annotated = joints[:, 2:] > 0  # (K, 1)
-    person = {"id": number, "image_id": number, "category_id": 1, "iscrowd": 0}
-    person["bbox"] = box.tolist()
-    person["num_keypoints"] = int(annotated.sum())
-    person["keypoints"] = (joints * annotated).ravel().tolist()
-    return person
+    return {
+        "id": number,
+        "image_id": number,
+        "category_id": 1,
+        "iscrowd": 0,
+        "bbox": box.tolist(),
+        "num_keypoints": int(annotated.sum()),
+        "keypoints": (joints * annotated).ravel().tolist(),
+    }
 
 
 def _as_posetrack(joints):
     """COCO joints (17, 3) -> PoseTrack's, and the box [x, y, w, h] of the head."""
-    # PoseTrack wants the neck and the top of the head, which the drawn person has not
+    # PoseTrack wants the neck and the top of the head, which a synthetic person does not have
     ears = joints[3:5, :2].mean(axis=0)
     neck = joints[5:7, :2].mean(axis=0)
     top = neck + 1.55 * (ears - neck)
     radius = np.linalg.norm(top - ears)
     visibility = joints[3:7, 2].min()
 
-    # joints 3 and 4, the ears, are never annotated, and it is not told which ones are hidden
+    # joints 3 and 4, the ears, are never annotated, and all others count as visible
     joints = joints.copy()
     joints[1] = [*neck, visibility]
     joints[2] = [*top, visibility]
@@ -2124,7 +1997,7 @@ def _as_posetrack(joints):
     return joints, [*(ears - radius), 2 * radius, 2 * radius]
 
 
-# ------------------------------------------------------------------------------------ drawing, main
+# -------------------------------------------------------------------------------- pictures of poses
 # colours of joints and limbs; those between left and right are yellow
 LEFT = (60, 230, 90)
 RIGHT = (255, 70, 60)
@@ -2132,7 +2005,7 @@ MIDDLE = (255, 220, 60)
 
 
 def _side_colour(*names):
-    """The colour of a joint, or of the limb between two, by what their names say."""
+    """The colour of a joint, or of the limb between two, by their names."""
     sides = {side[0].lower() for side in SIDE.findall(" ".join(names))}
     return {"l": LEFT, "r": RIGHT}[sides.pop()] if len(sides) == 1 else MIDDLE
 
@@ -2140,13 +2013,12 @@ def _side_colour(*names):
 def draw_pose(image, keypoints, skeleton, threshold=0.2, colour=None):
     """A copy of a PIL image with a pose on it: joints and limbs, the left green, the right red.
 
-    keypoints (K, 3): x, y in its pixels, and visibility or score; what is not above `threshold` is
-    not drawn, nor what is not finite. colour: of all limbs, to tell several people apart.
+    keypoints (K, 3): x, y in its pixels, and visibility or score; joints that are not above
+    `threshold`, or not finite, are not drawn. colour: of all limbs, to tell several people apart.
     """
-    # lines are as thick as can be seen in a picture of this size
     image = as_picture(image).copy()
     draw = ImageDraw.Draw(image)
-    line = 1 + max(image.size) // 250
+    line = 1 + max(image.size) // 250  # as thick as can be seen in a picture of this size
     keypoints = np.asarray(keypoints, dtype=float)
     shown = np.isfinite(keypoints).all(axis=1) & (keypoints[:, 2] > threshold)
     points = keypoints[:, :2] + 0.5  # Pillow counts from the corner of a pixel
@@ -2157,9 +2029,7 @@ def draw_pose(image, keypoints, skeleton, threshold=0.2, colour=None):
             fill = colour or _side_colour(skeleton.joints[a], skeleton.joints[b])
             draw.line([*points[a], *points[b]], fill=fill, width=line)
     for k in np.flatnonzero(shown):
-        x, y = points[k]
-        fill = _side_colour(skeleton.joints[k])
-        draw.ellipse([x - line, y - line, x + line, y + line], fill=fill)
+        draw.circle(points[k].tolist(), line, fill=_side_colour(skeleton.joints[k]))
     return image
 
 
@@ -2192,6 +2062,7 @@ def save_image(image, path):
         frames[0].save(file, format=form, **options)
 
 
+# -------------------------------------------------------------------------------------- the command
 def main():
     """Draw a few clips of synthetic people; or export a data set of them."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -2199,18 +2070,15 @@ def main():
     parser.add_argument("--export", choices=("coco", "posetrack"), help="layout of the data set")
     parser.add_argument("--clips", type=int, default=200, help="people or sequences to export")
     options = parser.parse_args()
-    # python data.py --export
     if options.export:
         if not options.out:
             raise UserError("--export needs --out DIR, the folder to write the data set to")
         export(options.export, options.out, options.clips)
-        print(f"{options.out}: drawn people in the layout of {options.export}")
+        print(f"{options.out}: synthetic people in the layout of {options.export}")
         return
 
-    # python data.py: how fast they are drawn, and what they look like
-    start = time.perf_counter()
+    # each clip, then its first and its last pose; two clips side by side
     clips = SyntheticClips("train", 12, workers=1)
-    speed = len(clips) * clips.frames / (time.perf_counter() - start)
     rows = []
     for images, joints in zip(clips.images, clips.joints, strict=True):
         row = [Image.fromarray(pixels) for pixels in images]
@@ -2219,7 +2087,6 @@ def main():
     out = options.out or "people.png"
     save_image(page.resize((2 * page.width, 2 * page.height)), out)
     print(f"{out}: {len(clips)} clips of {clips.frames} frames; then the first and the last pose")
-    print(f"drawn on one core: {speed:.0f} frames/s of {clips.size[0]}x{clips.size[1]} pixels")
 
 
 if __name__ == "__main__":

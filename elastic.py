@@ -476,9 +476,6 @@ class Stem(nn.Module):
         return total
 
 
-# ------------------------------------------------------------------------------------------- blocks
-
-
 class Block(nn.Module):
     """What the three kinds of blocks share: attention that can be skipped, and what is added.
 
@@ -565,9 +562,9 @@ class Basic(Block):
 
     def __init__(self, plan, stage, in_channels, branch, stride=1, is_super=False, narrower=False):
         super().__init__(plan, stage, stride)
-        width, kernel, groups = branch.width, branch.kernel, branch.groups
-        self.conv1 = conv_norm(in_channels, width, kernel, stride, groups)
-        self.conv2 = conv_norm(width, width, kernel, 1, groups)
+        width = branch.width
+        self.conv1 = conv_norm(in_channels, width, branch.kernel, stride, branch.groups)
+        self.conv2 = conv_norm(width, width, branch.kernel, 1, branch.groups)
         if branch.attention:
             self.attention = plan.attention(width)
         if is_super or self.changes_shape(in_channels, width, stride):
