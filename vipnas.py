@@ -804,7 +804,7 @@ def openvino_request(folded, threads):
 
 
 class Deployed(nn.Module):
-    """A finished network made fast: the same outputs to 1e-4, at least twice as fast on a CPU.
+    """A finished network made fast (`--benchmark` says how fast): the same outputs to 1e-4.
 
     Batch norm is folded into the convolutions. On a CPU OpenVINO does the rest where it is
     installed (pip install openvino), on so many threads; else frozen TorchScript. `.runtime` says
