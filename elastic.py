@@ -76,15 +76,15 @@ class Cost(NamedTuple):
 
 
 def fits(groups, channels, most_per_group):
-    """Whether so many channels can be run in so many groups of at most `most_per_group` each."""
+    """Whether `groups` divides the channels into groups of at most `most_per_group` channels."""
     return channels % groups == 0 and channels // groups <= most_per_group
 
 
 def common_groups(groups, in_channels, out_channels):
     """The group number that a layer uses: the largest divisor of `groups` that divides both sides.
 
-    ours (the paper gives no rule). The spaces offer only numbers that divide, so it acts in one
-    place: a head's first deconvolution may have fewer input channels than groups (Table A1).
+    ours (the paper gives no rule). The spaces offer only numbers that divide a layer's own width,
+    so it acts in one place: a head's first deconvolution reads the width of another stage.
     """
     return math.gcd(groups, in_channels, out_channels)
 
@@ -104,7 +104,7 @@ def centre(weight, kernel):
 
 
 class Elastic(nn.Module):
-    """A layer with a `slice`. `largest` holds the arguments of `slice` that give all of it."""
+    """A layer with a `slice`. With the arguments `largest`, `slice` returns all of its weights."""
 
     def copy_slice(self, larger):
         """Copy into this layer the slice of a `larger` one that is as large as this layer."""
@@ -229,7 +229,8 @@ class ElasticConvTranspose2d(Elastic):
 class ElasticBatchNorm2d(Elastic):
     """Batch norm over the first channels.
 
-    All networks share its running statistics, and these fit none of them: `search.recalibrate`.
+    All subnets share its running statistics, which fit none of them. So an extracted network
+    collects statistics of its own before it is evaluated: see `search.recalibrate`.
     """
 
     def __init__(self, channels, momentum=0.1, eps=1e-5):
@@ -367,7 +368,8 @@ class Branch(NamedTuple):
     """The blocks of one stage (of one branch of it, in HRNet); `width` is what comes out.
 
     All of its blocks are equal (Sec. A.2), so these five numbers say everything about them. Kernel
-    and groups are those of the middle convolution.
+    and groups are those of the middle convolution. It has width x expansion channels in a Mobile
+    block, width / expansion in a Bottleneck.
     """
 
     width: int
@@ -397,7 +399,7 @@ MODULE = 4  # blocks of HRNet between two exchanges
 
 @dataclass(frozen=True)
 class Backbone:
-    """What the search leaves alone. Tuples have one entry a stage."""
+    """What the search leaves alone; below it is called `plan`. Tuples have one entry a stage."""
 
     blocks: tuple  # Bottleneck, Basic or Mobile
     strides: tuple
@@ -418,7 +420,7 @@ class Backbone:
         return MODULE if self.is_parallel(index) else 1
 
     def reduction(self, stages=None):
-        """Image pixels to a cell of branch 1 after so many stages (default: all)."""
+        """By what branch 1 is smaller than the image after the first `stages` stages (or all)."""
         # 32 after all stages of ResNet and MobileNet-V3, 16 in our small one, 4 in HRNet
         stem = 4 if self.stem_second else 2
         return stem * math.prod(self.strides[:stages])
@@ -482,8 +484,8 @@ class Block(nn.Module):
     The first block of a stage may change width and resolution, the others keep them. A block is
     built for its largest choice, `branch`; `forward` takes any smaller one, and slices do the rest.
 
-    is_super: it is the first block of a stage in a super-network. narrower: other widths than the
-    largest may come in there, or go out.
+    In a super-network's first block of a stage (is_super) some choice may need a convolution that
+    the largest does not: the projection; and in a Mobile block, if widths differ (narrower), conv1.
     """
 
     def __init__(self, plan, stage, stride):
@@ -741,7 +743,7 @@ class ParallelStage(nn.Module):
 
     @staticmethod
     def outputs(plan, index, depth):
-        """How many branches leave each module: all; of the network's last only the head's."""
+        """How many branches leave each module: all. From the network's last only the first."""
         modules = depth // MODULE
         is_last = index == len(plan.strides) - 1
         return [index + 1] * (modules - 1) + [1 if is_last else index + 1]
@@ -869,7 +871,7 @@ class PoseHead(nn.Module):
     def cost(area, in_channels, head, reduction, joints):
         """Cost of a head whose input has `area` positions."""
         total = Cost()
-        # each deconvolution quadruples the positions, for itself already in the paper's count
+        # each deconvolution quadruples the positions, which its own cost takes into account
         while reduction > 4:
             total += ElasticConvTranspose2d.cost(area, in_channels, *head)
             total += ElasticBatchNorm2d.cost(head.width)

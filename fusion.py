@@ -115,8 +115,9 @@ class TemporalFusion(nn.Module):
 def warp_heatmaps(heatmaps, old, new, cell):
     """Heatmaps (B, K, h, w) in the windows `old` -> the same heatmaps in the windows `new`.
 
-    old, new: (B, 2, 3), image -> crop pixels. cell: where heatmaps lie in a crop, see data.py.
-    Bilinear, 0 outside; gradients flow. Equal windows give back the very same heatmaps.
+    old, new: (B, 2, 3), image -> crop pixels. A heatmap has a quarter of the crop's size, and the
+    centre of its cell i is the crop's pixel 4i + `cell`. Bilinear, 0 outside; gradients flow. Equal
+    windows give back the very same heatmaps.
     ours: the paper says nothing of windows that move.
     """
     old = torch.as_tensor(old).double()
@@ -156,8 +157,9 @@ class Frame(NamedTuple):
 def step(net, images, matrices, last, cell, arch=None):
     """One frame of eq. (2) -> its `Frame`.
 
-    last: the Frame before it; None says that this is a key frame. images (B, 3, H, W) and matrices
-    (B, 2, 3) are this frame's; arch is needed where `net` is a super-network.
+    last: the Frame before it; None says that this is a key frame. A network without fusion ignores
+    it. images (B, 3, H, W) and matrices (B, 2, 3) are this frame's; arch is needed where `net` is a
+    super-network.
     """
     if last is None:
         return Frame(net(images, arch), matrices)
@@ -171,9 +173,9 @@ def propagate(nets, images, matrices, last, cell, archs=None, cut=False):
         last -> warp -> T(I^1, .; arch^1) -> H^1 -> warp -> T(I^2, .; arch^2) -> H^2 -> ...
 
     nets: one for each of the T frames. images (B, T, 3, H, W), matrices (B, T, 2, 3). last: the
-    key frame before them; None where the first of them is a key frame. archs: one for each net,
-    where the nets are super-networks. Gradients flow back along the chain unless it is `cut`: then
-    each frame learns for itself alone.
+    key frame before them; None where the first of the T frames is itself the key frame. archs: one
+    for each net, where the nets are super-networks. Gradients flow back along the chain unless it
+    is `cut`: then each frame learns for itself alone.
     """
     predicted = []
     for t, net in enumerate(nets):

@@ -59,8 +59,10 @@ def random_walk(space, archs, high, rng, price, band=BAND):
     """An endless random walk over candidates whose total price is from band * high to high.
 
     It starts from `archs`, which cost at most `high`, and yields nothing before it is in the band.
-    Every decision is drawn as `Space.sample` draws it, whatever it was before. So inside the band
-    each candidate is visited as often as `Space.sample` would draw it (Gibbs sampling).
+    Decisions are drawn as `Space.sample` draws them, whatever they were before. A step that would
+    leave the band is refused, and then the old candidate counts once more. Just that makes each
+    candidate in the band as frequent as `Space.sample` would (Metropolis). The price of a candidate
+    is the sum of its frames' prices.
     """
     low = band * high
     total = sum([price(arch) for arch in archs])
@@ -76,7 +78,7 @@ def random_walk(space, archs, high, rng, price, band=BAND):
         if min(low, total) <= moved_total <= high:
             archs = moved
             total = moved_total
-        # a small space may have nothing in the band: then what is closest to it has to do
+        # a small space may have nothing in the band: then the place below it, where it got, must do
         if total >= low or steps > patience:
             yield tuple(archs)
 

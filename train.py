@@ -3,10 +3,10 @@
     python train.py --stage s    # super-network, search, S-ViPNAS: the key frame's network
     python train.py --stage t    # T super-network inside it, search, T-ViPNAS: the frames between
 
-In stage s a *subnet* is one architecture on one frame. In stage t it is a chain of T of them, one
-for each frame after the key frame: it starts from the heatmaps of the fixed S network, each frame's
-own heatmaps are propagated to the next, and every frame has its loss. `train_step` serves both
-stages. It also serves networks that are trained alone: those have no smaller subnets.
+In stage s a *subnet* is one architecture on one frame (T = 1). In stage t a subnet is a chain of T
+architectures, one for each frame after the key frame: it starts from the heatmaps of the fixed S
+network, each frame's own heatmaps are propagated to the next, and every frame has its loss.
+`train_step` serves both stages, and networks that are trained alone: those have no smaller subnets.
 
     python train.py --stage s --space resnet50 --data coco --root DIR       # the paper's recipe
     python train.py --stage s --arch FILE --data posetrack --root DIR --init CKPT    # fine-tune one
@@ -68,7 +68,7 @@ def train_step(nets, examples, optimizer, rng):
 
     nets: one for each of the T frames to predict. They are either T times the same super-network,
     or finished networks, which are trained alone. Returns the losses of the subnets: largest,
-    smallest, random ones.
+    smallest, random ones. UserError if one is not finite.
     """
     # 1. the largest subnet learns from the ground truth alone. All frames have the largest CNN;
     #    only their fusions are random
@@ -124,10 +124,10 @@ def mixed_precision(device):
 
 
 def heatmap_loss(predicted, targets, weights=None):
-    """L of eq. (1): mean squared error of heatmaps (B, T, K, H/4, W/4), over joints that count.
+    """L of eq. (1): mean squared error of heatmaps (B, T, K, H/4, W/4).
 
-    weights: (B, T, K), 0 or 1; without them all joints count. The sum over t of eq. (1) is a mean
-    here: for a given T that is a constant factor, which Adam takes out again.
+    weights: (B, T, K), 0 or 1; a joint of weight 0 adds nothing, but it is counted in the mean. The
+    sum over t of eq. (1) is a mean here: a constant factor, which Adam takes out again.
     """
     error = (predicted - targets) ** 2
     error = error.mean((-2, -1))  # (B, T, K)
@@ -181,7 +181,7 @@ RECIPES = {
 }
 
 # GFLOPs of S; and of T, the average over key and non-key frames as a fraction of the found S, as in
-# Table 1. HRNet's S is Table 2's, its fraction ours, as ResNet's; tiny's S is ours
+# Table 1. S of HRNet is from Table 2. ours: the fraction of HRNet is that of ResNet, and S of tiny
 BUDGETS = {
     "tiny": {"s": 0.0200, "t": 0.57},
     "resnet50": {"s": 1.44, "t": 0.82 / 1.44},
@@ -193,11 +193,11 @@ BUDGETS = {
 def learning_rate(step, steps, options):
     """The rate of a step (Sec. 4.2)."""
     recipe = RECIPES[options.data, options.stage]
-    # S: a tenth after each milestone of the recipe
+    # S on real data: a tenth after each milestone of the recipe
     if "milestones" in recipe:
         passed = sum(step * recipe["epochs"] >= steps * epoch for epoch in recipe["milestones"])
         return options.lr * 0.1**passed
-    # T: down to zero by half a cosine
+    # all others, as T in the paper: down to zero by half a cosine
     rate = options.lr * (1 + math.cos(math.pi * step / steps)) / 2
     if options.data == "synthetic":  # ours: it rises at first
         rise = max(1, min(100, steps // 10))

@@ -29,6 +29,7 @@ import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ from fusion import OPERATIONS, Fusion, TemporalFusion, all_fusions, step
 
 # fmt: off
 BACKBONES = {}
-# stage 1 of ResNet works at 1/4 (stride 1), though Table A2 prints 1/8: the released weights do
+# stage 1 of ResNet works at 1/4 (stride 1), as in the released network, though Table A2 prints 1/8
 BACKBONES["resnet50"] = Backbone(
     (Bottleneck,) * 4, strides=(1, 2, 2, 2), activations=(F.relu,) * 4,
     attention=elastic.GlobalContext, stem_kernel=7, stem_second="pool",
@@ -150,8 +151,8 @@ class Arch:
 
 
 # ---------------------------------------------------------------------------------- a search space
-# Whatever is drawn is drawn dimension by dimension (ours; the paper only says "random"). Drawn from
-# a list of all combinations, widths that many group numbers divide would be more frequent.
+# Whatever is drawn is drawn dimension by dimension (ours; the paper only says "random"). If it were
+# drawn from a list of all combinations, widths that many group numbers divide would be frequent.
 
 BOTH = (False, True)  # attention: skipped or used
 
@@ -206,15 +207,16 @@ class BranchChoices:
 class HeadChoices:
     """The line of Tables A1-A2 for the deconvolutions.
 
-    The first of them reads the `in_channels` of the last stage, the others what it gives, so which
-    group numbers fit depends on the last stage's width too.
+    The first deconvolution reads the `in_channels` of the last stage, and these may not be divided
+    by all group numbers (`elastic.common_groups`). Fewer groups have more outputs each, and outputs
+    per group are what a deconvolution stores. So there are two limits, of the first and the others.
     """
 
     width: tuple
     kernel: tuple
     groups: tuple
     most_per_group: float = math.inf
-    most_per_group_first: float = math.inf  # likewise, of the first deconvolution
+    most_per_group_first: float = math.inf
 
     def fitting(self, width, in_channels):
         """The group numbers for this width, over so many channels."""
@@ -244,17 +246,24 @@ def single(choice):
     return {name: (value,) for name, value in choice._asdict().items()}
 
 
+class StageChoices(NamedTuple):
+    """What a stage may be: its depths, and a BranchChoices for each branch."""
+
+    depth: tuple
+    branches: tuple
+
+
 @dataclass(frozen=True)
 class Space:
     """The architectures a search may choose from: 5 billion for ResNet-50, 10^19 for HRNet.
 
-    Every decision is free of the others, but that group numbers must fit. ValueError if a table
+    Decisions do not depend on each other, except that group numbers must fit. ValueError if a table
     offers a width that no group number fits.
     """
 
     backbone: str
     stem: tuple
-    stages: tuple  # each a Stage that holds its depths, and a BranchChoices for each branch
+    stages: tuple  # of StageChoices
     head: HeadChoices | None
     image_size: tuple = (256, 192)  # height, width the budgets are counted at
     fusions: tuple = (None,)  # of a T space: those of `all_fusions`
@@ -277,7 +286,7 @@ class Space:
         stages = []
         for block, stage in zip(plan.blocks, arch.stages, strict=True):
             lines = [BranchChoices(block, **single(branch)) for branch in stage.branches]
-            stages.append(Stage((stage.depth,), tuple(lines)))
+            stages.append(StageChoices((stage.depth,), tuple(lines)))
         head = HeadChoices(**single(arch.head)) if arch.head else None
         return Space(
             backbone=arch.backbone,
@@ -299,7 +308,7 @@ class Space:
     def _end(self, index):
         """The Arch of all first (0) or all last (-1) choices, with the first fusion.
 
-        The sandwich rule (Sec. 3.4.2) draws fusions at random: a fusion has no size.
+        The sandwich rule (Sec. 3.4.2) draws fusions at random, as none is a slice of another.
         """
         stages = []
         for choices in self.stages:
@@ -409,18 +418,25 @@ class Space:
         return count * sum(heads) // len(last)
 
     def within(self, arch):
-        """The T space inside a found S-ViPNAS: all that is not larger than `arch`, with a fusion.
+        """The T space inside a found S-ViPNAS `arch`: all that is not larger, with a fusion.
 
-        A T network "shares the same CNN architecture" with S (Sec. 3.4.2), so S's weights hold all
-        of them. ours, as the paper does not say how small T may get, dimension by dimension:
+        A T network "shares the same CNN architecture" with S (Sec. 3.4.2): it is a slice of S's
+        weights (only a projection that S does not need starts afresh). ours, as the paper does not
+        say how small T may get, dimension by dimension:
 
         stem, width   in the table's steps from half of S's up to S's; one not searched stays
         depth         from 1 block (in HRNet: module), as the first block changes the shape
         kernel        from the table's least up to S's
         groups        the table's numbers and S's, with at most as many channels a group as S has
         attention     skipped or used where S has it, else skipped
-        expansion     the table's that are below S's, and S's
-        fusion        any operation after any stage
+        expansion     S's, and the table's that make the middle narrower
+        fusion        one, of any operation, after any one stage
+
+        Widths that no group number fits drop out. Say S has blocks "32 k5 g64 e2" in stage 2 of
+        `tiny`, which lists the group numbers 64, 96, 144. A group of S has 32 x 2 / 64 = 1 channel.
+
+            width 32, expansion 2:   64 channels in the middle, 64 groups of 1   listed
+            width 16, expansion 2:   32 channels in the middle, 32 groups of 1   not listed
         """
         # stage by stage: its depths, and what is inside each of its branches
         stages = []
@@ -428,7 +444,7 @@ class Space:
             least = BACKBONES[self.backbone].depth_step(index)
             lines = zip(choices.branches, stage.branches, strict=True)
             branches = [branch_within(line, branch) for line, branch in lines]
-            stages.append(Stage(steps(least, stage.depth, least), tuple(branches)))
+            stages.append(StageChoices(steps(least, stage.depth, least), tuple(branches)))
         # the head; a width of the last stage goes if no head fits on it
         head = self.head
         if head:
@@ -442,16 +458,15 @@ class Space:
         return replace(self, stem=stem, stages=tuple(stages), head=head, fusions=fusions)
 
 
-# For example, S has 2 blocks "32 k5 g64 e2" in stage 2 of `tiny`. Widths 16 and 32 and kernels 3
-# and 5 are left. In S a group has 32 x 2 / 64 = 1 channel. Width 16 would need 32 groups for that,
-# which the table does not list, so 16 is drawn in vain and only 32 remains.
-
-
 def branch_within(line, branch):
     """The part of the line `line` of a table that is not larger than the Branch `branch` of S."""
-    smaller = [expansion for expansion in line.expansion if expansion < branch.expansion]
-    inside = sizes_within(line, branch, line.block.hidden(branch))
+    hidden = line.block.hidden(branch)
+    smaller = []
+    for expansion in line.expansion:
+        if line.block.hidden(branch._replace(expansion=expansion)) < hidden:
+            smaller.append(expansion)
     attention = BOTH if branch.attention else (False,)
+    inside = sizes_within(line, branch, hidden)
     return replace(inside, attention=attention, expansion=(*smaller, branch.expansion))
 
 
@@ -480,10 +495,10 @@ def widths_within(table, width):
     return steps(width - width // 2 // step * step, width, step)
 
 
-def stage(block, depths, *choices, **named):
-    """A stage with one branch; the choices are those of BranchChoices."""
+def serial(block, depths, *choices, **named):
+    """The StageChoices of one branch; the choices are those of BranchChoices."""
     line = BranchChoices(block, *choices, **named)
-    return Stage(depths, (line,))
+    return StageChoices(depths, (line,))
 
 
 def table_a1(width):
@@ -492,7 +507,7 @@ def table_a1(width):
     At expansion 6 that is from 16 channels a group to 1: a depthwise convolution.
     """
     groups = steps(3 * width // 8, 6 * width, 1)
-    return stage(Mobile, (2, 3, 4), (width,), (3, 5, 7), groups, BOTH, (3, 4, 5, 6))
+    return serial(Mobile, (2, 3, 4), (width,), (3, 5, 7), groups, BOTH, (3, 4, 5, 6))
 
 
 def hrnet(depths, *widths):
@@ -501,7 +516,7 @@ def hrnet(depths, *widths):
     for width in widths:
         table = steps(width // 4, width, width // 4)
         branches.append(BranchChoices(Basic, table, (3,), steps(1, width, 1), BOTH))
-    return Stage(depths, tuple(branches))
+    return StageChoices(depths, tuple(branches))
 
 
 # The tables print [min, max]; the steps are those of Sec. A.2 for ResNet-50, of the others ours.
@@ -510,21 +525,21 @@ SPACES = {}
 # Table A2; its steps (Sec. A.2): width 16, kernel 2, groups 16
 SAME = {"kernel": (3, 5), "groups": steps(16, 64), "attention": BOTH}
 SPACES["resnet50"] = Space("resnet50", steps(32, 64), (
-    stage(Bottleneck, (3, 4), steps(64, 80), **SAME),
-    stage(Bottleneck, (4, 5, 6), steps(128, 160), **SAME),
-    stage(Bottleneck, (6, 7, 8), steps(256, 320), **SAME),
-    stage(Bottleneck, (3, 4), steps(512, 640), **SAME),
+    serial(Bottleneck, (3, 4), steps(64, 80), **SAME),
+    serial(Bottleneck, (4, 5, 6), steps(128, 160), **SAME),
+    serial(Bottleneck, (6, 7, 8), steps(256, 320), **SAME),
+    serial(Bottleneck, (3, 4), steps(512, 640), **SAME),
 ), HeadChoices(steps(64, 256), (4,), steps(16, 64)))
 
 # Table A1
 SPACES["mobilenetv3"] = Space("mobilenetv3", (16,), (
-    stage(Mobile, (1,), (16,), (3,), steps(2, 16, 1), BOTH, (1,)),
+    serial(Mobile, (1,), (16,), (3,), steps(2, 16, 1), BOTH, (1,)),
     *[table_a1(width) for width in (24, 40, 80, 112, 160)],
 ), HeadChoices((256,), (4,), steps(32, 256, 1)))
 
 # Table A3. Of the bottlenecks it prints the middle width, 16 to 64; four times that comes out
 SPACES["hrnet_w32"] = Space("hrnet_w32", steps(16, 64), (
-    stage(Bottleneck, (2, 3, 4), steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),
+    serial(Bottleneck, (2, 3, 4), steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),
     hrnet((4,), 32, 64),
     hrnet((8, 12, 16), 32, 64, 128),
     hrnet((8, 12), 32, 64, 128, 256),
@@ -533,10 +548,10 @@ SPACES["hrnet_w32"] = Space("hrnet_w32", steps(16, 64), (
 # ours: shaped like MobileNet-V3, small enough to be trained on two CPU cores in minutes
 SPACES["tiny"] = Space("tiny", (16,), (
     # depths, widths, kernels, group numbers, attention, expansions, most channels a group
-    stage(Mobile, (1, 2), (16, 24), (3,), (16, 24, 48), (False,), (1, 2), 1),
-    stage(Mobile, (1, 2), (32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1),
-    stage(Mobile, (1, 2, 3), (48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2),
-    stage(Mobile, (1, 2, 3), (48, 96), (3, 5), (96, 144, 192, 288), BOTH, (2, 3), 1),
+    serial(Mobile, (1, 2), (16, 24), (3,), (16, 24, 48), (False,), (1, 2), 1),
+    serial(Mobile, (1, 2), (32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1),
+    serial(Mobile, (1, 2, 3), (48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2),
+    serial(Mobile, (1, 2, 3), (48, 96), (3, 5), (96, 144, 192, 288), BOTH, (2, 3), 1),
 ), HeadChoices((48,), (4,), (48,)), image_size=(128, 96))
 # fmt: on
 
@@ -673,8 +688,8 @@ class PoseNet(nn.Module):
 def _stage_cost(backbone, index, in_widths, stage, area):
     """Cost of one stage. Given the widths at its borders it does not depend on the others.
 
-    So a random walk, which changes one stage a step, prices thousands of networks a second: only
-    that stage, and perhaps the next one, is new.
+    So a random walk, which changes a few stages a step, prices thousands of networks a second: only
+    these stages, and perhaps the next ones, are new.
     """
     plan = BACKBONES[backbone]
     kind = elastic.ParallelStage if plan.is_parallel(index) else elastic.SerialStage
