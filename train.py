@@ -923,7 +923,9 @@ def fill_in(options, backbone, key_gflops=1):
     if options.arch:
         recipe["finish"] = 0
     else:
-        recipe["gflops"] = key_gflops * BUDGETS[backbone][options.stage]
+        if backbone not in BUDGETS and not options.gflops:
+            raise UserError(f"train.BUDGETS has no budget for {backbone}: give --gflops")
+        recipe["gflops"] = key_gflops * BUDGETS.get(backbone, {}).get(options.stage, 0)
     if options.data == "synthetic":
         longer = (options.steps or recipe["steps"]) / recipe["steps"]
         recipe["finish"] = round(recipe["finish"] * longer)

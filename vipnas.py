@@ -176,8 +176,12 @@ class BranchChoices:
 
     def fitting(self, width, expansion):
         """The group numbers that go with these; see "group numbers" in elastic.py."""
-        hidden = self.block.hidden(Branch(width, expansion=expansion))
+        hidden = self.hidden(expansion, width)
         return [n for n in self.groups if elastic.fits(n, hidden, self.most_per_group)]
+
+    def hidden(self, expansion, width=None):
+        """Channels in the middle of a block of this width, or of the largest."""
+        return self.block.hidden(Branch(width or self.width[-1], expansion=expansion))
 
     def sample(self, rng):
         """A random Branch."""
@@ -196,8 +200,10 @@ class BranchChoices:
 
         So the last one holds the weights of all others; the first is the cheapest.
         """
+        # the wider the middle, the larger: in a Bottleneck that is the smaller expansion
+        by_size = sorted(self.expansion, key=self.hidden)
         found = []
-        for width, expansion, kernel in itertools.product(self.width, self.expansion, self.kernel):
+        for width, expansion, kernel in itertools.product(self.width, by_size, self.kernel):
             for groups in sorted(self.fitting(width, expansion), reverse=True):
                 found += [Branch(width, kernel, groups, a, expansion) for a in self.attention]
         return found
@@ -220,9 +226,17 @@ class HeadChoices:
 
     def fitting(self, width, in_channels):
         """The group numbers for this width, over so many channels."""
-        found = [n for n in self.groups if elastic.fits(n, width, self.most_per_group)]
-        most = self.most_per_group_first
-        return [n for n in found if width // common_groups(n, in_channels, width) <= most]
+        found = []
+        for groups in self.groups:
+            first = self.outputs_per_group(Head(width, groups=groups), in_channels)
+            if elastic.fits(groups, width, self.most_per_group):
+                found += [groups] if first <= self.most_per_group_first else []
+        return found
+
+    @staticmethod
+    def outputs_per_group(head, in_channels):
+        """Of the first deconvolution."""
+        return head.width // common_groups(head.groups, in_channels, head.width)
 
     def sample(self, in_channels, rng):
         """A random Head."""
@@ -277,6 +291,14 @@ class Space:
                 for width in line.width:
                     pair = f"no group number of {line.groups} fits width {width}"
                     check(width in fitting, f"stage {number} of {self.backbone}: {pair}")
+        # a head has to be a slice of the largest, over all widths of the last stage
+        if self.head:
+            widths = self.stages[-1].branches[0].width
+            most = self.head.outputs_per_group(self.head.options(widths[-1])[-1], widths[-1])
+            for width in widths:
+                for head in self.head.options(width):
+                    fits = self.head.outputs_per_group(head, width) <= most
+                    check(fits, f"the head of {self.backbone} does not fit on width {width}")
 
     @staticmethod
     def of(arch, image_size=None):
@@ -461,10 +483,7 @@ class Space:
 def branch_within(line, branch):
     """The part of the line `line` of a table that is not larger than the Branch `branch` of S."""
     hidden = line.block.hidden(branch)
-    smaller = []
-    for expansion in line.expansion:
-        if line.block.hidden(branch._replace(expansion=expansion)) < hidden:
-            smaller.append(expansion)
+    smaller = [e for e in line.expansion if line.hidden(e, branch.width) < hidden]
     attention = BOTH if branch.attention else (False,)
     inside = sizes_within(line, branch, hidden)
     return replace(inside, attention=attention, expansion=(*smaller, branch.expansion))
@@ -472,7 +491,7 @@ def branch_within(line, branch):
 
 def head_within(line, head, in_channels):
     """The part of HeadChoices `line` that is not larger than the Head `head` of S."""
-    first = head.width // common_groups(head.groups, in_channels, head.width)
+    first = line.outputs_per_group(head, in_channels)
     return replace(sizes_within(line, head, head.width), most_per_group_first=first)
 
 
@@ -676,7 +695,12 @@ class PoseNet(nn.Module):
         """
         theirs = dict(larger.named_modules())
         for name, layer in self.named_modules():
-            if name in theirs and hasattr(layer, "copy_slice"):
+            is_elastic = hasattr(layer, "copy_slice")
+            has_weights = any(True for _ in layer.parameters(recurse=False))
+            check(
+                is_elastic or not has_weights, f"{name} has weights, but no `slice`: see elastic.py"
+            )
+            if name in theirs and is_elastic:
                 layer.copy_slice(theirs[name])
         return self
 
