@@ -129,12 +129,15 @@ def skeleton_from(category):
         if sorted(names) == sorted(skeleton.joints):
             return skeleton, [names.index(joint) for joint in skeleton.joints]
 
+    numbers = range(len(names))
     limbs = []
     pairs = category.get("skeleton")
     for pair in pairs if isinstance(pairs, list) else []:
-        ends = as_numbers(pair, (2,))  # joint numbers, from 1
-        if ends is not None and len({*ends} & {*range(1, len(names) + 1)}) == 2:
-            limbs.append((int(ends[0]) - 1, int(ends[1]) - 1))
+        ends = as_numbers(pair, (2,))
+        if ends is not None:
+            a, b = ends - 1  # joints count from 1
+            if a in numbers and b in numbers and a != b:
+                limbs.append((int(a), int(b)))
 
     sigmas = as_numbers(category.get("sigmas"), (len(names),))
     if sigmas is None or sigmas.min() <= 0:
@@ -142,10 +145,10 @@ def skeleton_from(category):
         sigmas = np.array([known.get(joint, UNKNOWN_SIGMA) for joint in names])
         unknown = ", ".join([joint for joint in names if joint not in known])
         if unknown:
-            reason = f'without "sigmas", OKS takes {UNKNOWN_SIGMA} for {unknown:.300}'
-            say_once(f"{category['name']}: {reason}")
+            text = f'without "sigmas", OKS takes {UNKNOWN_SIGMA} for {unknown:.300}'
+            say_once(f"{category['name']}: {text}")
     skeleton = Skeleton(category["name"], tuple(names), tuple(limbs), tuple(sigmas.tolist()))
-    return skeleton, list(range(len(names)))
+    return skeleton, list(numbers)
 
 
 # ------------------------------------------------------------ people in pictures: windows and crops
@@ -251,14 +254,13 @@ def transform(points, matrix):
 def open_picture(path):
     """An opened picture file, not yet decoded. UserError if it is none, or damaged (in the `with`).
 
-    A turn that is noted in EXIF is not applied: annotations are for the pixels as stored.
+    A turn noted in EXIF is not applied: annotations are for the pixels as stored.
     """
     try:
         with Image.open(path) as image:
             yield image
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        reason = "is missing, damaged or no picture: fetch it again, or correct --root or the path"
-        raise UserError(f"{path} {reason}") from None
+        raise UserError(f"{path} is missing, damaged or no picture: fetch it again") from None
 
 
 def as_picture(frame):
@@ -454,11 +456,9 @@ class Clips:
     joints    array (N, F, K, 3): x, y in image pixels; 0 not annotated, 1 hidden, 2 visible
     areas     array (N, F): of the person, in square image pixels, for OKS
 
-    Subclasses add `open_image(index, t)`, a context manager: frame t of a clip as a PIL image, not
-    yet decoded if it is a file; UserError if it cannot be opened, or, inside the `with`, decoded.
+    Subclasses add `open_image(index, t)`, a context manager: frame t of a clip as a PIL image. All
+    their arrays have an entry for each clip.
     """
-
-    per_clip = ("boxes", "joints", "areas")  # the fields that have an entry for each clip
 
     def __init__(self, name, size, boxes, joints, areas, cell=CELL):
         if min(size) < 4 or size[0] % 4 or size[1] % 4:
@@ -477,8 +477,9 @@ class Clips:
     def head(self, count):
         """The first `count` clips; they share the memory of these."""
         clips = copy.copy(self)
-        for field in self.per_clip:
-            setattr(clips, field, getattr(self, field)[:count])
+        for field, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                setattr(clips, field, value[:count])
         return clips
 
     def _crop(self, index, t, matrix):
@@ -878,7 +879,6 @@ class SyntheticClips(Clips):
     """
 
     skeleton = COCO
-    per_clip = (*Clips.per_clip, "images", "conditions")
 
     def __init__(self, split, count, frames=4, size=(128, 96), workers=None, cell=CELL):
         if count < 1 or frames < 1:
@@ -930,7 +930,7 @@ def _map_in_processes(function, count, workers):
 
 OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision
-# ranges of a person's area in square pixels
+# ranges of a person's area in square pixels: all, medium and large
 SIZES = {"": (0, 1e5**2), "M": (32**2, 96**2), "L": (96**2, 1e5**2)}
 
 
@@ -958,32 +958,28 @@ def oks(predictions, joints, areas, sigmas=COCO.sigmas):
     return (similarity * labelled).sum(-1) / count
 
 
-def image_key(entry, key, repeat):
-    """What tells the image of an entry apart, and sorts it: (sequence, is a text, id)."""
-    sequence = entry.get("sequence", "") if repeat else ""
-    return sequence, isinstance(entry[key], str), entry[key]
-
-
 def by_image(annotations, results):
-    """Triples (image, its people, its results), by rising image id.
+    """Triples (image, its people, its results), by rising image id: numbers, then texts.
 
-    Ids are numbers or texts. PoseTrack's files may number their images alike: where ids repeat, all
-    entries say of which "sequence" they are. Raises UserError if a result is for an image that the
-    annotations do not list.
+    PoseTrack's files may number their images alike: where ids repeat, all entries say of which
+    "sequence" they are. UserError if a result is for an image that is not listed.
     """
     images = annotations["images"]
-    repeat = len({image["id"] for image in images}) < len(images)
-    triples = {image_key(image, "id", repeat): (image, [], []) for image in images}
+    unique = len({image["id"] for image in images}) == len(images)
+
+    def key(entry, name):
+        sequence = "" if unique else entry.get("sequence", "")
+        return sequence, isinstance(entry[name], str), entry[name]
+
+    triples = {key(image, "id"): (image, [], []) for image in images}
     for person in annotations["annotations"]:
-        key = image_key(person, "image_id", repeat)
-        if key in triples:
-            triples[key][1].append(person)
+        if key(person, "image_id") in triples:
+            triples[key(person, "image_id")][1].append(person)
     for result in results:
-        key = image_key(result, "image_id", repeat)
-        if key not in triples:
+        if key(result, "image_id") not in triples:
             image_id = result["image_id"]
             raise UserError(f"a result is for image {image_id}, which the annotations do not list")
-        triples[key][2].append(result)
+        triples[key(result, "image_id")][2].append(result)
     return [triples[key] for key in sorted(triples)]
 
 
@@ -993,40 +989,39 @@ def keypoints_of(entries, count):
     return np.array(keypoints, float).reshape(-1, count, 3)
 
 
-def rank_results(judged):
-    """Rank pairs (score, right) of all images -> right (N) bool, and the precision (N) so far.
+def rank(judged):
+    """Pairs (score, right) of all images -> right (N) bool, by falling score, and precision (N).
 
-    The best score comes first, of equals the first. Precision rises and falls with every result,
-    but whoever wants a certain recall may go on to the best rank with at least as much: so in both
-    evaluations the precision of a rank is the best one there or later.
+    Precision rises and falls with every result, but whoever wants a certain recall may go on to the
+    best rank with at least as much: the precision of a rank is the best one there or later.
     """
-    scores = np.array([score for score, _ in judged])
+    judged = sorted(judged, key=lambda pair: -pair[0])  # of equal scores the first
     right = np.array([right for _, right in judged], bool)
-    right = right[np.argsort(-scores, kind="stable")]
-
-    ranks = np.arange(1, len(right) + 1)
-    precision = right.cumsum() / ranks  # (N)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    return right, best
+    precision = right.cumsum() / np.arange(1, len(right) + 1)
+    return right, np.maximum.accumulate(precision[::-1])[::-1]
 
 
 class CocoImage:
-    """One image as COCO evaluates it: its people, and its 20 results of the highest scores.
-
-    Of the results, best first: scores; areas, of the boxes round their joints; and similarity, for
-    each a list of its OKS with the people.
-    """
+    """One image as COCO evaluates it: its people, and its 20 results of the highest scores."""
 
     def __init__(self, people, results, sigmas):
-        scores = np.array([result["score"] for result in results])
-        best = np.argsort(-scores, kind="stable")[:20]  # of equals the first
-        poses = keypoints_of(results, len(sigmas))[best]  # (D, K, 3)
-        sizes = np.ptp(poses[..., :2], axis=1)  # (D, 2) width, height
-
+        results = sorted(results, key=lambda result: -result["score"])[:20]  # of equals the first
+        poses = keypoints_of(results, len(sigmas))  # (D, K, 3)
         self.people = people
-        self.scores = scores[best].tolist()
-        self.areas = sizes.prod(1).tolist()
-        self.similarity = similarity_table(poses, people, sigmas).tolist()
+        self.scores = [result["score"] for result in results]
+        self.areas = np.ptp(poses[..., :2], axis=1).prod(1).tolist()  # of boxes round the joints
+
+        # the OKS of each result with each person
+        similarity = np.zeros((len(results), len(people)))
+        for i, joints in enumerate(keypoints_of(people, len(sigmas))):  # (K, 3)
+            if not (joints[:, 2] > 0).any():
+                # Nothing is labelled: the joints may be all over a box of three times the size, so
+                # each predicted joint is compared with the nearest point of that box
+                box = np.array(people[i]["bbox"], float)  # x, y, width, height
+                joints = np.ones_like(poses)  # (D, K, 3)
+                joints[..., :2] = poses[..., :2].clip(box[:2] - box[2:], box[:2] + 2 * box[2:])
+            similarity[:, i] = oks(poses, joints, people[i]["area"], sigmas)
+        self.similarity = similarity.tolist()
 
     def wanted(self, size):
         """Which people are to be found: of that size, no crowds, with joints."""
@@ -1066,24 +1061,6 @@ class CocoImage:
         return judged
 
 
-def similarity_table(poses, people, sigmas):
-    """OKS of each of D poses (D, K, 3) with each of G people -> (D, G)."""
-    table = np.zeros((len(poses), len(people)))
-    keypoints = keypoints_of(people, len(sigmas))  # (G, K, 3)
-    for i, person in enumerate(people):
-        joints = keypoints[i]  # (K, 3)
-        if not (joints[:, 2] > 0).any():
-            # A person whose joints were not labelled: they may be all over a box of three times
-            # the size, so each predicted joint is compared with the nearest point of that box
-            box = np.array(person["bbox"], float)  # x, y, width, height
-            low = box[:2] - box[2:]
-            high = box[:2] + 2 * box[2:]
-            joints = np.ones_like(poses)  # (D, K, 3) all labelled
-            joints[..., :2] = poses[..., :2].clip(low, high)
-        table[:, i] = oks(poses, joints, person["area"], sigmas)
-    return table
-
-
 def ap_and_recall(images, size):
     """AP and recall of the `CocoImage`s at each of the T thresholds -> (2, T), 0 to 1.
 
@@ -1099,11 +1076,10 @@ def ap_and_recall(images, size):
         judged = []
         for image in images:
             judged += image.judge(size, threshold)
-        right, precision = rank_results(judged)  # (N) each
-        recall = right.cumsum() / people  # (N)
+        right, precision = rank(judged)  # (N) each
+        recall = right.cumsum() / people
         first_ranks = recall.searchsorted(RECALLS)  # (101) N: never reached
-        precision = np.append(precision, 0)  # (N + 1)
-        table[0, t] = precision[first_ranks].mean()
+        table[0, t] = np.append(precision, 0)[first_ranks].mean()
         table[1, t] = right.sum() / people
     return table
 
@@ -1124,11 +1100,10 @@ def coco_ap(annotations, results, sigmas=None):
         skeleton, order = skeleton_from({**category, "keypoints": names})
         sigmas = np.empty(len(order))
         sigmas[order] = skeleton.sigmas
-    images = [
-        CocoImage(people, found, sigmas) for _, people, found in by_image(annotations, results)
-    ]
-
+    grouped = by_image(annotations, results)
+    images = [CocoImage(people, found, sigmas) for _, people, found in grouped]
     tables = {name: ap_and_recall(images, size) for name, size in SIZES.items()}  # (2, T) each
+
     numbers = {}
     for i, name in enumerate(("AP", "AR")):
         numbers[name] = tables[""][i].mean()
@@ -1178,54 +1153,38 @@ def inside(x, y, polygon_x, polygon_y):
     return odd & ~on_border
 
 
-def evaluated_joints(names):
-    """PoseTrack's 15 joints; all, in a file that names others."""
-    return POSETRACK_JOINTS if set(POSETRACK_JOINTS) <= set(names) else tuple(names)
+def judge_posetrack_frame(image, people, results, columns):
+    """Evaluate one frame: J joints of G people and P results.
 
-
-def posetrack_joints(entries, image, names):
-    """The J evaluated joints (N, J, 3) of annotations or results, and which are there (N, J).
-
-    names: of an entry's joints. Not there is a joint whose three numbers are all 0, or that lies in
-    a region of the image that is to be ignored.
+    columns: which of an entry's joints these are. Returns which joints of the results are right (P,
+    J), which are evaluated at all (P, J), and how many of the people's are labelled (J).
     """
-    columns = [names.index(joint) for joint in evaluated_joints(names)]
-    joints = keypoints_of(entries, len(names))[:, columns]  # (N, J, 3)
-    there = (joints != 0).any(-1)  # (N, J)
+    keypoints = np.array([entry["keypoints"] for entry in people + results], float)
+    joints = keypoints.reshape(len(keypoints), -1, 3)[:, columns]  # (G + P, J, 3)
+
+    # not there is a joint of three zeros, or one in a region of the image that is to be ignored
+    there = (joints != 0).any(-1)  # (G + P, J)
     regions_x = image.get("ignore_regions_x") or []
     regions_y = image.get("ignore_regions_y") or []
     for region_x, region_y in zip(regions_x, regions_y, strict=True):
         there &= ~inside(joints[..., 0], joints[..., 1], region_x, region_y)
-    return joints, there
-
-
-def judge_posetrack_frame(image, people, results, names):
-    """Evaluate one frame: J joints of G people and P results.
-
-    Returns which joints of the results are right (P, J), which are evaluated at all (P, J), and how
-    many of the people's are labelled (J).
-    """
-    joints, labelled = posetrack_joints(people, image, names)  # (G, J, 3), (G, J)
-    poses, predicted = posetrack_joints(results, image, names)  # (P, J, 3), (P, J)
+    labelled = there[: len(people)]  # (G, J)
+    predicted = there[len(people) :]  # (P, J)
 
     # a joint may be off by half a head size, which is 0.6 of the head box's diagonal
     boxes = np.array([person["bbox_head"] for person in people], float)  # (G, 4)
-    heads = 0.6 * np.linalg.norm(boxes[:, 2:], axis=1)  # (G)
-    heads = heads[:, None]  # (G, 1)
-    offsets = poses[:, None] - joints  # (P, G, J, 3)
+    heads = 0.6 * np.linalg.norm(boxes[:, 2:], axis=1)[:, None]  # (G, 1)
+    offsets = joints[len(people) :, None] - joints[: len(people)]  # (P, G, J, 3)
     distance = np.linalg.norm(offsets[..., :2], axis=-1)  # (P, G, J)
-    close = (distance <= 0.5 * heads) & (heads > 0)
-    close &= labelled & predicted[:, None]
+    close = (distance <= 0.5 * heads) & (heads > 0) & labelled & predicted[:, None]
 
     # A result takes the person of whose labelled joints it has the largest fraction right (PCKh),
     # if any, and a person keeps the best result that came. Of equals it is the first.
-    count = np.maximum(labelled.sum(-1), 1)  # (G)
-    fractions = close.sum(-1) / count  # (P, G)
+    fractions = close.sum(-1) / np.maximum(labelled.sum(-1), 1)  # (P, G)
     kept = {}
-    best = np.zeros(len(people))
     for pose, person in enumerate(fractions.argmax(1)):
-        if fractions[pose, person] > best[person]:
-            best[person] = fractions[pose, person]
+        before = fractions[kept[person], person] if person in kept else 0
+        if fractions[pose, person] > before:
             kept[person] = pose
 
     # a result that nobody keeps is wrong in every joint
@@ -1238,34 +1197,32 @@ def judge_posetrack_frame(image, people, results, names):
 def posetrack_ap(annotations, results):
     """PoseTrack's multi-person pose evaluation (poseval), in percent.
 
-    Head, Sho, Elb, Wri, Hip, Knee, Ank are means over a column's joints, Total is that of all 15.
-    Left out are frames without people and joints that nobody has; a mean of none is nan.
+    Head, Sho, Elb, Wri, Hip, Knee, Ank are means over a column's joints, Total is that of all 15
+    (or of all that the file names, if it names others). Left out are frames without people and
+    joints that nobody has; a mean of none is nan.
 
     annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results:
     a list of dicts with image_id, keypoints (51 numbers) and scores (17, one a joint). Raises
     UserError as `by_image` does.
     """
     names = annotations["categories"][0]["keypoints"]
-    evaluated = evaluated_joints(names)
-    judged = {joint: [] for joint in evaluated}
-    labelled = np.zeros(len(evaluated), int)
+    evaluated = POSETRACK_JOINTS if set(POSETRACK_JOINTS) <= set(names) else names
+    columns = [names.index(joint) for joint in evaluated]  # (J)
+    judged = [[] for _ in columns]
+    labelled = np.zeros(len(columns), int)
     for image, people, found in by_image(annotations, results):
         if people:
-            right, predicted, count = judge_posetrack_frame(image, people, found, names)
+            right, predicted, count = judge_posetrack_frame(image, people, found, columns)
             labelled += count
             for i, j in np.argwhere(predicted):
-                joint = evaluated[j]
-                score = found[i]["scores"][names.index(joint)]
-                judged[joint].append((score, right[i, j]))
+                judged[j].append((found[i]["scores"][columns[j]], right[i, j]))
 
     ap = {}
-    for joint, count in zip(evaluated, labelled, strict=True):
+    for joint, pairs, count in zip(evaluated, judged, labelled, strict=True):
         if count > 0:
-            last_first = judged[joint][::-1]  # the official order of equal scores
-            right, precision = rank_results(last_first)  # (N) each
+            right, precision = rank(pairs[::-1])  # of equal scores the last is the first here
             # the recall goes up by 1 / count at the right ones: the curve's area is a sum over them
-            area = precision[right].sum() / count
-            ap[joint] = 100 * area
+            ap[joint] = 100 * (precision[right].sum() / count)
 
     table = {}
     for name, joints in (POSETRACK_PARTS | {"Total": evaluated}).items():
@@ -1275,13 +1232,6 @@ def posetrack_ap(annotations, results):
 
 
 # ------------------------------------------------------------------- official scores: result files
-def pose_score(pose, box_score=1.0):
-    """The usual score of a person (K, 3): that of the box times the mean joint score above 0.2."""
-    scores = pose[:, 2]
-    sure = scores[scores > 0.2]
-    return float(box_score * sure.mean()) if len(sure) else 0.0
-
-
 def oks_nms(poses, scores, areas, sigmas):
     """Which poses (N, K, 3) of one image to keep: their indices, best score first.
 
@@ -1292,8 +1242,7 @@ def oks_nms(poses, scores, areas, sigmas):
     for i in np.argsort(-scores, kind="stable").tolist():
         labelled = poses[i].copy()
         labelled[:, 2] = 1  # both are predictions, with all joints
-        mean_areas = (areas[kept] + areas[i]) / 2
-        similarity = oks(poses[kept], labelled, mean_areas, sigmas)
+        similarity = oks(poses[kept], labelled, (areas[kept] + areas[i]) / 2, sigmas)
         if (similarity <= 0.9).all():
             kept.append(i)
     return kept
@@ -1302,22 +1251,24 @@ def oks_nms(poses, scores, areas, sigmas):
 def coco_results(keypoints, clips):
     """Predictions (N, 1, K, 3) for a CocoPeople -> the official list of results, after OKS-NMS.
 
-    Ids, and the order of joints, are those of the annotation file.
+    Ids, and the order of joints, are those of the annotation file. The usual score of a person is
+    that of the box times the mean joint score above 0.2.
     """
     poses = keypoints[:, 0]  # (N, K, 3)
     scores = np.zeros(len(poses))
     areas = np.zeros(len(poses))
-    people = {}  # the people of each image, in their order
+    images = {}  # the numbers of the people in each image
     for i, image_id in enumerate(clips.ids[:, 0, 0].tolist()):
-        scores[i] = pose_score(poses[i], clips.scores[i])
-        width, height = window(clips.boxes[i, 0], clips.size)[2:]
-        areas[i] = width * height  # of the padded window, as in SBL's NMS
-        people.setdefault(image_id, []).append(i)
+        images.setdefault(image_id, []).append(i)
+        joint_scores = poses[i, :, 2]
+        if (joint_scores > 0.2).any():
+            scores[i] = clips.scores[i] * joint_scores[joint_scores > 0.2].mean()
+        areas[i] = window(clips.boxes[i, 0], clips.size)[2:].prod()  # as in SBL's NMS
 
     results = []
-    for image_id, own in people.items():
-        own = np.array(own)
-        for i in own[oks_nms(poses[own], scores[own], areas[own], clips.skeleton.sigmas)]:
+    for image_id, own in images.items():
+        kept = oks_nms(poses[own], scores[own], areas[own], clips.skeleton.sigmas)
+        for i in [own[k] for k in kept]:
             pose = np.empty_like(poses[i])  # (K, 3)
             pose[clips.order] = poses[i]
             result = {"image_id": image_id, "category_id": clips.category_id}
@@ -1378,8 +1329,8 @@ def read_json(path, hint):
         raise UserError(f"{path} cannot be read as JSON ({error}): {hint}") from None
 
 
-def as_numbers(value, shape):
-    """A value of a file as a finite float64 array of this shape; None if it is none.
+def as_numbers(value, shape, limit=math.inf):
+    """A value of a file as a float64 array of this shape, all between -limit and limit; else None.
 
     Nothing is taken for a number that is none: a text, a list where one number is wanted, null,
     NaN, or an integer that no float can hold.
@@ -1388,23 +1339,21 @@ def as_numbers(value, shape):
         values = np.array(value)
         # kinds of numbers: bool, integers with and without a sign, floats
         is_numeric = values.dtype.kind in "biuf"
-        if is_numeric and values.shape == shape and np.isfinite(values).all():
+        if is_numeric and values.shape == shape and (np.abs(values) < limit).all():
             return values.astype(np.float64)
     return None
 
 
-def numbers_of(entry, key, shape=()):
+def numbers_of(entry, key, *shape):
     """The numbers that an entry has under `key`; LeftOut if there are none of this shape."""
     value = entry[key]
-    numbers = as_numbers(value, shape)
-    if numbers is None and shape and isinstance(value, list):
-        what = f"{key} has {len(value)} values, wanted are {shape[0]} finite numbers"
-        raise LeftOut(INVALID, what)
-    if numbers is None:
-        raise LeftOut(INVALID, f"{key} is {value!r:.60}")
-    if shape and np.abs(numbers).max() > LARGEST:
-        raise LeftOut(INVALID, f"{key} reaches beyond {LARGEST:.0f} pixels")
-    return numbers
+    numbers = as_numbers(value, shape, LARGEST if shape else math.inf)
+    if numbers is not None:
+        return numbers
+    found = f"is {value!r:.60}"
+    if shape and isinstance(value, list):
+        found = f"has {len(value)} values, wanted are {shape[0]} finite numbers below {LARGEST:g}"
+    raise LeftOut(INVALID, f"{key} {found}")
 
 
 def person_category(page, path):
@@ -1412,14 +1361,14 @@ def person_category(page, path):
     else the only one. A file without any means COCO's. path: what to name in an error."""
     listed = page.get("categories")
     listed = listed if isinstance(listed, list) else []
-    listed = [entry for entry in listed if isinstance(entry, dict)]
-    named = [entry for entry in listed if str(entry.get("name")).lower() == "person"]
+    listed = [{"id": 1, "name": "unnamed", **entry} for entry in listed if isinstance(entry, dict)]
+    named = [entry for entry in listed if str(entry["name"]).lower() == "person"]
     with_joints = [entry for entry in listed if entry.get("keypoints")]
-    found = named[:1] or with_joints or listed or [{"name": "person"}]
+    found = named[:1] or with_joints or listed or [{"id": 1, "name": "person"}]
     if len(found) > 1:
-        names = ", ".join([str(entry.get("name")) for entry in found])
+        names = ", ".join([str(entry["name"]) for entry in found])
         raise UserError(f'{path} has the categories {names:.200}: name the one to use "person"')
-    return {"id": 1, **found[0], "name": str(found[0].get("name", "unnamed"))}
+    return found[0]
 
 
 def joint_names(category, entries, skeleton, path):
@@ -1428,12 +1377,14 @@ def joint_names(category, entries, skeleton, path):
     are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if are_names and 0 < len(names) == len(set(names)):
         return names
-    # how many joints have most people? Three numbers each; if that cannot be, x and y
-    entries = [entry for entry in entries if isinstance(entry, dict)]
-    lists = [entry["keypoints"] for entry in entries if isinstance(entry.get("keypoints"), list)]
-    most = collections.Counter(map(len, lists)).most_common(1)
-    length = most[0][0] if most else 0
-    count = length // (2 if length % 3 else 3)
+
+    # how many numbers do most people have? Three a joint; if that cannot be, x and y
+    lengths = collections.Counter()
+    for entry in entries:
+        if isinstance(entry, dict) and isinstance(entry.get("keypoints"), list):
+            lengths[len(entry["keypoints"])] += 1
+    length = max(lengths, key=lengths.get, default=0)
+    count = length // 2 if length % 3 else length // 3
     names = list(skeleton.joints)
     if count not in (0, len(names)):
         names = [f"joint_{number}" for number in range(1, count + 1)]
@@ -1465,14 +1416,13 @@ class FileClips(Clips):
                  only fills up its clip
     scores       array (N,): of detected boxes, 1 of annotated ones
     annotations  what was read, completed, without entries that no evaluation could use
-    skipped      {reason: examples of what was left out, all of them}; left_out says it in words
+    skipped      {reason: [how many were left out, the first of them]}
 
     Subclasses say what they need of a file: `skeleton`, where it does not name the joints;
     `image_keys` {key: types} of an image; `needed` of an entry; `remedy`, what to change where
     nobody is left.
     """
 
-    per_clip = (*Clips.per_clip, "files", "ids", "scores")
     image_keys = {"id": ID, "file_name": str}
 
     def __init__(self, name, size, clips, where, cell):
@@ -1500,13 +1450,12 @@ class FileClips(Clips):
         raise UserError(f"no picture of {name} can be read (20 were tried): fetch them again")
 
     def _leave_out(self, reason, example):
-        self.skipped.setdefault(reason, []).append(f"{example:.300}")
+        self.skipped.setdefault(reason, [0, f"{example:.300}"])[0] += 1
 
     @property
     def left_out(self):
         """How many people were left out and why, with an example each, to read."""
-        parts = [f"{len(found)} x {why} ({found[0]})" for why, found in self.skipped.items()]
-        return ", ".join(parts)
+        return ", ".join([f"{n} x {why} ({first})" for why, (n, first) in self.skipped.items()])
 
     def open_image(self, index, t):
         """Frame t of a clip, an opened file: see `open_picture`."""
@@ -1568,25 +1517,29 @@ class FileClips(Clips):
             raise LeftOut("not a person", example)
 
         # numbers that must be there, numbers that may be there, and what follows from others
-        for key, shape in {"bbox": (4,), "bbox_head": (4,), "score": ()}.items():
+        for key, *shape in (("bbox", 4), ("bbox_head", 4), ("score",)):
             if key in self.needed:
-                numbers_of(entry, key, shape)
+                numbers_of(entry, key, *shape)
         for key in ("area", "iscrowd", "num_keypoints"):
             if key in entry and numbers_of(entry, key) < 0:
                 raise LeftOut(INVALID, f"{key} is below 0")
-        box = as_numbers(entry.get("bbox"), (4,))
-        width, height = (0, 0) if box is None else box[2:].clip(0, LARGEST).tolist()
+        box = as_numbers(entry.get("bbox"), (4,), LARGEST)
+        width, height = (0.0, 0.0) if box is None else box[2:].clip(0).tolist()
         filled = {"area": BOX_TO_AREA * width * height, "iscrowd": 0}
         if "keypoints" in self.needed:
-            count = len(self.skeleton.joints)
-            places = as_numbers(entry["keypoints"], (2 * count,))
-            if places is not None:  # x and y alone: visible where they are not 0, 0
-                places = places.reshape(count, 2)
-                joints = np.column_stack([places, 2 * places.any(axis=1)])
-                entry["keypoints"] = joints.ravel().tolist()
-            visibility = numbers_of(entry, "keypoints", (3 * count,))[2::3]
-            filled["num_keypoints"] = int((visibility > 0).sum())
+            joints = self._joints(entry)
+            entry["keypoints"] = joints.ravel().tolist()
+            filled["num_keypoints"] = int((joints[:, 2] > 0).sum())
         return filled | entry
+
+    def _joints(self, entry):
+        """The joints of an entry, (K, 3); of x and y alone those are visible that are not 0, 0."""
+        count = len(self.skeleton.joints)
+        places = as_numbers(entry["keypoints"], (2 * count,), LARGEST)
+        if places is None:
+            return numbers_of(entry, "keypoints", 3 * count).reshape(count, 3)
+        places = places.reshape(count, 2)
+        return np.column_stack([places, 2 * places.any(axis=1)])
 
     def _person(self, entry, image, folder):
         """A complete entry -> Person; LeftOut if it has nothing for us, though an evaluation asks
@@ -1596,8 +1549,8 @@ class FileClips(Clips):
             raise LeftOut("crowd", where)
         if not image.get("is_labeled", True):
             raise LeftOut("unlabelled frame", where)
-        box = as_numbers(entry.get("bbox"), (4,))
-        if box is None or (box[2:] < 0.01).any() or np.abs(box).max() > LARGEST:
+        box = as_numbers(entry.get("bbox"), (4,), LARGEST)
+        if box is None or box[2:].min() < 0.01:
             raise LeftOut("box without area", f"{entry.get('bbox')!r:.60} {where}")
         joints = np.zeros((len(self.skeleton.joints), 3))
         if "keypoints" in self.needed:
@@ -1624,10 +1577,9 @@ class CocoPeople(FileClips):
 
         root/annotations/person_keypoints_val2017.json      or train2017
             images:      {id, file_name} and more, one for each picture
-            annotations: {id, image_id, bbox [x, y, w, h], keypoints [x, y, v, x, y, v, ...], area,
+            annotations: {image_id, bbox [x, y, w, h], keypoints [x, y, v, x, y, v, ...], area,
                           iscrowd, num_keypoints, category_id}, one for each person
-            categories:  {id, name, keypoints [names], skeleton [[1, 2], ...], sigmas}; own joints
-                         are read from here
+            categories:  {id, name, keypoints [names], skeleton [[1, 2], ...], sigmas}
         root/val2017/000000000785.jpg
 
     boxes: use everyone whom a detector found instead: a JSON list of {image_id, category_id, bbox,
@@ -1692,7 +1644,6 @@ class PoseTrackClips(FileClips):
     image_keys = {**FileClips.image_keys, "frame_id": int}
     needed = ("image_id", "track_id", "bbox_head", "keypoints")
     remedy = "mend the files, name another --root, or lower --frames"
-    per_clip = (*FileClips.per_clip, "sequence")
 
     def __init__(self, root, split, frames=4, size=(256, 192), whole=True, cell=CELL):
         self.skipped = {}
@@ -1715,7 +1666,7 @@ class PoseTrackClips(FileClips):
             for image in page["images"]:
                 self._clean_regions(image)
             entries, people = self._people(page, page["annotations"], root)
-            for track in self._tracks(people):
+            for track in split_tracks(people):
                 clips += self._cut(track, frames, whole)
             sequence += [path.name] * (len(clips) - len(sequence))
             self._join(path.name, page["images"], entries)
@@ -1729,35 +1680,23 @@ class PoseTrackClips(FileClips):
         image["ignore_regions_x"] = []
         image["ignore_regions_y"] = []
         for x, y in itertools.zip_longest(*lists):
-            corners = (len(x),) if isinstance(x, list) else (0,)
-            if as_numbers(x, corners) is None or as_numbers(y, corners) is None:
+            corners = len(x) if isinstance(x, list) else 0
+            if as_numbers([x, y], (2, corners)) is None:
                 self._leave_out("region to be ignored", f"x {x!r:.60}, y {y!r:.60}")
             else:
                 image["ignore_regions_x"].append(x)
                 image["ignore_regions_y"].append(y)
 
-    @staticmethod
-    def _tracks(people):
-        """The tracks of one file: of each person {frame number: Person}."""
-        tracks = collections.defaultdict(dict)
-        for person in people:
-            # a second one of that id in a frame is somebody else
-            twin = 0
-            while person.time in tracks[person.track_id, twin]:
-                twin += 1
-            tracks[person.track_id, twin][person.time] = person
-        return tracks.values()
-
     def _join(self, name, images, entries):
         """Add a file to what an evaluation sees of all files."""
         self.sequences[name] = images
         joined = self.annotations
+        joined["categories"] = [{**self.skeleton.category, "id": self.category_id}]
         joined["images"] += [{**image, "sequence": name} for image in images]
         for entry in entries:
             joints = np.reshape(entry["keypoints"], (-1, 3))[self.order]
             keypoints = joints.ravel().tolist()
             joined["annotations"].append({**entry, "keypoints": keypoints, "sequence": name})
-        joined["categories"] = [{**self.skeleton.category, "id": self.category_id}]
 
     def _cut(self, track, frames, whole):
         """One track -> its clips of `frames` people, from the first frame on."""
@@ -1785,6 +1724,18 @@ class PoseTrackClips(FileClips):
             clips.append(clip + [filler] * (frames - count))
             times = times[count:]
         return clips
+
+
+def split_tracks(people):
+    """The tracks of one file: of each person {frame number: Person}."""
+    tracks = collections.defaultdict(dict)
+    for person in people:
+        # a second one of that id in a frame is somebody else
+        twin = 0
+        while person.time in tracks[person.track_id, twin]:
+            twin += 1
+        tracks[person.track_id, twin][person.time] = person
+    return tracks.values()
 
 
 def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CELL):
@@ -1865,11 +1816,11 @@ def locked(folder):
     leave = functools.partial(os.close, descriptor)
     multiprocessing.util.register_after_fork(leave, lambda leave: leave())
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            remedy = "wait for it, or name another folder"
-            raise UserError(f"another run writes to {folder}: {remedy}") from None
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(f"another run writes to {folder}: wait, or name another folder") from None
+    try:
         yield
     finally:
         os.close(descriptor)
