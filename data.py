@@ -34,6 +34,7 @@ import multiprocessing.util
 import os
 import random
 import re
+import statistics
 import sys
 import time
 import uuid
@@ -1307,9 +1308,8 @@ def person_key(entry):
 #       _read                    _people           _cut                __init__
 #
 # Files that people hand over are never quite what they should be: an annotation lacks a number, a
-# picture was not copied. Every entry is checked once, where a `Person` is made of it; what may be
-# missing is filled in there, too. An entry that fails is left out and counted by reason, with an
-# example; only what makes the whole file useless is a UserError.
+# picture was not copied. Every entry is checked once, and what may be missing is filled in. An
+# entry that fails is left out and counted by reason; only a useless file is a UserError.
 INVALID = "incomplete or invalid entry"
 LARGEST = 1e5  # pixels: nothing lies farther away, and COCO's evaluation knows no larger people
 ID = (int, float, str)  # what tells images, people or categories apart
@@ -1348,27 +1348,32 @@ def numbers_of(entry, key, *shape):
     """The numbers that an entry has under `key`; LeftOut if there are none of this shape."""
     value = entry[key]
     numbers = as_numbers(value, shape, LARGEST if shape else math.inf)
-    if numbers is not None:
-        return numbers
-    found = f"is {value!r:.60}"
-    if shape and isinstance(value, list):
-        found = f"has {len(value)} values, wanted are {shape[0]} finite numbers below {LARGEST:g}"
-    raise LeftOut(INVALID, f"{key} {found}")
+    if numbers is None and shape and isinstance(value, list):
+        wanted = f"wanted are {shape[0]} finite numbers below {LARGEST:g}"
+        raise LeftOut(INVALID, f"{key} has {len(value)} values, {wanted}")
+    if numbers is None:
+        raise LeftOut(INVALID, f"{key} is {value!r:.60}")
+    return numbers
+
+
+def dicts_of(page, key):
+    """The dicts in the list that `page` has under `key`; [] if there is none."""
+    listed = page.get(key)
+    return (
+        [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    )
 
 
 def person_category(page, path):
     """The category of people in `page`: the one called person; else the only one with keypoints;
     else the only one. A file without any means COCO's. path: what to name in an error."""
-    listed = page.get("categories")
-    listed = listed if isinstance(listed, list) else []
-    listed = [{"id": 1, "name": "unnamed", **entry} for entry in listed if isinstance(entry, dict)]
-    named = [entry for entry in listed if str(entry["name"]).lower() == "person"]
-    with_joints = [entry for entry in listed if entry.get("keypoints")]
-    found = named[:1] or with_joints or listed or [{"id": 1, "name": "person"}]
+    listed = dicts_of(page, "categories") or [{"name": "person"}]
+    named = [entry for entry in listed if str(entry.get("name")).lower() == "person"]
+    found = named[:1] or [entry for entry in listed if entry.get("keypoints")] or listed
     if len(found) > 1:
-        names = ", ".join([str(entry["name"]) for entry in found])
+        names = ", ".join([str(entry.get("name")) for entry in found])
         raise UserError(f'{path} has the categories {names:.200}: name the one to use "person"')
-    return found[0]
+    return {"id": 1, "name": "unnamed", **found[0]}
 
 
 def joint_names(category, entries, skeleton, path):
@@ -1379,11 +1384,8 @@ def joint_names(category, entries, skeleton, path):
         return names
 
     # how many numbers do most people have? Three a joint; if that cannot be, x and y
-    lengths = collections.Counter()
-    for entry in entries:
-        if isinstance(entry, dict) and isinstance(entry.get("keypoints"), list):
-            lengths[len(entry["keypoints"])] += 1
-    length = max(lengths, key=lengths.get, default=0)
+    lists = [entry["keypoints"] for entry in entries if isinstance(entry.get("keypoints"), list)]
+    length = statistics.mode([len(numbers) for numbers in lists] or [0])
     count = length // 2 if length % 3 else length // 3
     names = list(skeleton.joints)
     if count not in (0, len(names)):
@@ -1418,9 +1420,7 @@ class FileClips(Clips):
     annotations  what was read, completed, without entries that no evaluation could use
     skipped      {reason: [how many were left out, the first of them]}
 
-    Subclasses say what they need of a file: `skeleton`, where it does not name the joints;
-    `image_keys` {key: types} of an image; `needed` of an entry; `remedy`, what to change where
-    nobody is left.
+    Subclasses say what must be there, {key: types} of an image and keys of an entry.
     """
 
     image_keys = {"id": ID, "file_name": str}
@@ -1429,7 +1429,8 @@ class FileClips(Clips):
         """clips: lists of F `Person`s; where: the file or folder they were read from."""
         if not clips:
             reason = f"left out {self.left_out}" if self.skipped else "it lists no person"
-            raise UserError(f"{where} has no usable person ({reason}): {self.remedy}")
+            remedy = "mend it, or give another --root, --boxes or fewer --frames"
+            raise UserError(f"{where} has no usable person ({reason}): {remedy}")
         people = list(itertools.chain.from_iterable(clips))
 
         def array(field, dtype=None):
@@ -1461,16 +1462,15 @@ class FileClips(Clips):
         """Frame t of a clip, an opened file: see `open_picture`."""
         return open_picture(self.files[index, t])
 
-    def _read(self, path, hint, keys=("images", "annotations")):
+    def _read(self, path, hint):
         """What a file says: its usable images, its entries, and its category of people alone.
 
         The category also tells the skeleton. UserError if the file is useless.
         """
         page = read_json(path, hint)
-        for key in keys:
-            if not isinstance(page, dict) or not isinstance(page.get(key), list):
-                raise UserError(f"{path} has no list of {key}: {hint}")
-        entries = page["annotations"] if "annotations" in keys else []
+        if not isinstance(page, dict):
+            raise UserError(f"{path} has no list of images: {hint}")
+        entries = dicts_of(page, "annotations")
         category = person_category(page, path)
         category["keypoints"] = joint_names(category, entries, type(self).skeleton, path)
         skeleton, order = skeleton_from(category)
@@ -1480,7 +1480,7 @@ class FileClips(Clips):
         self.order = order
         self.category_id = category["id"]
 
-        images = [image for image in page["images"] if isinstance(image, dict)]
+        images = dicts_of(page, "images")
         for key, types in self.image_keys.items():
             images = [image for image in images if isinstance(image.get(key), types)]
         return {"images": images, "annotations": entries, "categories": [category]}
@@ -1502,8 +1502,6 @@ class FileClips(Clips):
 
     def _complete(self, entry, images):
         """An entry with all that an evaluation asks for; LeftOut if it could not use it."""
-        if not isinstance(entry, dict):
-            raise LeftOut(INVALID, f"{entry!r:.60}")
         entry = {key: value for key, value in entry.items() if value is not None}
         for key in self.needed:
             if key not in entry or (key.endswith("_id") and not isinstance(entry[key], ID)):
@@ -1591,20 +1589,16 @@ class CocoPeople(FileClips):
 
     skeleton = COCO
     needed = ("image_id", "bbox", "keypoints")
-    remedy = "mend the file, or name another with --root or --boxes"
 
     def __init__(self, root, split, size=(256, 192), boxes=None, cell=CELL):
         self.skipped = {}
+        if split == "test-dev" and not boxes:
+            raise UserError("COCO test-dev has no annotated boxes: give --boxes, found people")
+        kind = "image_info" if split == "test-dev" else "person_keypoints"
+        where = Path(root, "annotations", f"{kind}_{split}2017.json")
         folder = Path(root, f"{split.removesuffix('-dev')}2017")
-        where = Path(root, "annotations", f"person_keypoints_{split}2017.json")
         hint = "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/"
-        if split == "test-dev":
-            if not boxes:
-                raise UserError("COCO test-dev has no annotated boxes: give --boxes, found people")
-            where = where.with_name(f"image_info_{split}2017.json")
-            page = self._read(where, hint, keys=["images"])
-        else:
-            page = self._read(where, hint)
+        page = self._read(where, hint)
 
         # with detections too: it takes out what an evaluation could not use
         usable, people = self._people(page, page["annotations"], folder)
@@ -1612,11 +1606,9 @@ class CocoPeople(FileClips):
         name = f"COCO {split}2017"
         if boxes:
             hint = "--boxes wants a JSON list of {image_id, category_id, bbox, score}"
-            detections = read_json(boxes, hint)
-            if not isinstance(detections, list):
-                raise UserError(f"{boxes} is no list: {hint}")
+            detections = {"boxes": read_json(boxes, hint)}
             self.needed = ("image_id", "bbox", "score")
-            _, people = self._people(page, detections, folder)
+            _, people = self._people(page, dicts_of(detections, "boxes"), folder)
             name += ", detected boxes"
         super().__init__(name, size, [[person] for person in people], boxes or where, cell)
 
@@ -1643,7 +1635,6 @@ class PoseTrackClips(FileClips):
     skeleton = POSETRACK
     image_keys = {**FileClips.image_keys, "frame_id": int}
     needed = ("image_id", "track_id", "bbox_head", "keypoints")
-    remedy = "mend the files, name another --root, or lower --frames"
 
     def __init__(self, root, split, frames=4, size=(256, 192), whole=True, cell=CELL):
         self.skipped = {}
@@ -1871,31 +1862,31 @@ def export(kind, out, count, frames=8, size=(256, 192)):
 def _export_coco(clips, out, split):
     """Pictures and annotations; of val and test also detections."""
     page = {"images": [], "annotations": [], "categories": [COCO.category]}
+    detections = []
+    rng = random.Random(0)
     for index in range(len(clips)):
         number = index + 1
         name = f"{number:012d}.jpg"
         save_image(Image.fromarray(clips.images[index, 0]), out / f"{split}2017" / name)
         page["images"].append({"id": number, "file_name": name})
         person = _annotation(number, clips.boxes[index, 0], clips.joints[index, 0])
-        person["area"] = float(clips.areas[index, 0])
-        page["annotations"].append(person)
+        page["annotations"].append({**person, "area": float(clips.areas[index, 0])})
 
-    # what a detector might find: the box of everyone, moved a little, twice
-    rng = random.Random(0)
-    detections = []
-    for person, _ in itertools.product(page["annotations"], range(2)):
-        box = [value + rng.gauss(0, clips.size[1] / 50) for value in person["bbox"]]
-        found = {"image_id": person["id"], "category_id": 1, "bbox": box}
-        detections.append({**found, "score": rng.random()})
+        # what a detector might find: the box of everyone, moved a little, twice
+        for _ in range(2):
+            box = [value + rng.gauss(0, clips.size[1] / 50) for value in person["bbox"]]
+            found = {"image_id": number, "category_id": 1, "bbox": box, "score": rng.random()}
+            detections.append(found)
 
     folder = out / "annotations"
-    part = "test-dev" if split == "test" else split
-    kind = "image_info" if split == "test" else "person_keypoints"
-    if split != "train":
-        write_json(detections, folder / f"person_detections_{part}2017.json")
     if split == "test":
         del page["annotations"]  # those of test-dev are secret
-    write_json(page, folder / f"{kind}_{part}2017.json")
+        write_json(detections, folder / "person_detections_test-dev2017.json")
+        write_json(page, folder / "image_info_test-dev2017.json")
+        return
+    write_json(page, folder / f"person_keypoints_{split}2017.json")
+    if split == "val":
+        write_json(detections, folder / "person_detections_val2017.json")
 
 
 def _export_posetrack(clips, out, split):
