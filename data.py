@@ -130,15 +130,12 @@ def skeleton_from(category):
         if sorted(names) == sorted(skeleton.joints):
             return skeleton, [names.index(joint) for joint in skeleton.joints]
 
-    numbers = range(len(names))
     limbs = []
     pairs = category.get("skeleton")
     for pair in pairs if isinstance(pairs, list) else []:
-        ends = as_numbers(pair, (2,))
-        if ends is not None:
-            a, b = ends - 1  # joints count from 1
-            if a in numbers and b in numbers and a != b:
-                limbs.append((int(a), int(b)))
+        ends = as_numbers(pair, (2,))  # joint numbers, from 1
+        if ends is not None and len({*ends} & {*range(1, len(names) + 1)}) == 2:
+            limbs.append((int(ends[0]) - 1, int(ends[1]) - 1))
 
     sigmas = as_numbers(category.get("sigmas"), (len(names),))
     if sigmas is None or sigmas.min() <= 0:
@@ -149,7 +146,7 @@ def skeleton_from(category):
             text = f'without "sigmas", OKS takes {UNKNOWN_SIGMA} for {unknown:.300}'
             say_once(f"{category['name']}: {text}")
     skeleton = Skeleton(category["name"], tuple(names), tuple(limbs), tuple(sigmas.tolist()))
-    return skeleton, list(numbers)
+    return skeleton, list(range(len(names)))
 
 
 # ------------------------------------------------------------ people in pictures: windows and crops
@@ -1019,8 +1016,10 @@ class CocoImage:
                 # Nothing is labelled: the joints may be all over a box of three times the size, so
                 # each predicted joint is compared with the nearest point of that box
                 box = np.array(people[i]["bbox"], float)  # x, y, width, height
+                low = box[:2] - box[2:]
+                high = box[:2] + 2 * box[2:]
                 joints = np.ones_like(poses)  # (D, K, 3)
-                joints[..., :2] = poses[..., :2].clip(box[:2] - box[2:], box[:2] + 2 * box[2:])
+                joints[..., :2] = poses[..., :2].clip(low, high)
             similarity[:, i] = oks(poses, joints, people[i]["area"], sigmas)
         self.similarity = similarity.tolist()
 
@@ -1174,10 +1173,12 @@ def judge_posetrack_frame(image, people, results, columns):
 
     # a joint may be off by half a head size, which is 0.6 of the head box's diagonal
     boxes = np.array([person["bbox_head"] for person in people], float)  # (G, 4)
-    heads = 0.6 * np.linalg.norm(boxes[:, 2:], axis=1)[:, None]  # (G, 1)
+    heads = 0.6 * np.linalg.norm(boxes[:, 2:], axis=1)  # (G)
+    heads = heads[:, None]  # (G, 1)
     offsets = joints[len(people) :, None] - joints[: len(people)]  # (P, G, J, 3)
     distance = np.linalg.norm(offsets[..., :2], axis=-1)  # (P, G, J)
-    close = (distance <= 0.5 * heads) & (heads > 0) & labelled & predicted[:, None]
+    close = (distance <= 0.5 * heads) & (heads > 0)
+    close &= labelled & predicted[:, None]
 
     # A result takes the person of whose labelled joints it has the largest fraction right (PCKh),
     # if any, and a person keeps the best result that came. Of equals it is the first.
@@ -1310,7 +1311,6 @@ def person_key(entry):
 # Files that people hand over are never quite what they should be: an annotation lacks a number, a
 # picture was not copied. Every entry is checked once, and what may be missing is filled in. An
 # entry that fails is left out and counted by reason; only a useless file is a UserError.
-INVALID = "incomplete or invalid entry"
 LARGEST = 1e5  # pixels: nothing lies farther away, and COCO's evaluation knows no larger people
 ID = (int, float, str)  # what tells images, people or categories apart
 
@@ -1348,12 +1348,12 @@ def numbers_of(entry, key, *shape):
     """The numbers that an entry has under `key`; LeftOut if there are none of this shape."""
     value = entry[key]
     numbers = as_numbers(value, shape, LARGEST if shape else math.inf)
-    if numbers is None and shape and isinstance(value, list):
-        wanted = f"wanted are {shape[0]} finite numbers below {LARGEST:g}"
-        raise LeftOut(INVALID, f"{key} has {len(value)} values, {wanted}")
-    if numbers is None:
-        raise LeftOut(INVALID, f"{key} is {value!r:.60}")
-    return numbers
+    if numbers is not None:
+        return numbers
+    if shape and isinstance(value, list):
+        reason = f"{key} has {len(value)} values, wanted are {shape[0]} finite numbers"
+        raise LeftOut(reason, entry)
+    raise LeftOut(f"invalid {key}", entry)
 
 
 def dicts_of(page, key):
@@ -1451,11 +1451,12 @@ class FileClips(Clips):
         raise UserError(f"no picture of {name} can be read (20 were tried): fetch them again")
 
     def _leave_out(self, reason, example):
-        self.skipped.setdefault(reason, [0, f"{example:.300}"])[0] += 1
+        first = f"{example!r:.200}"
+        self.skipped.setdefault(reason, [0, first])[0] += 1
 
     @property
     def left_out(self):
-        """How many people were left out and why, with an example each, to read."""
+        """How many people were left out and why, with the first of them, to read."""
         return ", ".join([f"{n} x {why} ({first})" for why, (n, first) in self.skipped.items()])
 
     def open_image(self, index, t):
@@ -1505,25 +1506,26 @@ class FileClips(Clips):
         entry = {key: value for key, value in entry.items() if value is not None}
         for key in self.needed:
             if key not in entry or (key.endswith("_id") and not isinstance(entry[key], ID)):
-                raise LeftOut(INVALID, f"no {key}")
+                raise LeftOut(f"no {key}", entry)
         if entry["image_id"] not in images:
-            wanted = ", ".join(self.image_keys)
-            raise LeftOut("picture not listed", f"no image {entry['image_id']!r} with {wanted}")
-        category = entry.get("category_id", self.category_id)
-        if category != self.category_id:
-            example = f"category_id {category!r:.60} is not {self.category_id!r:.60}"
-            raise LeftOut("not a person", example)
+            raise LeftOut(f"no image with {', '.join(self.image_keys)}", entry)
+        if entry.get("category_id", self.category_id) != self.category_id:
+            raise LeftOut(f"category_id is not {self.category_id!r}", entry)
 
-        # numbers that must be there, numbers that may be there, and what follows from others
+        # numbers that must be there, and numbers that may be there
         for key, *shape in (("bbox", 4), ("bbox_head", 4), ("score",)):
             if key in self.needed:
                 numbers_of(entry, key, *shape)
         for key in ("area", "iscrowd", "num_keypoints"):
             if key in entry and numbers_of(entry, key) < 0:
-                raise LeftOut(INVALID, f"{key} is below 0")
+                raise LeftOut(f"invalid {key}", entry)
+
+        # what follows from others
+        filled = {"iscrowd": 0, "area": 0.0}
         box = as_numbers(entry.get("bbox"), (4,), LARGEST)
-        width, height = (0.0, 0.0) if box is None else box[2:].clip(0).tolist()
-        filled = {"area": BOX_TO_AREA * width * height, "iscrowd": 0}
+        if box is not None:
+            width, height = box[2:].clip(0).tolist()
+            filled["area"] = BOX_TO_AREA * width * height
         if "keypoints" in self.needed:
             joints = self._joints(entry)
             entry["keypoints"] = joints.ravel().tolist()
@@ -1542,26 +1544,25 @@ class FileClips(Clips):
     def _person(self, entry, image, folder):
         """A complete entry -> Person; LeftOut if it has nothing for us, though an evaluation asks
         for crowds and people without joints."""
-        where = f"of image {image['id']!r}"
         if entry["iscrowd"]:
-            raise LeftOut("crowd", where)
+            raise LeftOut("crowd", entry)
         if not image.get("is_labeled", True):
-            raise LeftOut("unlabelled frame", where)
+            raise LeftOut("unlabelled frame", image)
         box = as_numbers(entry.get("bbox"), (4,), LARGEST)
         if box is None or box[2:].min() < 0.01:
-            raise LeftOut("box without area", f"{entry.get('bbox')!r:.60} {where}")
+            raise LeftOut("box without area", entry)
         joints = np.zeros((len(self.skeleton.joints), 3))
         if "keypoints" in self.needed:
             joints = np.reshape(entry["keypoints"], joints.shape)[self.order]
             if joints[:, 2].max() <= 0:
-                raise LeftOut("no joints", where)
+                raise LeftOut("no joints", entry)
         path = Path(folder, image["file_name"])
         if not os.path.isfile(path) or os.path.getsize(path) == 0:
-            raise LeftOut("picture missing or empty", repr(str(path)))
+            raise LeftOut("picture missing or empty", str(path))
         return Person(
             path=path,
             image_id=image["id"],
-            track_id=entry["track_id"] if "track_id" in self.needed else None,
+            track_id=entry.get("track_id"),
             time=image.get("frame_id", 0),
             box=box,
             joints=joints,
@@ -1673,7 +1674,7 @@ class PoseTrackClips(FileClips):
         for x, y in itertools.zip_longest(*lists):
             corners = len(x) if isinstance(x, list) else 0
             if as_numbers([x, y], (2, corners)) is None:
-                self._leave_out("region to be ignored", f"x {x!r:.60}, y {y!r:.60}")
+                self._leave_out("region to be ignored", (x, y))
             else:
                 image["ignore_regions_x"].append(x)
                 image["ignore_regions_y"].append(y)
@@ -1704,7 +1705,7 @@ class PoseTrackClips(FileClips):
             # too short for a clip: the next may start one frame later
             if count < frames and whole:
                 reason = f"frame without {frames - 1} labelled ones after it"
-                self._leave_out(reason, f"frame {times[0]} of track {track[times[0]].track_id!r}")
+                self._leave_out(reason, str(track[times[0]].path))
                 times = times[1:]
                 continue
 
