@@ -981,12 +981,6 @@ def by_image(annotations, results):
     return [triples[key] for key in sorted(triples)]
 
 
-def keypoints_of(entries, count):
-    """The keypoints of N annotations or results -> (N, count, 3)."""
-    keypoints = [entry["keypoints"] for entry in entries]
-    return np.array(keypoints, float).reshape(-1, count, 3)
-
-
 def rank(judged):
     """Pairs (score, right) of all images -> right (N) bool, by falling score, and precision (N).
 
@@ -1004,61 +998,54 @@ class CocoImage:
 
     def __init__(self, people, results, sigmas):
         results = sorted(results, key=lambda result: -result["score"])[:20]  # of equals the first
-        poses = keypoints_of(results, len(sigmas))  # (D, K, 3)
+        poses = np.array([result["keypoints"] for result in results], float)
+        poses = poses.reshape(-1, len(sigmas), 3)  # (D, K, 3)
         self.people = people
         self.scores = [result["score"] for result in results]
         self.areas = np.ptp(poses[..., :2], axis=1).prod(1).tolist()  # of boxes round the joints
 
         # the OKS of each result with each person
         similarity = np.zeros((len(results), len(people)))
-        for i, joints in enumerate(keypoints_of(people, len(sigmas))):  # (K, 3)
+        for i, person in enumerate(people):
+            joints = np.reshape(person["keypoints"], (-1, 3))  # (K, 3)
             if not (joints[:, 2] > 0).any():
                 # Nothing is labelled: the joints may be all over a box of three times the size, so
                 # each predicted joint is compared with the nearest point of that box
-                box = np.array(people[i]["bbox"], float)  # x, y, width, height
+                box = np.array(person["bbox"], float)  # x, y, width, height
                 low = box[:2] - box[2:]
                 high = box[:2] + 2 * box[2:]
                 joints = np.ones_like(poses)  # (D, K, 3)
                 joints[..., :2] = poses[..., :2].clip(low, high)
-            similarity[:, i] = oks(poses, joints, people[i]["area"], sigmas)
+            similarity[:, i] = oks(poses, joints, person["area"], sigmas)
         self.similarity = similarity.tolist()
 
-    def wanted(self, size):
-        """Which people are to be found: of that size, no crowds, with joints."""
+    def judge(self, size, threshold):
+        """(pairs (score, right) of the results, how many people are to be found).
+
+        To be found is who has that size, is no crowd, and has joints: all others are ignored. The
+        best score chooses first. Of the people who are still free and similar enough, a result
+        takes one who is wanted before one who is ignored, then the most similar one, and of equals
+        the last. It is left out if it takes somebody ignored, or nobody and is of another size.
+        """
         smallest, largest = size
         wanted = []
         for person in self.people:
             ignored = person["iscrowd"] or person["num_keypoints"] == 0
             wanted.append(not ignored and smallest <= person["area"] <= largest)
-        return wanted
 
-    def judge(self, size, threshold):
-        """Pairs (score, right) of the results, without those that are left out.
-
-        The best score chooses first. Of the people who are still free and similar enough, a result
-        takes one who is wanted before one who is ignored, then the most similar one, and of equals
-        the last.
-        """
-        smallest, largest = size
-        wanted = self.wanted(size)
-        taken = set()
+        free = set(range(len(wanted)))
         judged = []
         for score, area, similarity in zip(self.scores, self.areas, self.similarity, strict=True):
-            candidates = []
-            for person, value in enumerate(similarity):
-                if value >= threshold and person not in taken:
-                    candidates.append((wanted[person], value, person))
-            if candidates:
-                # somebody is there: right, or left out if that person is ignored
-                person = max(candidates)[-1]
+            similar = [person for person in free if similarity[person] >= threshold]
+            if similar:
+                person = max(similar, key=lambda i: (wanted[i], similarity[i], i))
                 if wanted[person]:
                     judged.append((score, True))
                 if not self.people[person]["iscrowd"]:  # a crowd is always free
-                    taken.add(person)
+                    free.remove(person)
             elif smallest <= area <= largest:
-                # nobody is there: wrong, or left out if it is of another size
                 judged.append((score, False))
-        return judged
+        return judged, sum(wanted)
 
 
 def ap_and_recall(images, size):
@@ -1068,19 +1055,19 @@ def ap_and_recall(images, size):
     all results reach together. Both are -1 where nobody is to be found.
     """
     table = np.full((2, len(OKS_THRESHOLDS)), -1.0)
-    people = sum(sum(image.wanted(size)) for image in images)
-    if people == 0:
-        return table
-
     for t, threshold in enumerate(OKS_THRESHOLDS.tolist()):
         judged = []
+        people = 0
         for image in images:
-            judged += image.judge(size, threshold)
-        right, precision = rank(judged)  # (N) each
-        recall = right.cumsum() / people
-        first_ranks = recall.searchsorted(RECALLS)  # (101) N: never reached
-        table[0, t] = np.append(precision, 0)[first_ranks].mean()
-        table[1, t] = right.sum() / people
+            pairs, wanted = image.judge(size, threshold)
+            judged += pairs
+            people += wanted
+        if people > 0:
+            right, precision = rank(judged)  # (N) each
+            recall = right.cumsum() / people
+            first_ranks = recall.searchsorted(RECALLS)  # (101) N: never reached
+            table[0, t] = np.append(precision, 0)[first_ranks].mean()
+            table[1, t] = right.sum() / people
     return table
 
 
@@ -1269,8 +1256,9 @@ def coco_results(keypoints, clips):
 
     results = []
     for image_id, own in images.items():
+        own = np.array(own)
         kept = oks_nms(poses[own], scores[own], areas[own], clips.skeleton.sigmas)
-        for i in [own[k] for k in kept]:
+        for i in own[kept]:
             pose = np.empty_like(poses[i])  # (K, 3)
             pose[clips.order] = poses[i]
             result = {"image_id": image_id, "category_id": clips.category_id}
@@ -1658,10 +1646,18 @@ class PoseTrackClips(FileClips):
             for image in page["images"]:
                 self._clean_regions(image)
             entries, people = self._people(page, page["annotations"], root)
-            for track in split_tracks(people):
+            self._join(path.name, page["images"], entries)
+
+            # the tracks: of each person {frame number: Person}
+            tracks = collections.defaultdict(dict)
+            for person in people:
+                twin = 0  # a second one of that id in a frame is somebody else
+                while person.time in tracks[person.track_id, twin]:
+                    twin += 1
+                tracks[person.track_id, twin][person.time] = person
+            for track in tracks.values():
                 clips += self._cut(track, frames, whole)
             sequence += [path.name] * (len(clips) - len(sequence))
-            self._join(path.name, page["images"], entries)
         self.sequence = np.array(sequence)
         super().__init__(f"PoseTrack18 {split}", size, clips, folder, cell)
 
@@ -1716,18 +1712,6 @@ class PoseTrackClips(FileClips):
             clips.append(clip + [filler] * (frames - count))
             times = times[count:]
         return clips
-
-
-def split_tracks(people):
-    """The tracks of one file: of each person {frame number: Person}."""
-    tracks = collections.defaultdict(dict)
-    for person in people:
-        # a second one of that id in a frame is somebody else
-        twin = 0
-        while person.time in tracks[person.track_id, twin]:
-            twin += 1
-        tracks[person.track_id, twin][person.time] = person
-    return tracks.values()
 
 
 def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CELL):
@@ -2020,13 +2004,15 @@ def main():
         print(f"{options.out}: synthetic people in the layout of {options.export}")
         return
 
-    # each clip, then its first and its last pose; two clips side by side
-    clips = SyntheticClips("train", 12, workers=1)
+    # a row for each clip: its frames, then its first and its last pose
+    clips = SyntheticClips("train", 6, workers=1)
     rows = []
     for images, joints in zip(clips.images, clips.joints, strict=True):
         row = [Image.fromarray(pixels) for pixels in images]
-        rows.append(row + [draw_pose(row[t], joints[t], COCO) for t in (0, -1)])
-    page = sheet([left + right for left, right in zip(rows[::2], rows[1::2], strict=True)])
+        first = draw_pose(row[0], joints[0], COCO)
+        last = draw_pose(row[-1], joints[-1], COCO)
+        rows.append([*row, first, last])
+    page = sheet(rows)
     out = options.out or "people.png"
     save_image(page.resize((2 * page.width, 2 * page.height)), out)
     print(f"{out}: {len(clips)} clips of {clips.frames} frames; then the first and the last pose")
