@@ -167,7 +167,8 @@ SBL_CELL = 0.0
 
 def normalise(images):
     """uint8 images (..., 3, H, W) -> float32 of the same shape, ImageNet's mean 0, deviation 1."""
-    mean, std = 255 * torch.tensor([MEAN, STD], device=images.device).view(2, 3, 1, 1)
+    both = 255 * torch.tensor([MEAN, STD], device=images.device)
+    mean, std = both.view(2, 3, 1, 1)
     return (images.float() - mean) / std
 
 
@@ -183,7 +184,9 @@ def window(box, size, padding=PADDING):
     aspect = size[1] / size[0]
     width = max(w, h * aspect) * padding
     height = width / aspect
-    return np.array([x + (w - width) / 2, y + (h - height) / 2, width, height])
+    left = x + (w - width) / 2
+    top = y + (h - height) / 2
+    return np.array([left, top, width, height])
 
 
 class Augmentation(NamedTuple):
@@ -292,9 +295,8 @@ def as_picture(frame):
 def crop(image, matrix, size):
     """Warp a PIL image by `matrix` (image -> crop pixels): RGB uint8 (3, H, W), black outside it.
 
-    Bilinear, after averaging whole blocks of pixels where the crop is less than half as large as
-    the person. A JPEG file that is opened but not loaded averages while it decodes, by 2, 4 or 8,
-    which is much faster: so this takes files as `Image.open` leaves them.
+    Bilinear, after averaging blocks of pixels where the crop is less than half as large as the
+    person. A JPEG file that is opened but not loaded averages while it decodes, which is faster.
     """
     back = invert(matrix)  # crop pixels -> image pixels
 
@@ -344,8 +346,10 @@ def targets(joints, size, cell=CELL):
     # crop pixels -> heatmap cells
     x = (joints[..., 0] - cell) / 4  # (..., K)
     y = (joints[..., 1] - cell) / 4
-    inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
-    weights = (inside & (joints[..., 2] > 0)).to(joints.dtype)
+    inside_x = (x >= -0.5) & (x < width - 0.5)
+    inside_y = (y >= -0.5) & (y < height - 0.5)
+    labelled = joints[..., 2] > 0
+    weights = (inside_x & inside_y & labelled).to(joints.dtype)
 
     # exp(-((i - x)^2 + (j - y)^2) / 2 sigma^2) in the cell at column i and row j: a Gaussian in two
     # dimensions is the product of one along each axis
@@ -442,8 +446,7 @@ class Batch(NamedTuple):
 class Clips:
     """N clips of F frames of one person each.
 
-    Every frame has its own box, and so its own window: the estimator is online, and none of its
-    windows may depend on a later frame. (Synthetic people stay in one window.)
+    Every frame has its own box, and so its own window, as in the estimator, which is online.
 
     name      for people to read
     skeleton  the K joints
@@ -526,12 +529,10 @@ def batch_loader(dataset, items, clips, device):
     """
     # the processes that torchrun starts on a machine share its processors
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    workers = 0 if isinstance(clips, SyntheticClips) else max(1, cores() // sharing)
+    # no batch size: an item is a batch
     loader = DataLoader(
-        dataset,
-        sampler=items,
-        batch_size=None,  # an item is a batch
-        num_workers=0 if isinstance(clips, SyntheticClips) else max(1, cores() // sharing),
-        collate_fn=_as_arrays,
+        dataset, sampler=items, batch_size=None, num_workers=workers, collate_fn=_as_arrays
     )
     for arrays in loader:
         tensors = [torch.from_numpy(array) for array in arrays]
@@ -638,7 +639,8 @@ def draw_turn(rng, turn, times):
     angle = np.radians(degrees)[:, None, None]
     # Rodrigues' formula
     cross = CROSS[turn.axis]
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+    squared = cross @ cross
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * squared
 
 
 def draw_body(rng, times):
@@ -764,7 +766,9 @@ def draw_thing(rng, canvas, times, speed=0.0):
     bend = start + scatter(rng, reach)
     end = bend + scatter(rng, reach)
     limbs = np.stack([[start, bend], [bend, end]], axis=2)
-    return Figure(limbs, radius * np.ones((2, 2)), np.tile(draw_colour(rng), (2, 1)))
+    radii = np.full((2, 2), radius)
+    colours = np.tile(draw_colour(rng), (2, 1))
+    return Figure(limbs, radii, colours)
 
 
 def draw_background(rng, canvas):
@@ -827,7 +831,8 @@ class Scene:
             t = len(EXPOSURES) * frame + exposure
             shift = shake + EXPOSURES[exposure] * drift
             corner = self.canvas // 10 - shift.round()
-            image = self.background.crop((*corner[:2], *(corner + self.canvas)[:2]))
+            opposite = corner + self.canvas
+            image = self.background.crop((*corner[:2], *opposite[:2]))
             for figure in self.figures:
                 figure.paint(image, t, shift)
             shots.append(image)
@@ -841,9 +846,9 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     """Render clip `index` of a split ("train", "val", "test"): uint8 images (F, H, W, 3), joints
     (F, 17, 3), and conditions (F, 4), bool, which of CONDITIONS a frame is in.
 
-    A function of (split, index) alone, on every machine; more frames only append to the same first
-    ones. Joints are COCO's, x and y in pixels of the picture, visibility 2, 1 (behind something,
-    somebody or the own body) or 0 (outside). UserError for an unknown split.
+    A function of (split, index) alone, on every machine; more frames only append. Joints are
+    COCO's, x and y in pixels of the picture, visibility 2, 1 (behind something, somebody or the own
+    body) or 0 (outside). UserError for an unknown split.
     """
     if split not in ("train", "val", "test"):
         raise UserError(f"no synthetic people are called {split!r}: choose train, val or test")
@@ -1140,6 +1145,18 @@ def inside(x, y, polygon_x, polygon_y):
     return odd & ~on_border
 
 
+def ignored_regions(image):
+    """The polygons of an image that are to be ignored: arrays (2, V), x and y of the corners."""
+    lists = [image.get("ignore_regions_x"), image.get("ignore_regions_y")]
+    if not all(isinstance(regions, list) for regions in lists):
+        return []
+    polygons = []
+    for x, y in zip(*lists, strict=False):
+        corners = len(x) if isinstance(x, list) else 0
+        polygons.append(as_numbers([x, y], (2, corners)))
+    return [polygon for polygon in polygons if polygon is not None]
+
+
 def judge_posetrack_frame(image, people, results, columns):
     """Evaluate one frame: J joints of G people and P results.
 
@@ -1151,10 +1168,8 @@ def judge_posetrack_frame(image, people, results, columns):
 
     # not there is a joint of three zeros, or one in a region of the image that is to be ignored
     there = (joints != 0).any(-1)  # (G + P, J)
-    regions_x = image.get("ignore_regions_x") or []
-    regions_y = image.get("ignore_regions_y") or []
-    for region_x, region_y in zip(regions_x, regions_y, strict=True):
-        there &= ~inside(joints[..., 0], joints[..., 1], region_x, region_y)
+    for polygon in ignored_regions(image):
+        there &= ~inside(joints[..., 0], joints[..., 1], *polygon)
     labelled = there[: len(people)]  # (G, J)
     predicted = there[len(people) :]  # (P, J)
 
@@ -1172,8 +1187,8 @@ def judge_posetrack_frame(image, people, results, columns):
     fractions = close.sum(-1) / np.maximum(labelled.sum(-1), 1)  # (P, G)
     kept = {}
     for pose, person in enumerate(fractions.argmax(1)):
-        before = fractions[kept[person], person] if person in kept else 0
-        if fractions[pose, person] > before:
+        best = fractions[kept[person], person] if person in kept else 0
+        if fractions[pose, person] > best:
             kept[person] = pose
 
     # a result that nobody keeps is wrong in every joint
@@ -1204,7 +1219,8 @@ def posetrack_ap(annotations, results):
             right, predicted, count = judge_posetrack_frame(image, people, found, columns)
             labelled += count
             for i, j in np.argwhere(predicted):
-                judged[j].append((found[i]["scores"][columns[j]], right[i, j]))
+                score = found[i]["scores"][columns[j]]
+                judged[j].append((score, right[i, j]))
 
     ap = {}
     for joint, pairs, count in zip(evaluated, judged, labelled, strict=True):
@@ -1231,7 +1247,8 @@ def oks_nms(poses, scores, areas, sigmas):
     for i in np.argsort(-scores, kind="stable").tolist():
         labelled = poses[i].copy()
         labelled[:, 2] = 1  # both are predictions, with all joints
-        similarity = oks(poses[kept], labelled, (areas[kept] + areas[i]) / 2, sigmas)
+        mean_areas = (areas[kept] + areas[i]) / 2
+        similarity = oks(poses[kept], labelled, mean_areas, sigmas)
         if (similarity <= 0.9).all():
             kept.append(i)
     return kept
@@ -1252,7 +1269,8 @@ def coco_results(keypoints, clips):
         joint_scores = poses[i, :, 2]
         if (joint_scores > 0.2).any():
             scores[i] = clips.scores[i] * joint_scores[joint_scores > 0.2].mean()
-        areas[i] = window(clips.boxes[i, 0], clips.size)[2:].prod()  # as in SBL's NMS
+        width, height = window(clips.boxes[i, 0], clips.size)[2:]
+        areas[i] = width * height  # as in SBL's NMS
 
     results = []
     for image_id, own in images.items():
@@ -1269,11 +1287,8 @@ def coco_results(keypoints, clips):
 
 
 def posetrack_results(keypoints, clips):
-    """Predictions (N, F, K, 3) for PoseTrackClips -> the official list of results.
-
-    One for each labelled frame of a track; a frame that only fills up its clip has no ids. As files
-    may number their images alike, "sequence" is the name of the file.
-    """
+    """Predictions (N, F, K, 3) for PoseTrackClips -> the official list of results, one for each
+    labelled frame of a track. Files may number their images alike: "sequence" is a file's name."""
     results = []
     for i, t in np.ndindex(keypoints.shape[:2]):
         pose = keypoints[i, t]  # (K, 3)
@@ -1318,11 +1333,8 @@ def read_json(path, hint):
 
 
 def as_numbers(value, shape, limit=math.inf):
-    """A value of a file as a float64 array of this shape, all between -limit and limit; else None.
-
-    Nothing is taken for a number that is none: a text, a list where one number is wanted, null,
-    NaN, or an integer that no float can hold.
-    """
+    """A value of a file as a float64 array of this shape, all between -limit and limit; else None,
+    as for texts, null, NaN, or integers that no float can hold."""
     with contextlib.suppress(ValueError):  # lists of several lengths
         values = np.array(value)
         # kinds of numbers: bool, integers with and without a sign, floats
@@ -1388,7 +1400,7 @@ class Person:
 
     path: Path  # of the picture
     image_id: int | str | None  # None: this only fills up a clip
-    track_id: int | str | None  # None in COCO
+    track_id: int | str | None
     time: int  # number of the frame in its video
     box: np.ndarray  # (4,) x, y, w, h
     joints: np.ndarray  # (K, 3), zeros where they were not asked for
@@ -1445,7 +1457,8 @@ class FileClips(Clips):
     @property
     def left_out(self):
         """How many people were left out and why, with the first of them, to read."""
-        return ", ".join([f"{n} x {why} ({first})" for why, (n, first) in self.skipped.items()])
+        parts = [f"{n} x {reason} ({first})" for reason, (n, first) in self.skipped.items()]
+        return ", ".join(parts)
 
     def open_image(self, index, t):
         """Frame t of a clip, an opened file: see `open_picture`."""
@@ -1534,8 +1547,6 @@ class FileClips(Clips):
         for crowds and people without joints."""
         if entry["iscrowd"]:
             raise LeftOut("crowd", entry)
-        if not image.get("is_labeled", True):
-            raise LeftOut("unlabelled frame", image)
         box = as_numbers(entry.get("bbox"), (4,), LARGEST)
         if box is None or box[2:].min() < 0.01:
             raise LeftOut("box without area", entry)
@@ -1606,7 +1617,7 @@ class PoseTrackClips(FileClips):
     """Clips of consecutive labelled frames of one track of PoseTrack18; no two share a frame.
 
         root/annotations/val/003418_mpii_test.json          or train: one file for each video
-            images:      {id, frame_id, file_name, is_labeled}
+            images:      {id, frame_id, file_name}
             annotations: {image_id, track_id, bbox, bbox_head, keypoints}, a track is one person
             categories:  as in COCO
         root/images/val/003418_mpii_test/000000.jpg         a file_name starts with "images"
@@ -1643,8 +1654,6 @@ class PoseTrackClips(FileClips):
             except UserError as error:
                 self._leave_out("annotation file", str(error))
                 continue
-            for image in page["images"]:
-                self._clean_regions(image)
             entries, people = self._people(page, page["annotations"], root)
             self._join(path.name, page["images"], entries)
 
@@ -1660,20 +1669,6 @@ class PoseTrackClips(FileClips):
             sequence += [path.name] * (len(clips) - len(sequence))
         self.sequence = np.array(sequence)
         super().__init__(f"PoseTrack18 {split}", size, clips, folder, cell)
-
-    def _clean_regions(self, image):
-        """Leave out regions to be ignored that are no polygons, with as many x as y."""
-        lists = [image.get("ignore_regions_x") or [], image.get("ignore_regions_y") or []]
-        lists = [regions if isinstance(regions, list) else [regions] for regions in lists]
-        image["ignore_regions_x"] = []
-        image["ignore_regions_y"] = []
-        for x, y in itertools.zip_longest(*lists):
-            corners = len(x) if isinstance(x, list) else 0
-            if as_numbers([x, y], (2, corners)) is None:
-                self._leave_out("region to be ignored", (x, y))
-            else:
-                image["ignore_regions_x"].append(x)
-                image["ignore_regions_y"].append(y)
 
     def _join(self, name, images, entries):
         """Add a file to what an evaluation sees of all files."""
@@ -1717,14 +1712,13 @@ class PoseTrackClips(FileClips):
 def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CELL):
     """Clips of `kind` "synthetic", "coco" or "posetrack"; prints how many people are left out.
 
-    split: train; val, for the search; test, for the report alone. The test annotations of the real
-    data sets are secret: there it is val too, with every labelled frame of PoseTrack18. COCO's
-    test-dev2017 is for its evaluation server. boxes: see CocoPeople. count: how many clips to train
-    with; of synthetic people the others are four times as many, at most 400, of real data all.
+    split: train; val, for the search; test, for the report. The test annotations of the real data
+    sets are secret: there it is val too, with every labelled frame of PoseTrack18. boxes: see
+    CocoPeople. count: how many clips to train with; of synthetic people the others are four times
+    as many, at most 400, of real data all.
     """
     if kind == "synthetic":
-        if split != "train":
-            count = min(400, 4 * count)
+        count = count if split == "train" else min(400, 4 * count)
         return SyntheticClips(split, count, frames, size, cell=cell)
 
     # the annotated parts of the real data sets are train and val
@@ -1746,10 +1740,8 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CEL
 # -------------------------------------------------------------- whole files, locks, messages, cores
 @contextlib.contextmanager
 def whole_file(path):
-    """A binary file to write what shall be found under `path`: whole, or not at all.
-
-    It gets a temporary name, and its own when it is complete and on the disk. Whatever goes wrong
-    before, an older file stays as it was. Raises UserError if it cannot be written.
+    """A binary file to write what shall be found under `path`, whole or not at all: it gets its
+    name when it is on the disk, and before an older file stays. UserError if it cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
@@ -1781,9 +1773,7 @@ def write_json(contents, path):
 @contextlib.contextmanager
 def locked(folder):
     """Inside, no other process on this machine may be in `locked` with this folder: UserError.
-
-    However a process ends, its lock ends with it.
-    """
+    However a process ends, its lock ends with it."""
     if not fcntl:
         yield
         return
@@ -1852,7 +1842,8 @@ def _export_coco(clips, out, split):
     for index in range(len(clips)):
         number = index + 1
         name = f"{number:012d}.jpg"
-        save_image(Image.fromarray(clips.images[index, 0]), out / f"{split}2017" / name)
+        picture = Image.fromarray(clips.images[index, 0])
+        save_image(picture, out / f"{split}2017" / name)
         page["images"].append({"id": number, "file_name": name})
         person = _annotation(number, clips.boxes[index, 0], clips.joints[index, 0])
         page["annotations"].append({**person, "area": float(clips.areas[index, 0])})
@@ -1964,7 +1955,8 @@ def sheet(rows):
     """Lists of PIL images -> one image with a row for each list, all cells as large as needed."""
     sizes = [image.size for image in itertools.chain.from_iterable(rows)]
     width, height = np.max(sizes, axis=0).tolist()
-    page = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))
+    columns = max(map(len, rows))
+    page = Image.new("RGB", (width * columns, height * len(rows)))
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
             page.paste(image, (c * width, r * height))

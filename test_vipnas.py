@@ -765,6 +765,7 @@ def test_sequences_that_number_their_images_alike_are_kept_apart(
         with edited(video) as page:
             for t in range(6):
                 page["images"][t]["id"] = page["annotations"][t]["image_id"] = f"{t}"
+                page["images"][t]["note"] = np.nan
                 if video == videos[1]:  # all of it is to be ignored
                     page["images"][t]["ignore_regions_x"] = [[-9, 999, 999, -9]]
                     page["images"][t]["ignore_regions_y"] = [[-9, -9, 999, 999]]
@@ -795,19 +796,6 @@ def test_a_bad_file_beside_good_ones_is_left_out(exports, videos):
     clips = read_posetrack(exports)
     assert len(clips) == 12
     assert clips.left_out.startswith("2 x annotation file (")
-
-
-def test_invalid_regions_to_be_ignored_are_left_out(exports, videos):
-    with edited(videos[1]) as page:
-        page["images"][0].update(ignore_regions_x=[[1, 2, 3], [1, 2]], ignore_regions_y=[[4, 5, 6]])
-        page["images"][1].update(ignore_regions_y=None, ignore_regions_x="x", note=np.nan)
-        page["images"][2].update(ignore_regions_y=None, ignore_regions_x=None)
-    clips = read_posetrack(exports)
-    assert clips.left_out.startswith("2 x region to be ignored (")
-    assert clips.annotations["images"][6]["ignore_regions_x"] == [[1, 2, 3]]
-    data.write_json(clips.sequences, exports / "a.json")  # without NaN
-    results = data.posetrack_results(clips.joints, clips)
-    assert data.posetrack_ap(clips.annotations, results)["Total"] == 100
 
 
 WHY = [
@@ -1069,12 +1057,21 @@ def test_a_posetrack_person_keeps_the_best_pose_and_all_joints_of_others_are_wro
 def test_posetrack_drops_joints_in_ignore_regions_and_joints_that_nobody_has():
     region = {"ignore_regions_x": [[800, 1200, 800]], "ignore_regions_y": [[800, 800, 1200]]}
     assert posetrack((POSE, 0.5), (ALARM, 0.9), **region)["Total"] == 100
-    assert posetrack((POSE, 0.5), ignore_regions_x=None, ignore_regions_y=None)["Total"] == 100
     assert np.isnan(list(posetrack((POSE, 0.5), joints=ALARM, **region).values())).all()
     missing = POSE.copy()
     missing[-2:] = 0
     table = posetrack((POSE, 0.9), joints=missing)
     assert np.isnan(table["Ank"]) and table["Total"] == 100
+
+
+POLYGON = [[800, 1200, 800], [800, 800, 1200]]  # x and y
+
+
+@pytest.mark.parametrize("odd", [None, 5, "xxx", [1, 2], [1, None, 3], [np.nan] * 3, [10**400] * 3])
+def test_regions_that_are_no_polygons_are_passed_over(odd):
+    regions = {"ignore_regions_x": [odd, POLYGON[0]], "ignore_regions_y": [[1, 2, 3], POLYGON[1]]}
+    assert posetrack((POSE, 0.5), (ALARM, 0.9), **regions)["Total"] == 100
+    assert posetrack((POSE, 0.5), ignore_regions_x=odd, ignore_regions_y=odd)["Total"] == 100
 
 
 def test_a_polygon_contains_what_is_inside_but_not_its_border():
