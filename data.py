@@ -1350,18 +1350,17 @@ def numbers_of(entry, key, *shape):
     numbers = as_numbers(value, shape, LARGEST if shape else math.inf)
     if numbers is not None:
         return numbers
+    reason = f"invalid {key}"
     if shape and isinstance(value, list):
         reason = f"{key} has {len(value)} values, wanted are {shape[0]} finite numbers"
-        raise LeftOut(reason, entry)
-    raise LeftOut(f"invalid {key}", entry)
+    raise LeftOut(reason, value)
 
 
 def dicts_of(page, key):
     """The dicts in the list that `page` has under `key`; [] if there is none."""
     listed = page.get(key)
-    return (
-        [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    )
+    listed = listed if isinstance(listed, list) else []
+    return [entry for entry in listed if isinstance(entry, dict)]
 
 
 def person_category(page, path):
@@ -1451,7 +1450,7 @@ class FileClips(Clips):
         raise UserError(f"no picture of {name} can be read (20 were tried): fetch them again")
 
     def _leave_out(self, reason, example):
-        first = f"{example!r:.200}"
+        first = f"{example!r:.300}"
         self.skipped.setdefault(reason, [0, first])[0] += 1
 
     @property
@@ -1509,9 +1508,10 @@ class FileClips(Clips):
             if key not in entry or (key.endswith("_id") and not isinstance(entry[key], ID)):
                 raise LeftOut(f"no {key}", entry)
         if entry["image_id"] not in images:
-            raise LeftOut(f"no image with {', '.join(self.image_keys)}", entry)
-        if entry.get("category_id", self.category_id) != self.category_id:
-            raise LeftOut(f"category_id is not {self.category_id!r}", entry)
+            raise LeftOut(f"no image with {', '.join(self.image_keys)}", entry["image_id"])
+        category = entry.get("category_id", self.category_id)
+        if category != self.category_id:
+            raise LeftOut(f"category_id is not {self.category_id!r}", category)
 
         # numbers that must be there, and numbers that may be there
         for key, *shape in (("bbox", 4), ("bbox_head", 4), ("score",)):
@@ -1519,7 +1519,7 @@ class FileClips(Clips):
                 numbers_of(entry, key, *shape)
         for key in ("area", "iscrowd", "num_keypoints"):
             if key in entry and numbers_of(entry, key) < 0:
-                raise LeftOut(f"invalid {key}", entry)
+                raise LeftOut(f"invalid {key}", entry[key])
 
         # what follows from others
         filled = {"iscrowd": 0, "area": 0.0}
@@ -1546,15 +1546,15 @@ class FileClips(Clips):
         """A complete entry -> Person; LeftOut if it has nothing for us, though an evaluation asks
         for crowds and people without joints."""
         if entry["iscrowd"]:
-            raise LeftOut("crowd", entry)
+            raise LeftOut("crowd", image)
         box = as_numbers(entry.get("bbox"), (4,), LARGEST)
         if box is None or box[2:].min() < 0.01:
-            raise LeftOut("box without area", entry)
+            raise LeftOut("box without area", entry.get("bbox"))
         joints = np.zeros((len(self.skeleton.joints), 3))
         if "keypoints" in self.needed:
             joints = np.reshape(entry["keypoints"], joints.shape)[self.order]
             if joints[:, 2].max() <= 0:
-                raise LeftOut("no joints", entry)
+                raise LeftOut("no joints", image)
         path = Path(folder, image["file_name"])
         if not os.path.isfile(path) or os.path.getsize(path) == 0:
             raise LeftOut("picture missing or empty", str(path))

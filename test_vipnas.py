@@ -569,21 +569,16 @@ def test_exported_tracks_are_read_back(exports):
     assert np.allclose(tracks.areas, 0.53 * clips.boxes[..., 2:].prod(axis=-1))
 
 
-def test_detected_people_come_with_their_scores(exports):
-    boxes = exports / "coco/annotations/person_detections_val2017.json"
+def test_detected_people_come_with_their_scores_also_those_of_test_dev(exports):
+    folder = exports / "coco/annotations"
+    boxes = folder / "person_detections_val2017.json"
     clips = read_coco(exports, boxes=boxes)
     assert clips.scores.tolist() == [entry["score"] for entry in json.loads(boxes.read_text())]
     assert len(clips.annotations["annotations"]) == 2 and not clips.joints.any()
-
-
-def test_test_dev_is_seen_through_detected_boxes_alone(exports):
-    root = exports / "coco"
     one_sentence("give --boxes", read_coco, exports, "test-dev2017")
-    boxes = root / "annotations/person_detections_test-dev2017.json"
-    clips = read_coco(exports, "test-dev2017", boxes)
-    assert len(clips) == 4 and not clips.joints.any()
-    assert clips.files[0, 0] == root / "test2017/000000000001.jpg"
-    assert len(clips.annotations["images"]) == 2 and clips.annotations["annotations"] == []
+    clips = read_coco(exports, "test-dev2017", folder / "person_detections_test-dev2017.json")
+    assert clips.files[0, 0] == exports / "coco/test2017/000000000001.jpg"
+    assert len(clips) == 4 and clips.annotations["annotations"] == []
 
 
 MIXED = (0, 4, 8, 9, 10, 13)  # every fourth frame, then each, then a gap
@@ -633,7 +628,7 @@ def test_bad_entries_are_left_out_and_counted(exports, capsys, coco_val):
     assert sum(count for count, _ in clips.skipped.values()) == len(UNUSABLE + EVALUATED)
     assert len(clips.annotations["annotations"]) == 2 + len(EVALUATED)
     printed = capsys.readouterr().out
-    assert "2 x box without area ({" in printed
+    assert "2 x box without area ([5, 5, -9, 9])" in printed
     assert "3 x picture missing or empty ('" in printed
 
 
@@ -684,7 +679,7 @@ def test_the_category_of_people_is_read_and_its_id_is_in_the_results(
             person["category_id"] = found
             person["keypoints"] = person["keypoints"][: 3 if found == 2**70 else 51]
     people = read_coco(exports)
-    assert people.left_out.startswith(f"1 x category_id is not {found!r} (")
+    assert people.left_out.startswith(f"1 x category_id is not {found!r} (3)")
     results = data.coco_results(people.joints + [0, 0, 0.5], people)
     assert [result["category_id"] for result in results] == [found] * 2
     assert data.coco_ap(people.annotations, results)["AR"] == 1
@@ -801,8 +796,8 @@ def test_a_bad_file_beside_good_ones_is_left_out(exports, videos):
 WHY = [
     ({"bbox": None}, "no bbox"),
     ({"keypoints": [1] * 42}, "keypoints has 42 values, wanted are 51 finite numbers"),
-    ({"image_id": 77}, "no image with id, file_name"),
-    ({"area": "big"}, "invalid area"),
+    ({"image_id": 77}, "no image with id, file_name .77"),
+    ({"area": "big"}, "invalid area .'big'"),
 ]
 
 
