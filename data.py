@@ -983,7 +983,7 @@ def by_image(annotations, results):
             image_id = result["image_id"]
             raise UserError(f"a result is for image {image_id}, which the annotations do not list")
         triples[key(result, "image_id")][2].append(result)
-    return [triples[key] for key in sorted(triples)]
+    return [triples[place] for place in sorted(triples)]
 
 
 def rank(judged):

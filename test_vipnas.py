@@ -443,7 +443,7 @@ def test_frames_of_every_kind_become_the_same_picture(tmp_path):
 
 RED = np.full((8, 6, 3), 200, np.uint8)
 NO_PICTURES = [None, [[1]], RED[None], RED[:0], RED[:, :, :2], RED[0, 0], RED.astype(str)]
-NO_PICTURES += [RED / 255, np.float16(RED), RED.astype(int), torch.from_numpy(RED)]
+NO_PICTURES += [RED / 255, np.float16(RED), RED.astype(int), np.uint32(RED), torch.from_numpy(RED)]
 
 
 @pytest.mark.parametrize("frame", NO_PICTURES)
@@ -587,6 +587,7 @@ CUT = [
     (MIXED, 2, "val", [[0, 1], [2, 3]]),
     (MIXED, 3, "test", [[0, 1, 2], [3, 4, -1], [5, -1, -1]]),  # a report needs each frame
     ((0, 2, 4, 5, 6, 9), 3, "val", [[2, 3, 4]]),
+    ((0, 4, 5, 6, 9, 13), 3, "val", [[1, 2, 3]]),
 ]
 
 
@@ -690,13 +691,18 @@ def test_several_categories_without_a_person_are_one_sentence():
     one_sentence('dog, horse: .*"person"', data.person_category, page, "a.json")
 
 
+def reverse_joints(page):
+    """List the joints of a file from the last to the first."""
+    page["categories"][0]["keypoints"].reverse()
+    for person in page["annotations"]:
+        joints = np.reshape(person["keypoints"], (17, 3))
+        person["keypoints"] = joints[::-1].ravel().tolist()
+
+
 def test_joints_have_the_skeletons_order_inside_and_the_files_order_outside(exports, coco_val):
     before = read_coco(exports).joints
     with edited(coco_val) as page:
-        page["categories"][0]["keypoints"].reverse()
-        for person in page["annotations"]:
-            joints = np.reshape(person["keypoints"], (17, 3))
-            person["keypoints"] = joints[::-1].ravel().tolist()
+        reverse_joints(page)
     people = read_coco(exports)
     assert people.skeleton is data.COCO and np.array_equal(people.joints, before)
     found = people.joints + [0, 0, 0.5]
@@ -705,6 +711,14 @@ def test_joints_have_the_skeletons_order_inside_and_the_files_order_outside(expo
     expected = data.coco_ap(page, results, data.COCO.sigmas[::-1])
     assert 0 < expected["AP"] < 1
     assert data.coco_ap(people.annotations, results) == expected
+
+
+def test_videos_may_list_their_joints_in_different_orders(exports, videos):
+    with edited(videos[0]) as page:
+        reverse_joints(page)
+    clips = read_posetrack(exports)
+    results = data.posetrack_results(clips.joints, clips)
+    assert data.posetrack_ap(clips.annotations, results)["Total"] == 100
 
 
 def test_people_without_named_joints_have_numbered_ones(exports, coco_val):
