@@ -34,6 +34,7 @@ import multiprocessing.util
 import os
 import random
 import re
+import signal
 import statistics
 import sys
 import time
@@ -917,7 +918,9 @@ def _map_in_processes(function, count, workers):
         return
     # a forked worker starts at once; it may be forked, for rendering uses no torch and no threads
     start = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with start.Pool(workers) as pool:
+    # SIGTERM, which ends them, must not be train.py's handler: a wait for work could miss it
+    end = {"initializer": signal.signal, "initargs": (signal.SIGTERM, signal.SIG_DFL)}
+    with start.Pool(workers, **end) as pool:
         yield from pool.imap(function, range(count), chunksize=16)
 
 

@@ -276,8 +276,8 @@ def extract_calibrated(supernet, archs, calibration, measured=None):
 def predict(nets, evaluation, flip=False, quarter=False, start=0, stop=None):
     """Keypoints (n, frames, K, 3) of the clips in some batches: x, y in image pixels and score.
 
-    flip: average the heatmaps with those of the mirrored crops (SBL's flip test); only for clips of
-    one frame. quarter: how peaks are read, see `data.decode`.
+    frames: as many as there are networks. flip: average the heatmaps with those of the mirrored
+    crops (SBL's flip test); only for one frame. quarter: how peaks are read, see `data.decode`.
     """
     clips = evaluation.clips
     cell = clips.cell
@@ -291,7 +291,7 @@ def predict(nets, evaluation, flip=False, quarter=False, start=0, stop=None):
                 heatmaps /= 2
             # heatmaps -> crop pixels -> image pixels, each frame through its own window
             keypoints = data.decode(heatmaps.float(), quarter, cell)  # (B, frames, K, 3)
-            back = data.invert(matrices)  # (B, frames, 2, 3)
+            back = data.invert(matrices[:, : len(nets)])  # (B, frames, 2, 3)
             found.append(data.transform(keypoints.cpu().numpy(), back))
     return np.concatenate(found)
 
@@ -615,13 +615,6 @@ def official(nets, clips, device, out):
     return table
 
 
-def check_joints(clips, about, path):
-    """UserError if the network in `path` predicts other joints than the clips have."""
-    if list(clips.skeleton.joints) != list(about["joints"]):
-        remedy = "fine-tune it there first (train.py --stage s --arch FILE --init CKPT)"
-        raise UserError(f"{path} predicts other joints than {clips.name} has: {remedy}")
-
-
 def frame_costs(nets, about):
     """What the finished networks of successive frames cost: {"params", "gflops", "ms", "fps"}.
 
@@ -702,11 +695,14 @@ def check_options(options, kind, stage=None):
                 raise UserError(f"--{name} belongs to {place}")
 
 
-def open_clips(kind, root, split, frames, about, path, **more):
-    """Clips as the network in `path` sees them. UserError if it predicts other joints."""
+def open_clips(kind, root, split, frames, about, path, count=None, boxes=None):
+    """`data.open_clips` for the network in `path`. UserError if it predicts other joints."""
     size = tuple(about["size"])
-    clips = data.open_clips(kind, root, split, frames, size, cell=about["cell"], **more)
-    check_joints(clips, about, path)
+    cell = about["cell"]
+    clips = data.open_clips(kind, root, split, frames, size, count, boxes, cell)
+    if list(clips.skeleton.joints) != list(about["joints"]):
+        remedy = "fine-tune it there first (train.py --stage s --arch FILE --init CKPT)"
+        raise UserError(f"{path} predicts other joints than {clips.name} has: {remedy}")
     return clips
 
 
@@ -751,18 +747,10 @@ def search_again(options, device):
     nets = [key_net] if key_net else []
     for net in (supernet, *nets):
         net.to(device, memory_format=torch.channels_last)
-    key_arch = key_net and key_net.arch
+    choices = {"budget": options.gflops, "seed": options.seed, "shared": options.shared}
+    choices["key_arch"] = key_net and key_net.arch
     # a budget that is too small is an error here, before any picture is read
-    draw_candidates(
-        supernet.space,
-        budget=options.gflops,
-        count=1,
-        seed=options.seed,
-        joints=supernet.joints,
-        frames=frames,
-        key_arch=key_arch,
-        shared=options.shared,
-    )
+    draw_candidates(supernet.space, count=1, joints=supernet.joints, frames=frames, **choices)
     every_frame = len(nets) + frames
     calibration, validation = open_sets(options, contents, every_frame, key_net, device)
 
@@ -772,16 +760,13 @@ def search_again(options, device):
     with data.locked(out):
         archs, table = find(
             supernet,
-            budget=options.gflops,
             count=options.candidates or config["candidates"],
             calibration=calibration,
             validation=validation,
             out=out,
-            seed=options.seed,
-            key_arch=key_arch,
-            shared=options.shared,
             plain=options.plain,
             band=BAND,
+            **choices,
         )
         nets += extract_calibrated(supernet, archs, calibration)
         vipnas.save_finished(out / f"vipnas_{contents['stage']}.pt", nets, contents["about"])

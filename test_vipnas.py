@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import random
 import re
@@ -2084,6 +2083,13 @@ def test_keypoints_are_found_through_the_window_of_each_frame_and_in_the_order_a
     assert accuracy.shape == (3, 3) and search.percent(accuracy) > 60
 
 
+def test_a_shorter_chain_predicts_the_first_frames(people):
+    net = PoseNet(TINY.smallest()).eval()
+    evaluation = search.EvaluationSet(people.head(2), CPU)
+    found = search.predict([net] * 4, evaluation)
+    assert np.array_equal(search.predict([net] * 2, evaluation), found[:, :2])
+
+
 def test_the_flip_test_averages_with_the_mirrored_image():
     clips = data.SyntheticClips("val", 2, 1)
     net = PoseNet(TINY.smallest()).eval()
@@ -2241,7 +2247,7 @@ INNER = TINY.within(TINY.largest())  # what a stage t searches in
 
 
 def examples_of(people, frames):
-    """Four drawn clips, in double precision, of which `frames` frames are to be predicted."""
+    """Four synthetic clips, in double precision, of which `frames` frames are to be predicted."""
     key_net = PoseNet(TINY.smallest()).eval() if frames > 1 else None
     examples = train.make_examples(people.batch(range(4)), people, frames, key_net, CPU)
     key_frame = examples.key_frame
@@ -2251,7 +2257,8 @@ def examples_of(people, frames):
     return examples._replace(key_frame=key_frame, **doubles)
 
 
-def record_chains(monkeypatch):
+@pytest.fixture
+def chains(monkeypatch):
     """A list that gets the architectures of every subnet that is trained."""
     chains = []
     predict_chain = train.predict_chain
@@ -2264,69 +2271,71 @@ def record_chains(monkeypatch):
     return chains
 
 
-def step(nets, examples, seed=0):
+def step(nets, examples):
     """One step of plain gradient descent: the weights change by minus the gradients."""
     optimizer = torch.optim.SGD(torch.nn.ModuleList(nets).parameters(), lr=1.0)
-    return train.train_step(nets, examples, optimizer, random.Random(seed))
+    return train.train_step(nets, examples, optimizer, random.Random(0))
 
 
-def test_the_sandwich_is_biggest_smallest_and_two_random_chains(people, monkeypatch):
-    chains = record_chains(monkeypatch)
+def test_the_sandwich_is_largest_smallest_and_two_random_chains(people, chains):
     step([PoseNet(INNER).double()] * 3, examples_of(people, 3))
-    biggest, smallest, *others = chains
-    for chain, end in ((biggest, INNER.largest()), (smallest, INNER.smallest())):
+    largest, smallest, *others = chains
+    for chain, end in ((largest, INNER.largest()), (smallest, INNER.smallest())):
         assert [replace(arch, fusion=end.fusion) for arch in chain] == [end] * 3
         assert len({arch.fusion for arch in chain}) > 1
     assert len(others) == 2
     assert all(len(set(chain)) == 3 for chain in others)  # every frame draws its own
 
 
-def test_networks_that_train_alone_learn_from_the_ground_truth_alone(people, monkeypatch):
-    chains = record_chains(monkeypatch)
+def test_networks_that_train_alone_learn_from_the_ground_truth_alone(people, chains):
     nets = [PoseNet(INNER.sample(random.Random(t))).double() for t in range(3)]
     assert len(step(nets, examples_of(people, 3))) == 1
     assert chains == [[net.arch for net in nets]]
 
 
-def loss_by_hand(net, archs, examples, teacher=None):
-    """The loss of one chain, written out (drawn people have one window for all frames)."""
+def loss_by_hand(net, archs, examples, teacher):
+    """The loss of one chain, written out (synthetic people have one window for all frames)."""
     heatmaps = examples.key_frame and examples.key_frame.heatmaps
     predicted = []
     for t, arch in enumerate(archs):
         predicted.append(net(examples.images[:, t], arch, heatmaps))
-        heatmaps = predicted[-1].detach()  # each frame learns for itself alone
+        heatmaps = predicted[-1].detach() if train.CUT else predicted[-1]
     predicted = torch.stack(predicted, 1)
     error = ((predicted - examples.targets) ** 2).mean((3, 4))
     loss = 1000 * (error * examples.weights).mean()
-    if teacher is not None:
+    if teacher is not None and train.DISTILL:
         loss = loss / 2 + 1000 * ((predicted - teacher) ** 2).mean() / 2
     return loss, predicted.detach()
 
 
+@pytest.mark.parametrize("constant, value", [("CUT", True), ("CUT", False), ("DISTILL", False)])
 @pytest.mark.parametrize("space, frames", [(TINY, 1), (INNER, 3)])  # stage s, stage t
-def test_a_step_distills_in_place_along_chains(people, monkeypatch, space, frames):
-    chains = record_chains(monkeypatch)
+def test_a_step_distills_in_place(people, chains, monkeypatch, space, frames, constant, value):
+    monkeypatch.setattr(train, constant, value)
     net = PoseNet(space).double()
     disturb(net.fusions, 0.1)
     examples = examples_of(people, frames)
-    examples.weights[..., :5] = 0  # joints without truth are still learnt from the biggest
+    examples.weights[..., :5] = 0  # joints without truth are still learnt from the largest subnet
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     step([net] * frames, examples)
     change = {name: before[name] - p.detach() for name, p in net.named_parameters()}
 
     net.load_state_dict(before, strict=False)
-    biggest, *others = chains
-    loss, teacher = loss_by_hand(net, biggest, examples)
-    loss.backward()
-    for archs in others:
-        loss_by_hand(net, archs, examples, teacher)[0].backward()
+    teacher = None
+    for archs in chains:
+        loss, predicted = loss_by_hand(net, archs, examples, teacher)
+        loss.backward()
+        teacher = predicted if teacher is None else teacher
     for name, parameter in net.named_parameters():
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         close(change[name], gradient, 1e-9)
 
 
 def options_of(words):
-    return train.read_options(words.split())
+    """The options of a command line in the space tiny."""
+    options = train.read_options(words.split())
+    train.fill_in(options, "tiny")
+    return options
 
 
 def test_the_learning_rates_fall_as_in_the_paper():
@@ -2355,6 +2364,10 @@ def same_tensors(net, state):
     torch.testing.assert_close(dict(net.state_dict()), dict(state), rtol=0, atol=0)
 
 
+def load_training(path):
+    return vipnas.load_checkpoint(path, "supernet", "alone")
+
+
 def test_both_stages_leave_a_whole_run(runs):
     files = {"supernet.pt", "arch.json", "search.json", "search.png", "log.jsonl", "report.json"}
     of_t = {"vipnas_t.pt", "poses.gif", "finish.pt", "rival.pt", "rival.json", "rival.png"}
@@ -2370,17 +2383,28 @@ def test_stage_t_leaves_s_alone_and_trains_a_chain_of_its_own(runs):
     assert vipnas.read_archs(str(runs / "t" / "arch.json")) == [net.arch for net in others]
     assert len(others) == 3 and list(about["size"]) == [128, 96]
     same_tensors(key, s.state_dict())
-    trained = vipnas.read_checkpoint(runs / "t" / "finish.pt")["nets"]
-    for net, state in zip(others, trained, strict=True):
+    for net, state in zip(others, load_training(runs / "t" / "finish.pt")["nets"], strict=True):
         same_tensors(net, state)  # batch-norm statistics too
         assert all(parameter.std() > 0 for parameter in net.fusions.parameters())
+
+
+def test_only_a_super_network_is_searched(runs, tmp_path):
+    for path in (runs / "t" / "finish.pt", runs / "t" / "rival.pt", runs / "s" / "finish.pt"):
+        assert load_training(path)["kind"] == "alone"
+        one_sentence("trained .* alone", vipnas.load_supernet, path)
+    # older files have the same kind for both
+    contents = load_training(runs / "s" / "finish.pt") | {"kind": "supernet"}
+    vipnas.save_checkpoint(contents, tmp_path / "older.pt")
+    one_sentence("trained .* alone", vipnas.load_supernet, tmp_path / "older.pt")
+    supernet, key_net, _ = vipnas.load_supernet(runs / "t" / "supernet.pt")
+    assert supernet.is_supernet and not key_net.is_supernet
 
 
 def same_run(mine, theirs, names):
     """The same weights, bit for bit, and the same tables."""
     for name in names:
-        ours, expected = (vipnas.read_checkpoint(folder / name) for folder in (mine, theirs))
-        torch.testing.assert_close(ours["nets"], expected["nets"], rtol=0, atol=0)
+        nets = load_training(mine / name)["nets"]
+        torch.testing.assert_close(nets, load_training(theirs / name)["nets"], rtol=0, atol=0)
     for path in theirs.glob("*.json*"):
         if path.name != "report.json":  # which has milliseconds in it
             assert (mine / path.name).read_text() == path.read_text()
@@ -2421,6 +2445,14 @@ def test_an_older_run_is_moved_aside(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"run", "run.1", "run.2"}
 
 
+def test_a_folder_in_which_a_run_lives_is_refused(tmp_path):
+    words = f"--stage s --steps 1 --out {tmp_path} {SMALL}"
+    (tmp_path / "log.jsonl").touch()
+    with data.locked(tmp_path):
+        one_sentence("another run writes to", run_train, words, error=SystemExit)
+    assert os.listdir(tmp_path) == ["log.jsonl"]
+
+
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     def no_space(descriptor):
         raise OSError(28, "No space left on device")
@@ -2431,63 +2463,44 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.pt*"))
 
 
-def test_a_stopped_run_completes_its_step_and_goes_on_exactly(runs, tmp_path, monkeypatch):
-    signals = [None, signal.SIGINT, signal.SIGTERM, None]
-    train_step = train.train_step
+@pytest.mark.parametrize("error, sentence", [(OSError(), "train: OSError"), (None, "stopped")])
+def test_every_end_is_one_sentence(monkeypatch, error, sentence):
+    def end(options, device):
+        if error:
+            raise error
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
 
-    def stop_during(*arguments):
-        number = signals.pop(0) if signals else None
-        if number:
-            os.kill(os.getpid(), number)
-        return train_step(*arguments)
-
-    monkeypatch.setattr(train, "train_step", stop_during)
-    words = f"--stage s --steps 4 --out {tmp_path}/s --resume {SMALL}"
-    for done in (2, 3):
-        one_sentence("stopped", run_train, words, error=SystemExit)
-        assert vipnas.read_checkpoint(tmp_path / "s" / "supernet.pt")["step"] == done
-        with open(tmp_path / "s" / "log.jsonl", "a") as log:
-            log.write("a line of a step that is not in the checkpoint")
-    one_sentence("lr was 0.02", run_train, f"{words} --lr 1", error=SystemExit)
-    run_train(words)
-    same_run(tmp_path / "s", runs / "s", ("supernet.pt",))
-
-
-def test_a_second_interrupt_stops_at_once():
-    with pytest.raises(KeyboardInterrupt), train.stop_requests() as asked:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert asked == [signal.SIGINT]
-        os.kill(os.getpid(), signal.SIGINT)
+    monkeypatch.setattr(train, "run_stage", end)
+    one_sentence(sentence, run_train, "--stage s", error=SystemExit)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_the_step(tmp_path, monkeypatch):
-    factors = iter([1.0] * 14 + [math.nan] + [1.0] * 6)  # seven losses a step; the third is spoilt
+    factors = iter([1.0] * 14 + [math.nan] + [1.0] * 6)  # seven losses a step; the third is corrupt
     heatmap_loss = train.heatmap_loss
 
-    def spoilt(*arguments):
+    def corrupt(*arguments):
         return heatmap_loss(*arguments) * next(factors)
 
-    monkeypatch.setattr(train, "heatmap_loss", spoilt)
+    monkeypatch.setattr(train, "heatmap_loss", corrupt)
     monkeypatch.setattr(train, "SAVE_EVERY", 0)
     words = f"--stage s --steps 4 --out {tmp_path} {SMALL}"
     one_sentence("not a finite number", run_train, words, error=SystemExit)
-    saved = vipnas.read_checkpoint(tmp_path / "supernet.pt")
+    saved = load_training(tmp_path / "supernet.pt")
     assert saved["step"] == 2
-    for tensor in saved["nets"][0].values():
-        assert tensor.isfinite().all()
+    assert all(tensor.isfinite().all() for tensor in saved["nets"][0].values())
 
 
-def train_a_share(rank, folder, world):
+def train_a_part(rank, folder, world):
     """One step of one of `world` processes, of two clips or of all four if it is the only one."""
     torch.set_num_threads(1)  # they would get into each other's way
     if world > 1:
         store = f"file://{folder}/store"
         torch.distributed.init_process_group("gloo", store, rank=rank, world_size=world)
     torch.manual_seed(0)
-    net = PoseNet(TINY).double().eval()  # in training each would normalise its own share
-    options = options_of(f"--stage s --batch {4 // world}")
+    net = PoseNet(TINY).double().eval()  # in training each would normalise its own part
     clips = data.SyntheticClips("train", 8, 1, workers=1)
-    batch = train.TrainingBatches(clips, options)[1]
+    batch = train.TrainingBatches(clips, options_of(f"--stage s --batch {4 // world}"))[1]
     examples = train.make_examples(batch, clips, 1, None, CPU)
     examples = examples._replace(images=examples.images.double(), targets=examples.targets.double())
     losses = step([net], examples)
@@ -2495,35 +2508,25 @@ def train_a_share(rank, folder, world):
 
 
 def test_two_processes_make_the_step_of_one(tmp_path):
-    train_a_share(0, tmp_path, 1)
-    torch.multiprocessing.spawn(train_a_share, (tmp_path, 2), nprocs=2)
+    train_a_part(0, tmp_path, 1)
+    torch.multiprocessing.spawn(train_a_part, (tmp_path, 2), nprocs=2)
     whole = torch.load(tmp_path / "1_0.pt")
     for rank in (0, 1):
         torch.testing.assert_close(torch.load(tmp_path / f"2_{rank}.pt"), whole)
 
 
-def torchrun(words):
-    command = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node=2 --"
-    command = [*command.split(), "train.py", *words.split()]
-    return subprocess.run(command, cwd=HERE, capture_output=True, text=True)
-
-
 def test_two_processes_share_a_run(runs, tmp_path):
     words = f"--stage t --s {runs}/s/vipnas_s.pt --clips 4 --batch 2 --candidates 3 --steps 2"
-    run = torchrun(f"{words} --finish 1 --out {tmp_path}")
+    launcher = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node=2 --"
+    command = f"{launcher} train.py {words} --finish 1 --out {tmp_path}".split()
+    run = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("run:") == run.stdout.count("all done") == 1
     table = json.loads((tmp_path / "search.json").read_text())["candidates"]
     assert len(table) == 3 and all(row["rounds"] for row in table)
     assert (tmp_path / "rival.pt").exists()
-    saved = vipnas.read_checkpoint(tmp_path / "supernet.pt")
+    saved = load_training(tmp_path / "supernet.pt")
     assert saved["config"]["processes"] == 2 and saved["step"] == 2
-
-
-def test_of_two_processes_that_fail_one_speaks(tmp_path):
-    run = torchrun(f"--stage s --gflops .001 --out {tmp_path}")
-    assert run.returncode == 1
-    assert re.findall("^train: (.*) of", run.stderr, re.MULTILINE) == ["a budget"]
 
 
 def test_a_run_goes_on_where_everything_has_moved_but_not_with_other_people(exports, monkeypatch):
@@ -2542,37 +2545,6 @@ def test_a_run_goes_on_where_everything_has_moved_but_not_with_other_people(expo
     one_sentence("boxes of train was", run_train, f"{small} {words} --resume", error=SystemExit)
 
 
-def test_a_folder_in_which_a_run_lives_is_refused(tmp_path):
-    words = f"--stage s --steps 1 --out {tmp_path} {SMALL}"
-    (tmp_path / "log.jsonl").touch()
-    with data.locked(tmp_path):
-        one_sentence("another run writes to", run_train, words, error=SystemExit)
-        # a process that was forked off has no share in the lock
-        fork = multiprocessing.get_context("fork")
-        begun, end = fork.Event(), fork.Event()
-        child = fork.Process(target=lambda: begun.set() or end.wait(), daemon=True)
-        child.start()
-        begun.wait()
-    with data.locked(tmp_path):
-        end.set()
-    assert os.listdir(tmp_path) == ["log.jsonl"]
-
-
-def test_a_process_whose_launcher_was_killed_stops_itself(tmp_path):
-    rank = "import time, train; train.end_with_launcher(); open('begun', 'w'); time.sleep(60)"
-    launch = f"import subprocess; subprocess.run([{sys.executable!r}, '-c', {rank!r}])"
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
-    # the pipe closes when the last process that holds it has ended
-    command = [sys.executable, "-c", launch]
-    launcher = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
-    while not (tmp_path / "begun").exists():
-        time.sleep(0.1)
-    launcher.kill()
-    start = time.time()
-    launcher.stderr.read()
-    assert time.time() - start < 30
-
-
 def test_something_is_said_once_a_minute(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(time, "time", lambda: now[0])
@@ -2582,11 +2554,11 @@ def test_something_is_said_once_a_minute(monkeypatch, capsys):
     assert capsys.readouterr().out.split() == ["60", "120", "180"]
 
 
-def name_other_joints(root):
+def name_other_joints(root, splits="*"):
     """Make of an export in COCO's layout one of five joints with names of their own."""
     names = ["tail", "L_paw", "R_paw", "left_eye", "right_eye"]
     category = {"id": 7, "name": "cat", "keypoints": names, "skeleton": [[1, 2], [1, 3]]}
-    for path in (root / "annotations").glob("person_keypoints*"):
+    for path in (root / "annotations").glob(f"person_keypoints_{splits}.json"):
         page = json.loads(path.read_text())
         for entry in page["annotations"]:
             entry["category_id"] = 7
@@ -2594,7 +2566,7 @@ def name_other_joints(root):
         path.write_text(json.dumps({**page, "categories": [category]}))
 
 
-def test_own_joints_are_trained_searched_judged_and_drawn(exports, capsys):
+def test_own_joints_are_trained_searched_evaluated_and_drawn(exports, capsys):
     name_other_joints(exports / "coco")
     words = "--stage s --data coco --batch 2 --candidates 2 --steps 1"
     run_train(f"{words} --root {exports}/coco --out {exports}/run")
@@ -2608,6 +2580,13 @@ def test_own_joints_are_trained_searched_judged_and_drawn(exports, capsys):
     assert len(poses["annotations"][0]["keypoints"]) == 15
 
 
+def test_train_and_val_have_the_same_joints(exports):
+    name_other_joints(exports / "coco", "train2017")
+    words = f"--stage s --data coco --root {exports}/coco --out {exports}/run"
+    message = "a network for COCO val2017 predicts other joints than COCO train2017"
+    one_sentence(message, run_train, words, error=SystemExit)
+
+
 @pytest.mark.parametrize("option", ["", "--no-fusion"])
 def test_stage_t_trains_one_allocation_alone(runs, tmp_path, option):
     words = f"--stage t --arch {runs}/t/arch.json --s {runs}/s/vipnas_s.pt --clips 8 --batch 2"
@@ -2617,8 +2596,9 @@ def test_stage_t_trains_one_allocation_alone(runs, tmp_path, option):
         expected = [replace(arch, fusion=None) for arch in expected]
     nets, _ = vipnas.load_networks(tmp_path / "vipnas_t.pt")
     assert [net.arch for net in nets[1:]] == expected
-    trained = vipnas.read_checkpoint(tmp_path / "supernet.pt")["nets"]
-    finals = [state["head.final.weight"] for state in trained]
+    finals = [
+        state["head.final.weight"] for state in load_training(tmp_path / "supernet.pt")["nets"]
+    ]
     assert len(finals) == 3 and not torch.equal(finals[0], finals[1])  # each frame has its own
     assert not (tmp_path / "search.json").exists() and not (tmp_path / "rival.pt").exists()
 
@@ -2629,14 +2609,26 @@ def test_stage_s_trains_the_architecture_of_a_finished_network_alone(runs, tmp_p
     (net,), _ = vipnas.load_networks(tmp_path / "vipnas_s.pt")
     (found,), _ = vipnas.load_networks(s)
     assert net.arch == found.arch
-    (trained,) = vipnas.read_checkpoint(tmp_path / "supernet.pt")["nets"]
+    (trained,) = load_training(tmp_path / "supernet.pt")["nets"]
     same_tensors(net, trained)  # no recalibration
     assert not (tmp_path / "search.json").exists()
 
 
+def test_a_fine_tuned_network_keeps_its_heatmap_cells(tmp_path):
+    net = PoseNet(Space.of(TINY.smallest(), (128, 96)))
+    about = data.about(data.COCO, (128, 96), cell=data.SBL_CELL)
+    vipnas.save_finished(tmp_path / "a.pt", [net], about)
+    words = f"--stage s --arch {tmp_path}/a.pt --init {tmp_path}/a.pt --clips 4 --batch 2"
+    run_train(f"{words} --steps 1 --out {tmp_path}/s")
+    _, about = vipnas.load_networks(tmp_path / "s" / "vipnas_s.pt")
+    assert about["cell"] == data.SBL_CELL
+    run = train.prepare_s(options_of(f"{words} --out {tmp_path}/s"), CPU)
+    assert run.train.cell == run.val.cell == run.test.cell == data.SBL_CELL
+
+
 def test_the_papers_initialisation_is_an_option(tmp_path):
     options = options_of(f"--stage s --init-std .001 --clips 4 --batch 2 --out {tmp_path}")
-    _, (net,), _ = train.prepare_s(options, CPU)
+    (net,) = train.prepare_s(options, CPU).nets
     for weight in (net.stages[0].blocks[0].conv1.conv.weight, net.head.deconvs[0].conv.weight):
         assert abs(weight.std() - 0.001) < 0.0002
 
@@ -2659,33 +2651,33 @@ def test_stage_s_in_a_space_of_the_paper_and_stage_t_in_a_published_network(tmp_
     assert net.arch in SPACES["resnet50"].within(ARCHS[name])
 
 
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        ("", "--stage"),
-        ("--stage s --data coco", "needs --root"),
-        ("--stage s --root x", "--data coco"),
-        ("--stage s --data coco --root /nowhere", "/nowhere"),
-        ("--stage t --s /no.pt", "no file /no.pt"),
-        ("--stage t --data coco --root x", "no videos"),
-        ("--stage t --init x", "belongs to --stage s"),
-        ("--stage t --no-fusion", "--arch"),
-        ("--stage s --arch x --gflops 1", "nothing to search"),
-        ("--stage s --arch /no.json", "/no.json"),
-        ("--stage s --arch RUNS/t/arch.json", "--stage t"),
-        ("--stage s --gflops .001", "smallest"),
-        ("--stage t --s RUNS/s/vipnas_s.pt --gflops .001", "smallest"),
-        ("--stage t --s RUNS/s/vipnas_s.pt --arch RUNS/t/arch.json --frames 2", "3 non-key"),
-        ("--stage s --arch s_vipnas_resnet50 --init RUNS/s/vipnas_s.pt", "smaller"),
-        ("--stage s --lr nan", "above zero"),
-        ("--stage s --scale 1", "less than 1"),
-        ("--stage t --data posetrack --root x --compare 1", "search S at T's cost"),
-        ("--stage t --s RUNS/t/vipnas_t.pt --compare 1", "not the super-network"),
-    ],
-)
-def test_what_cannot_succeed_is_refused_in_one_sentence(runs, tmp_path, words, message):
-    words = words.replace("RUNS", str(runs))
-    one_sentence(message, run_train, f"{words} --out {tmp_path}/run", error=SystemExit)
+REFUSED = {
+    "": "--stage",
+    "--stage s --data coco": "needs --root",
+    "--stage s --data coco --root /nowhere": "/nowhere",
+    "--stage t --s /no.pt": "no file /no.pt",
+    "--stage t --data coco --root x": "no videos",
+    "--stage s --frames 2": "--frames belongs to --stage t",
+    "--stage s --init x --init-std .1": "--init-std belongs to new weights",
+    "--stage t --no-fusion": "--no-fusion belongs to --arch",
+    "--stage s --arch x --gflops 1": "--gflops belongs to a search",
+    "--stage s --arch RUNS/t/arch.json": "--stage t",
+    "--stage s --gflops .001": "smallest",
+    "--stage t --s RUNS/s/vipnas_s.pt --gflops .001": "smallest",
+    "--stage t --s RUNS/s/vipnas_s.pt --arch RUNS/t/arch.json --frames 2": "3 non-key",
+    "--stage s --arch s_vipnas_resnet50 --init RUNS/s/vipnas_s.pt": "smaller",
+    "--stage s --lr nan": "above zero",
+    "--stage s --steps 0": "above zero",
+    "--stage s --scale 1": "less than 1",
+    "--stage t --data posetrack --root x --compare 1": "search S at T's cost",
+    "--stage t --s RUNS/t/vipnas_t.pt --compare 1": "not the super-network",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_cannot_succeed_is_refused_in_one_sentence(runs, tmp_path, words):
+    command = words.replace("RUNS", str(runs)) + f" --out {tmp_path}/run"
+    one_sentence(REFUSED[words], run_train, command, error=SystemExit)
     assert not (tmp_path / "run").exists()
 
 
@@ -2696,28 +2688,30 @@ def readme_commands(heading):
     return [line for line in lines if line.startswith("python ")]
 
 
+README_VALUES = {"COCO": "coco", "POSETRACK": "posetrack", "SPACE": "tiny", "B": "0.016", "T": "2"}
+README_VALUES["HAND_MADE"] = "hand_made.json"
+README_VALUES["VAL"] = "coco/annotations/person_detections_val2017.json"
+README_VALUES["TEST"] = "coco/annotations/person_detections_test-dev2017.json"
+
+
+def run_readme_command(command, monkeypatch):
+    """A command of the README, as small as can be."""
+    words = string.Template(command).substitute(README_VALUES).split()[1:]
+    if words[0] == "train.py":
+        words += ["--steps", "1", "--batch", "2"]
+        words += [] if "--arch" in words else ["--candidates", "2"]
+    monkeypatch.setattr(sys, "argv", words)
+    modules = {"train.py": train, "search.py": search, "vipnas.py": vipnas}
+    modules[words[0]].main()
+
+
 def test_the_commands_for_the_papers_tables_run_on_exports(exports, monkeypatch, capsys):
     monkeypatch.chdir(exports)
     Path("hand_made.json").write_text(TINY.smallest().to_json())
-    found = "coco/annotations/person_detections"
-    values = {
-        "COCO": "coco",
-        "POSETRACK": "posetrack",
-        "SPACE": "tiny",
-        "HAND_MADE": "hand_made.json",
-    }
-    values |= {"VAL": f"{found}_val2017.json", "TEST": f"{found}_test-dev2017.json"}
-    values |= {"B": "0.016", "T": "2"}
-    modules = {"train.py": train, "search.py": search, "vipnas.py": vipnas}
     commands = readme_commands("## The paper's tables")
     assert len(commands) > 15
     for command in commands:
-        words = string.Template(command).substitute(values).split()[1:]
-        if words[0] == "train.py":
-            words += ["--steps", "1", "--batch", "2"]
-            words += [] if "--arch" in words else ["--candidates", "2"]
-        monkeypatch.setattr(sys, "argv", words)
-        modules[words[0]].main()
+        run_readme_command(command, monkeypatch)
     printed = capsys.readouterr().out
     # official numbers at the end of every training, and of finished networks
     assert printed.count(" ARL\n") == 4 and printed.count(" Total\n") == 8
@@ -2729,35 +2723,48 @@ def test_the_commands_for_the_papers_tables_run_on_exports(exports, monkeypatch,
     assert "Total" in json.loads(Path("runs/t/report.json").read_text())["official"]
 
 
+ROWS = ["T-ViPNAS", "S on every frame", "baseline on every frame", "key frame's pose, copied"]
+
+
 def test_reports_have_the_columns_of_the_papers_tables(runs):
     report = json.loads((runs / "t" / "report.json").read_text())
     rows = report["rows"]
-    names = ["T-ViPNAS", "S on every frame", "rival on every frame", "key frame's pose, copied"]
-    assert list(rows) == names
+    assert list(rows) == ROWS
     chain, _ = vipnas.load_networks(runs / "t" / "vipnas_t.pt")
     gflops = [cost(net.arch, (128, 96)).gflops for net in chain]
-    found = rows["T-ViPNAS"]
-    assert found["gflops"] == pytest.approx(np.mean(gflops))  # over key and non-key frames
+    assert rows["T-ViPNAS"]["gflops"] == pytest.approx(np.mean(gflops))  # over all frames
     assert rows["S on every frame"]["gflops"] == pytest.approx(gflops[0])
-    assert found["fps"] == pytest.approx(1000 / found["ms"])
+    assert rows["T-ViPNAS"]["fps"] == pytest.approx(1000 / rows["T-ViPNAS"]["ms"])
     for row in rows.values():
         assert list(row["ap"]) == ["AP", "non-key", "t = 1", "t = 2", "t = 3"]
         assert len(row["ap_by_part"]) == 9
-    assert [pair["other"] for pair in report["pairs"]] == names[1:]
-    # the rival costs as much as T, and has seen as many images as T and its S
-    rival = rows["rival on every frame"]["gflops"]
-    assert 0.98 * found["gflops"] <= rival <= found["gflops"]
-    lines = (runs / "t" / "log.jsonl").read_text().splitlines()
-    steps = [line["step"] for line in map(json.loads, lines) if line.get("phase") == "rival"]
-    options = {
-        stage: vipnas.load_checkpoint(runs / stage / "supernet.pt", "supernet")["config"]
-        for stage in "st"
-    }
-    of_s = options["s"]["finish"] * options["s"]["batch"] / (3 * options["t"]["batch"])
-    assert steps[-1] == math.ceil(of_s) + options["t"]["steps"] + options["t"]["finish"]
+    assert [pair["other"] for pair in report["pairs"]] == ROWS[1:]
     assert "clear" in report["conditions"]
     for group in report["conditions"].values():
-        assert list(group["ap"]) == names and list(group["better"]) == names[1:]
+        assert list(group["ap"]) == ROWS and list(group["better"]) == ROWS[1:]
+
+
+def test_the_single_frame_baseline_costs_as_much_as_t_and_saw_as_many_images(runs):
+    rows = json.loads((runs / "t" / "report.json").read_text())["rows"]
+    gflops = rows["T-ViPNAS"]["gflops"]
+    assert 0.98 * gflops <= rows["baseline on every frame"]["gflops"] <= gflops
+    s, t = (load_training(runs / stage / "supernet.pt")["config"] for stage in "st")
+    as_s = math.ceil(s["finish"] * s["batch"] / (3 * t["batch"]))  # three images a clip
+    steps = load_training(runs / "t" / "rival.pt")["step"]
+    assert steps == as_s + t["steps"] + t["finish"]
+
+
+def test_numbers_that_json_does_not_know_are_null_and_names_stay():
+    page = {"NaN": [math.nan, 1.5], "Infinity": {"-NaN-": -math.inf}}
+    assert train.without_nan(page) == {"NaN": [None, 1.5], "Infinity": {"-NaN-": None}}
+
+
+def test_people_without_labels_count_neither_in_an_ap_nor_in_its_error():
+    ours = np.array([[1.0, np.nan], [np.nan, np.nan], [0.5, 0.5]])
+    other = np.array([[0.5, np.nan], [np.nan, np.nan], [0.2, 0.4]])
+    better, error = train.paired(ours, other)
+    assert better == pytest.approx(100 * (0.5 + 0.3 + 0.1) / 3)
+    assert error == pytest.approx(100 * np.std([0.5, 0.2]) / 2**0.5)  # of two clips
 
 
 def test_where_memory_helps_is_told_by_frame_condition(capsys):
@@ -2767,8 +2774,7 @@ def test_where_memory_helps_is_told_by_frame_condition(capsys):
     conditions[1:, 2:, 2] = True  # two people's later ones are shaken
     ours = np.array([[0, 0.5, 1, 1], [0, 0.5, 0.2, 0.4], [0, 0.5, 0.6, 0.8]])
     other = np.array([[1, 0.1, 1, 0], [1, 0.2, 0, 0], [1, 0.3, 0, 0]])
-    points = {name: np.ma.masked_invalid(each) for name, each in (("T", ours), ("S", other))}
-    table = train.compare_conditions(conditions, points)
+    table = train.compare_conditions(conditions, {"T": ours, "S": other})
     assert list(table) == ["clear", "dark", "shaken"]  # no frame is blurred, none occluded
     assert [group["frames"] for group in table.values()] == [2, 3, 4]
     assert table["dark"]["ap"] == pytest.approx({"T": 50, "S": 20})

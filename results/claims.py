@@ -188,6 +188,11 @@ def evaluated(folder):
     return {"GFLOPs": np.mean(gflops), "ms": np.mean(times), **json.loads(kept.read_text())}
 
 
+def difference(ours, other):
+    """By how much the AP of one row is above that of another."""
+    return {column: ours[column] - other[column] for column in ("AP", "non-key")}
+
+
 # ---------------------------------- the claims: {row: {column: number}}, from the folder of a seed
 def default_run(r):
     """Tables 1 and 3."""
@@ -248,19 +253,19 @@ def winner_and_others(r):
     won = evaluated(r / "winner")
     others = [evaluated(r / f"random_{k}") for k in range(5)]
     median = {key: np.median([row[key] for row in others]) for key in won}
-    difference = {key: won[key] - median[key] for key in ("AP", "non-key")}
-    return {"winner": won, "median of others": median, "winner - median": difference}
+    return {"winner": won, "median of others": median, "winner - median": difference(won, median)}
 
 
-def row_of(r, runs):
-    """The row of a run, or "ours - other": by how much its AP is above that of another."""
-    if " - " not in runs:
-        return evaluated(r / runs)
-    ours, other = [evaluated(r / run) for run in runs.split(" - ")]
-    return {column: ours[column] - other[column] for column in ("AP", "non-key")}
+def rows_of(r, table):
+    """{row: run, or "ours - other" for the difference of their AP} -> {row: {column: number}}."""
+    rows = {}
+    for name, runs in table.items():
+        first, *other = [evaluated(r / run) for run in runs.split(" - ")]
+        rows[name] = difference(first, *other) if other else first
+    return rows
 
 
-# {name: title}, and what makes its rows: a function, or {row: what `row_of` takes}
+# {name: title}, and what makes its rows: a function, or what `rows_of` takes
 CLAIMS = {
     "table_3: the default run (Tables 1 and 3)": default_run,
     "conditions: non-key frames, by what the renderer did to them": conditions,
@@ -321,20 +326,11 @@ CLAIMS = {
 
 # -------------------------------------------------------------------------------------- the tables
 def show(title, table):
-    """Print a claim: mean and deviation over the seeds, of costs only the mean."""
-    columns = list(dict.fromkeys([column for row in table.values() for column in row]))
-    print(f"\n{title}\n" + " " * 37 + "".join([f"{column:>13}" for column in columns]))
+    """Print a claim: mean and deviation over the seeds."""
+    print(f"\n{title}")
     for name, row in table.items():
-        line = f"{name:37}"
-        for column in columns:
-            cell = ""
-            if column in row:
-                digits = {"GFLOPs": 4, "AP": 1, "non-key": 1}.get(column, 2)
-                cell = f"{row[column]['mean']:.{digits}f}"
-                if column not in ("GFLOPs", "ms"):
-                    cell += f" +- {row[column]['std']:.{digits}f}"
-            line += f"{cell:>13}"
-        print(line.rstrip())
+        cells = [f"{column} {x['mean']:.4g} +- {x['std']:.2g}" for column, x in row.items()]
+        print(f"{name:37}" + "   ".join(cells))
 
 
 def summary(values):
@@ -374,13 +370,6 @@ def plot(table):
     data.save_image(image, Path("results/budgets.png"))
 
 
-def claimed(claim, folder):
-    """The rows of a claim, from the folder of a seed."""
-    if callable(claim):
-        return claim(folder)
-    return {name: row_of(folder, runs) for name, runs in claim.items()}
-
-
 def write_tables():
     """Print every claim, and write it to results/claim_*.json; Fig. 4 to results/budgets.png."""
     for title, claim in CLAIMS.items():
@@ -388,17 +377,17 @@ def write_tables():
         seeds = {}
         for folder in sorted(RUNS.glob("[0-9]*")):
             try:
-                seeds[folder.name] = claimed(claim, folder)
+                rows = claim(folder) if callable(claim) else rows_of(folder, claim)
+                seeds[folder.name] = rows
             except (FileNotFoundError, data.UserError) as error:
                 print(f"{name}, seed {folder.name}: not yet, {error}")
         if not seeds:
             continue
         table = {}
-        first, *_ = seeds.values()
-        for row, columns in first.items():
-            table[row] = {
-                key: summary([rows[row][key] for rows in seeds.values()]) for key in columns
-            }
+        for row, columns in rows.items():
+            table[row] = {}
+            for column in columns:
+                table[row][column] = summary([each[row][column] for each in seeds.values()])
         data.write_json({"seeds": list(seeds), "rows": table}, Path(f"results/claim_{name}.json"))
         show(f"{title} ({len(seeds)} seeds)", table)
         if name == "budgets":
