@@ -710,8 +710,8 @@ class Figure:
 
         # the outline: half a circle about the start, then half a circle about the end
         along = self.limbs[:, :, 1] - self.limbs[:, :, 0]
-        heading = np.arctan2(along[..., Y], along[..., X])[..., None]  # (L, T, 1)
-        angles = heading + np.pi * (np.arange(16) + 4.5) / 8  # (L, T, 16)
+        heading = np.arctan2(along[..., Y], along[..., X])  # (L, T)
+        angles = heading[..., None] + np.pi * (np.arange(16) + 4.5) / 8  # (L, T, 16)
         circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1)  # (L, T, 16, 2)
         circle *= radii.repeat(8, axis=1)[:, None, :, None]
         self.outlines = circle + self.limbs[..., :2].repeat(8, axis=2)
@@ -861,7 +861,9 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     noise = rng.uniform(10, 42)  # from the darkest grain to the brightest
     # half of the clips get dark for one to three frames, but one can still see something
     gain = rng.uniform(0.12, 0.45)
-    dark = rng.randrange(4) + np.arange(rng.randint(1, 3)) if rng.random() < 0.5 else []
+    dark = []
+    if rng.random() < 0.5:
+        dark = rng.randrange(4) + np.arange(rng.randint(1, 3))
     images = np.empty((frames, *size, 3), np.uint8)
     joints = np.empty((frames, len(COCO.joints), 3), np.float32)
     conditions = np.empty((frames, len(CONDITIONS)), bool)
@@ -979,13 +981,14 @@ def by_image(annotations, results):
 
     triples = {key(image, "id"): (image, [], []) for image in images}
     for person in annotations["annotations"]:
-        if key(person, "image_id") in triples:
-            triples[key(person, "image_id")][1].append(person)
+        place = key(person, "image_id")
+        if place in triples:
+            triples[place][1].append(person)
     for result in results:
-        if key(result, "image_id") not in triples:
-            image_id = result["image_id"]
-            raise UserError(f"a result is for image {image_id}, which the annotations do not list")
-        triples[key(result, "image_id")][2].append(result)
+        place = key(result, "image_id")
+        if place not in triples:
+            raise UserError(f"a result is for image {place[-1]}, which the annotations do not list")
+        triples[place][2].append(result)
     return [triples[place] for place in sorted(triples)]
 
 
@@ -1371,7 +1374,8 @@ def person_category(page, path):
     else the only one. A file without any means COCO's. path: what to name in an error."""
     listed = dicts_of(page, "categories") or [{"name": "person"}]
     named = [entry for entry in listed if str(entry.get("name")).lower() == "person"]
-    found = named[:1] or [entry for entry in listed if entry.get("keypoints")] or listed
+    with_joints = [entry for entry in listed if entry.get("keypoints")]
+    found = named[:1] or with_joints or listed
     if len(found) > 1:
         names = ", ".join([str(entry.get("name")) for entry in found])
         raise UserError(f'{path} has the categories {names:.200}: name the one to use "person"')
@@ -1387,7 +1391,8 @@ def joint_names(category, entries, skeleton, path):
 
     # how many numbers do most people have? Three a joint; if that cannot be, x and y
     lists = [entry["keypoints"] for entry in entries if isinstance(entry.get("keypoints"), list)]
-    length = statistics.mode([len(numbers) for numbers in lists] or [0])
+    lengths = [len(numbers) for numbers in lists]
+    length = statistics.mode(lengths or [0])
     count = length // 2 if length % 3 else length // 3
     names = list(skeleton.joints)
     if count not in (0, len(names)):
@@ -1854,8 +1859,8 @@ def _export_coco(clips, out, split):
         # what a detector might find: the box of everyone, moved a little, twice
         for _ in range(2):
             box = [value + rng.gauss(0, clips.size[1] / 50) for value in person["bbox"]]
-            found = {"image_id": number, "category_id": 1, "bbox": box, "score": rng.random()}
-            detections.append(found)
+            found = {"image_id": number, "category_id": 1, "bbox": box}
+            detections.append({**found, "score": rng.random()})
 
     folder = out / "annotations"
     if split == "test":
