@@ -1356,10 +1356,10 @@ def numbers_of(entry, key, *shape):
     numbers = as_numbers(value, shape, LARGEST if shape else math.inf)
     if numbers is not None:
         return numbers
-    reason = f"invalid {key}"
     if shape and isinstance(value, list):
         reason = f"{key} has {len(value)} values, wanted are {shape[0]} finite numbers"
-    raise LeftOut(reason, value)
+        raise LeftOut(reason, f"image {entry['image_id']}")
+    raise LeftOut(f"invalid {key}", value)
 
 
 def dicts_of(page, key):
