@@ -995,8 +995,8 @@ def by_image(annotations, results):
 def rank(judged):
     """Pairs (score, right) of all images -> right (N) bool, by falling score, and precision (N).
 
-    Precision rises and falls with every result, but whoever wants a certain recall may go on to the
-    best rank with at least as much: the precision of a rank is the best one there or later.
+    Precision rises and falls with every result, but one may always go on to a later rank, where the
+    recall is at least the same: the precision of a rank is the best one there or later.
     """
     judged = sorted(judged, key=lambda pair: -pair[0])  # of equal scores the first
     right = np.array([right for _, right in judged], bool)
@@ -1033,10 +1033,11 @@ class CocoImage:
     def judge(self, size, threshold):
         """(pairs (score, right) of the results, how many people are to be found).
 
-        To be found is who has that size, is no crowd, and has joints: all others are ignored. The
+        People of that size who have joints and are no crowd are wanted; all others are ignored. The
         best score chooses first. Of the people who are still free and similar enough, a result
-        takes one who is wanted before one who is ignored, then the most similar one, and of equals
-        the last. It is left out if it takes somebody ignored, or nobody and is of another size.
+        takes a wanted one before an ignored one, then the most similar one, and of equals the last.
+        A result is left out if it takes an ignored person, or if it takes nobody and has another
+        size.
         """
         smallest, largest = size
         wanted = []
@@ -1749,7 +1750,7 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CEL
 @contextlib.contextmanager
 def whole_file(path):
     """A binary file to write what shall be found under `path`, whole or not at all: it gets its
-    name when it is on the disk, and before an older file stays. UserError if it cannot be written.
+    name when it is on the disk, and until then an older file stays. UserError if that fails.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
