@@ -1115,11 +1115,11 @@ def test_posetrack_results_are_those_of_labelled_frames():
 
 NO_ARCHS = [
     ('"stem": 48, ', "", "not the JSON"),
+    ("{", '{"stem": ' * 30_000, "not the JSON"),
     ("resnet50", "vgg", "no backbone"),
     ("resnet50", "mobilenetv3", "6 stages"),
     ("resnet50", "hrnet_w32", "2 branches"),
     ('"fusion": null', '"fusion": {"stage": 9, "operation": "add"}', "fusion names"),
-    ("{", '{"stem": ' * 30_000, "not the JSON"),
 ]
 
 
@@ -1132,10 +1132,8 @@ def test_what_is_no_architecture_is_one_sentence(old, new, message):
 NO_LAYERS = [
     ('"depth": 4', '"depth": "4"'),
     ('"stem": 48', '"stem": -1'),
-    ('144, "kernel": 4', '144, "kernel": null'),
     ('{"width": 144, "kernel": 4, "groups": 16}', "null"),
-    ('"groups": 16', '"groups": 0.5'),
-    ('"expansion": 1', '"expansion": 0'),
+    ('"groups": 16', '"groups": 7'),
 ]
 
 
@@ -1198,7 +1196,7 @@ def test_the_size_of_a_space_is_the_number_of_its_architectures():
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_samples_lie_between_the_ends_of_their_space_and_go_through_json(name):
+def test_samples_lie_between_the_ends_of_their_space(name):
     rng = random.Random(0)
     for space in (SPACES[name], SPACES[name].within(SPACES[name].sample(rng))):
         least = cost(space.smallest(), space.image_size)
@@ -1206,11 +1204,17 @@ def test_samples_lie_between_the_ends_of_their_space_and_go_through_json(name):
         archs = {space.sample(rng) for _ in range(100)}
         assert len(archs) > 50
         for arch in archs:
+            assert arch in space
+            assert replace(arch, stem=arch.stem + 1) not in space
             found = cost(replace(arch, fusion=space.fusions[0]), space.image_size)
             assert least.macs <= found.macs and found.gflops <= 1.05 * most.gflops
-            assert arch in space and replace(arch, stem=arch.stem + 1) not in space
-            assert Arch.from_json(arch.to_json()) == arch
-            assert "\n" not in str(arch) + arch.to_json()
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_an_architecture_goes_through_json_on_one_line(name):
+    arch = inner_arch(name)
+    assert Arch.from_json(arch.to_json()) == arch
+    assert "\n" not in str(arch) + arch.to_json()
 
 
 def test_samples_are_drawn_dimension_by_dimension():
@@ -1254,10 +1258,22 @@ def test_the_space_within_offers_the_widths_that_its_docstring_says():
     arch = with_stage(TINY.smallest(), 1, elastic.Branch(32, 5, 64, True, 2))
     line = TINY.within(arch).stages[1].branches[0]
     assert line.width == (16, 32) and line.kernel == (3, 5)
-    assert {branch.width for branch in line.options()} == {32}  # 16 is drawn in vain
+    assert {branch.width for branch in line.options} == {32}  # 16 is drawn in vain
     wide = with_stage(TINY.smallest(), 1, elastic.Branch(48, 5, 96, True, 2))
-    options = TINY.within(wide).stages[1].branches[0].options()
+    options = TINY.within(wide).stages[1].branches[0].options
     assert {branch.width for branch in options} == {32, 48}
+
+
+def test_the_head_follows_the_width_below_it_in_a_space_within():
+    arch = with_stage(RESNET, 3, elastic.Branch(576, 5, 16))
+    inner = SPACES["resnet50"].within(replace(arch, head=elastic.Head(192, 4, 48)))
+    assert 304 not in inner.stages[3].branches[0].width  # no head fits on it: 304 = 16 x 19
+    rng = random.Random(0)
+    walk = [inner.largest()]
+    for _ in range(300):
+        walk.append(inner.redraw(walk[-1], rng))
+    assert all(arch in inner for arch in walk)
+    assert len({arch.head for arch in walk}) > 3
 
 
 def tiny_with_groups(*numbers):
@@ -1292,35 +1308,34 @@ def plain(layer, x):
     return layer.norm(layer.conv(x))
 
 
-PLAN = replace(vipnas.BACKBONES["tiny"], activations=(F.hardswish,))
+def random_block(kind, branch, **options):
+    """A block with h-swish and random weights, an input for it, and its output."""
+    plan = replace(vipnas.BACKBONES["tiny"], activations=(F.hardswish,))
+    block = disturb(kind(plan, 0, 24, branch, **options)).eval()
+    x = torch.randn(2, 24, 8, 6)
+    return block, x, block(x, branch)
 
 
 def test_a_bottleneck_is_that_of_its_paper():
-    branch = elastic.Branch(24, 3, 4, True, 2)
-    block = disturb(elastic.Bottleneck(PLAN, 0, 24, branch, stride=2)).eval()
-    x = torch.randn(2, 24, 8, 6)
+    block, x, found = random_block(elastic.Bottleneck, elastic.Branch(24, 3, 4, True, 2), stride=2)
     y = F.hardswish(plain(block.conv1, x))
     y = F.hardswish(plain(block.conv2, y))
     y = block.attention(plain(block.conv3, y))
-    close(block(x, branch), F.hardswish(y + plain(block.project, x)))
+    close(found, F.hardswish(y + plain(block.project, x)))
 
 
 def test_a_basic_block_is_that_of_its_paper():
-    branch = elastic.Branch(24, 3, 4, True)
-    block = disturb(elastic.Basic(PLAN, 0, 24, branch)).eval()
-    x = torch.randn(2, 24, 8, 6)
+    block, x, found = random_block(elastic.Basic, elastic.Branch(24, 3, 4, True))
     y = F.hardswish(plain(block.conv1, x))
     y = block.attention(plain(block.conv2, y))
-    close(block(x, branch), F.hardswish(x + y))
+    close(found, F.hardswish(x + y))
 
 
 def test_a_mobile_block_is_that_of_its_paper():
-    branch = elastic.Branch(24, 3, 4, True, 2)
-    block = disturb(elastic.Mobile(PLAN, 0, 24, branch)).eval()
-    x = torch.randn(2, 24, 8, 6)
+    block, x, found = random_block(elastic.Mobile, elastic.Branch(24, 3, 4, True, 2))
     y = F.hardswish(plain(block.conv1, x))
     y = F.hardswish(plain(block.conv2, y))
-    close(block(x, branch), x + plain(block.conv3, block.attention(y)))
+    close(found, x + plain(block.conv3, block.attention(y)))
 
 
 def test_branches_of_hrnet_exchange_features_as_in_its_paper():
@@ -1408,11 +1423,8 @@ def inner_arch(name):
 
 def assert_same_outputs(deployed, net, tolerance):
     """One image and three of the network's own size, and two of another."""
-    for count, (height, width) in (
-        (1, net.space.image_size),
-        (3, net.space.image_size),
-        (2, (64, 96)),
-    ):
+    size = net.space.image_size
+    for count, (height, width) in ((1, size), (3, size), (2, (64, 96))):
         images = torch.randn(count, 3, height, width)
         heatmaps = torch.rand(count, net.joints, height // 4, width // 4)
         expected = net(images, heatmaps=heatmaps).detach()
@@ -1431,10 +1443,15 @@ def test_torchscript_gives_the_same_at_any_size(name, monkeypatch):
 
 
 # of a random ResNet eager PyTorch itself is 2e-4 off the outputs in float64
-FOR_OPENVINO = [("s_vipnas_mobilenetv3", 1e-4), ("hrnet_w32", 1e-4), ("tiny", 1e-4)]
+FOR_OPENVINO = [
+    ("s_vipnas_mobilenetv3", 1e-4),
+    ("hrnet_w32", 1e-4),
+    ("tiny", 1e-4),
+    ("s_vipnas_resnet50", 5e-4),
+]
 
 
-@pytest.mark.parametrize("name, tolerance", [*FOR_OPENVINO, ("s_vipnas_resnet50", 5e-4)])
+@pytest.mark.parametrize("name, tolerance", FOR_OPENVINO)
 def test_openvino_gives_the_same_at_any_size(name, tolerance):
     pytest.importorskip("openvino")
     net = settled(ARCHS[name] if name.startswith("s_") else inner_arch(name))
@@ -1447,20 +1464,19 @@ def test_a_super_network_is_not_deployed():
     one_sentence("extract one", vipnas.deploy, PoseNet(TINY), error=ValueError)
 
 
-def test_a_stream_runs_on_one_thread_or_on_as_many_as_are_asked_for(monkeypatch):
-    threads = []
-    run = vipnas.Stream._run
+@pytest.mark.parametrize("threads", [{}, {"threads": 2}])
+def test_a_stream_runs_on_one_thread_or_on_as_many_as_are_asked_for(threads):
+    class CountsThreads(FindsColours):
+        def forward(self, images, arch=None, heatmaps=None):
+            self.threads = torch.get_num_threads()
+            return super().forward(images)
 
-    def record(stream, image):
-        threads.append(torch.get_num_threads())
-        return run(stream, image)
-
-    monkeypatch.setattr(vipnas.Stream, "_run", record)
-    about = data.about(FOUR, SIZE)
-    for count in (1, 2):
-        VideoPose([FindsColours()], about, threads=count).stream().step(figure((100, 100))[0])
-    VideoPose([FindsColours()], about).stream().step(figure((100, 100))[0])
-    assert threads == [1, 2, 1]
+    net = CountsThreads()
+    stream = VideoPose([net], data.about(FOUR, SIZE), **threads).stream()
+    with vipnas.use_threads(3):
+        stream.step(figure((100, 100))[0])
+        assert torch.get_num_threads() == 3
+    assert net.threads == threads.get("threads", 1)
 
 
 class Attack:
@@ -1487,17 +1503,25 @@ def test_published_networks_have_these_names_and_shapes(backbone):
     assert {key: list(tensor.shape) for key, tensor in state.items()} == expected
 
 
-@pytest.mark.parametrize("name, head", [("resnet50", "head."), ("mobilenetv3", "keypoint_head.")])
-def test_published_weights_are_loaded_in_both_generations(name, head, tmp_path):
-    name = f"s_vipnas_{name}"
+PUBLISHED = [
+    # network, its word for the head, what wrappers put before the names, where the tensors lie
+    ("s_vipnas_resnet50", "head.", "", "state_dict"),
+    ("s_vipnas_mobilenetv3", "keypoint_head.", "", "state_dict"),
+    ("s_vipnas_mobilenetv3", "keypoint_head.", "module.", "model"),
+    ("s_vipnas_mobilenetv3", "head.", "module._orig_mod.", None),
+]
+
+
+@pytest.mark.parametrize("name, head, prefix, place", PUBLISHED)
+def test_published_weights_are_found_where_people_put_them(name, head, prefix, place, tmp_path):
     net = settled(ARCHS[name])
     state = as_published(net, name, head)
     state["backbone.bn1.num_batches_tracked"] = torch.tensor(3)
-    torch.save({"meta": {"epoch": 3}, "state_dict": state}, tmp_path / "a.pth")
+    state = {prefix + key: tensor for key, tensor in state.items()}
+    torch.save({place: state, "epoch": 3} if place else state, tmp_path / "a.pth")
     (found,), about = vipnas.load_networks(tmp_path / "a.pth")
     assert found.arch == net.arch and not found.training
-    x = torch.randn(1, 3, 64, 64)
-    assert torch.equal(found(x), net(x))
+    torch.testing.assert_close(found.state_dict(), net.state_dict(), rtol=0, atol=0)
     assert about["size"] == [256, 192] and about["cell"] == data.SBL_CELL
 
 
@@ -1505,20 +1529,8 @@ def test_published_weights_are_loaded_in_both_generations(name, head, tmp_path):
 def test_nothing_in_a_file_is_executed(zipped, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {}, "x": Attack()}, "a.pth", _use_new_zipfile_serialization=zipped)
-    one_sentence("save its tensors alone", vipnas.load_networks, "a.pth")
+    one_sentence("or save its tensors alone", vipnas.load_networks, "a.pth")
     assert os.listdir() == ["a.pth"]
-
-
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
-@pytest.mark.parametrize("place", ["state_dict", "model", None])
-def test_published_weights_are_found_where_people_put_them(prefix, place, tmp_path):
-    name = "s_vipnas_mobilenetv3"
-    net = PoseNet(ARCHS[name])
-    state = as_published(net, name, "keypoint_head.")
-    state = {prefix + key: tensor for key, tensor in state.items()}
-    torch.save({place: state, "epoch": 3} if place else state, tmp_path / "a.pth")
-    found = vipnas.load_mmpose(tmp_path / "a.pth")
-    torch.testing.assert_close(found.state_dict(), net.state_dict(), rtol=0, atol=0)
 
 
 def test_other_weights_than_the_published_ones_are_named(tmp_path):
@@ -1526,7 +1538,10 @@ def test_other_weights_than_the_published_ones_are_named(tmp_path):
     state = as_published(PoseNet(ARCHS[name]), name)
     state["head.final_layer.bias"] = torch.zeros(3)
     torch.save({"state_dict": state}, tmp_path / "a.pth")
-    message = "head.final_layer.bias is missing in it or does not fit"
+    one_sentence("head.final.bias", vipnas.load_mmpose, tmp_path / "a.pth")
+    del state["head.final_layer.bias"]
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    message = "a published S-ViPNAS network has head.final_layer.bias"
     one_sentence(message, vipnas.load_mmpose, tmp_path / "a.pth")
 
 
@@ -1587,7 +1602,7 @@ def test_files_that_are_no_checkpoint_are_one_sentence(tmp_path):
     file = tmp_path / "a.pt"
     one_sentence("no file", vipnas.load_networks, file)
     file.write_text("a text")
-    one_sentence("not a checkpoint", vipnas.load_networks, file)
+    one_sentence("truncated, not a checkpoint", vipnas.load_networks, file)
     torch.save({"kind": ["list"]}, file)
     one_sentence("finished checkpoint is needed", vipnas.load_networks, file)
     torch.save({"kind": "finished", "about": 3}, file)
@@ -1604,10 +1619,7 @@ def finished(tmp_path):
     return tmp_path / "a.pt", vipnas.read_checkpoint(tmp_path / "a.pt")
 
 
-BAD_ABOUT = [("size", [128, 100]), ("padding", 1.0), ("std", [math.nan] * 3), ("cell", 0.75)]
-
-
-@pytest.mark.parametrize("key, value", BAD_ABOUT)
+@pytest.mark.parametrize("key, value", [("size", 128), ("padding", 1.0), ("std", [1, 1, 1])])
 def test_an_about_that_cannot_be_used_is_one_sentence(finished, key, value):
     file, contents = finished
     contents["about"][key] = value
@@ -1615,21 +1627,11 @@ def test_an_about_that_cannot_be_used_is_one_sentence(finished, key, value):
     one_sentence("a.pt lacks a part of what it needs", vipnas.load_networks, file)
 
 
-BAD_WEIGHTS = [
-    (torch.Tensor.log, "not all numbers in head.final.weight are finite"),
-    (torch.Tensor.tolist, "head.final.weight"),
-    (torch.Tensor.sum, "head.final.weight"),
-]
-
-
-@pytest.mark.parametrize("change, message", BAD_WEIGHTS)
-def test_weights_that_do_not_fit_are_named(finished, change, message):
+@pytest.mark.parametrize("change", [torch.Tensor.log, torch.Tensor.tolist, torch.Tensor.sum])
+def test_weights_that_do_not_fit_or_are_not_finite_are_named(finished, change):
     file, contents = finished
     state = contents["networks"][0]["state"]
     state["head.final.weight"] = change(state["head.final.weight"])
-    torch.save(contents, file)
-    one_sentence(message, vipnas.load_networks, file)
-    del state["head.final.weight"]
     torch.save(contents, file)
     one_sentence("head.final.weight", vipnas.load_networks, file)
 
@@ -1725,16 +1727,6 @@ def test_a_person_who_walks_across_the_picture_is_followed_in_every_frame():
         assert_at(stream.step(image), joints)
         assert stream.t == t and not stream.lost.any()
     assert joints[0, 0] > 100 + 90  # far outside the key frame's window
-
-
-def test_propagated_heatmaps_stay_where_they_were_in_the_image():
-    box = (60, 20, 120, 170)
-    stream = follow(box, FindsColours(), *[Repeats()] * 3)
-    image, (joints,) = figure((100, 100))
-    for _ in range(4):
-        assert_at(stream.step(image), joints)
-    moved = stream.last.matrices[0] - data.crop_matrix(box, SIZE)
-    assert np.abs(moved).max() > 1  # the window did move
 
 
 def test_a_key_frame_starts_again_and_so_does_a_box():
@@ -1840,9 +1832,8 @@ def test_a_real_video_is_run_by_command(estimator_file, tmp_path, monkeypatch, c
     words = f"--video {SAMPLES}/video --checkpoint {estimator_file} --out {out}"
     command(monkeypatch, f"{words} --box 356,270,208,314 --box=-9,9,99,99")
     printed = capsys.readouterr().out
-    key, other, mean = map(float, re.findall("([0-9.]+) ms", printed.splitlines()[-1]))
-    assert mean == pytest.approx((2 * key + 3 * other) / 5, abs=0.1)
     assert len(re.findall("frame [0-9]: key", printed)) == 2
+    assert len(re.findall("key [0-9.]+ ms", printed.splitlines()[-1])) == 2
     poses = json.loads((out / "poses.json").read_text())
     assert len(poses["images"]) == 5 and len(poses["annotations"]) == 10
     assert len(poses["annotations"][0]["keypoints"]) == 51
@@ -1851,16 +1842,20 @@ def test_a_real_video_is_run_by_command(estimator_file, tmp_path, monkeypatch, c
     assert gif.n_frames == len(list(out.glob("*.png"))) == 5 and max(gif.size) == 480
 
 
-def test_the_command_searches_for_lost_people_at_every_key_frame(tmp_path, monkeypatch, capsys):
-    for t in range(4):  # seen in the first frame and in the last, a key frame
-        there = (100, 100) if t in (0, 3) else (1000, 1000)
-        figure(there)[0].save(tmp_path / f"{t}.png")
-    pose = VideoPose([FindsColours()], data.about(FOUR, SIZE))
+def test_the_command_searches_for_lost_people_at_every_key_frame(tmp_path, monkeypatch):
+    for t in range(4):
+        seen = (100, 100) if t in (0, 3) else (1000, 1000)
+        figure(seen, (300 + 5 * t, 100))[0].save(tmp_path / f"{t}.png")
+    pose = VideoPose([FindsColours()] * 3, data.about(FOUR, SIZE))
     monkeypatch.setattr(VideoPose, "load", {None: pose}.get)
-    vipnas.run_video(tmp_path, None, [BOXES[0]], tmp_path / "out")
-    poses = json.loads((tmp_path / "out" / "poses.json").read_text())["annotations"]
-    assert poses[-1]["image_id"] == 3
-    assert_at(np.reshape(poses[-1]["keypoints"], (4, 3)), figure((100, 100))[1][0])
+    monkeypatch.setattr(vipnas, "GIF_FRAMES", 3)
+    vipnas.run_video(tmp_path, None, BOXES, tmp_path / "out")
+    page = json.loads((tmp_path / "out" / "poses.json").read_text())
+    assert [image["id"] for image in page["images"]] == [0, 1, 2, 3]
+    found = {(entry["image_id"], entry["track_id"]): entry for entry in page["annotations"]}
+    assert_at(np.reshape(found[3, 0]["keypoints"], (4, 3)), figure((100, 100))[1][0])
+    # of a long video the GIF shows the first frames
+    assert Image.open(tmp_path / "out" / "overlay.gif").n_frames == 3
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.webp", "folder"])
@@ -1881,46 +1876,25 @@ def test_videos_of_every_kind_are_read(name, tmp_path):
 
 def test_a_file_in_a_folder_is_one_frame(tmp_path):
     first, second = [figure((20 + 40 * t, 40), size=(120, 80))[0] for t in (0, 1)]
-    for t in range(2):
-        first.save(tmp_path / f"{t}.tif", save_all=True, append_images=[second])
-    names, frames = zip(*vipnas.read_video(tmp_path), strict=True)
-    assert names == (f"{tmp_path.name}/0.tif", f"{tmp_path.name}/1.tif")
-    assert np.array_equal(frames, [first, first])
+    first.save(tmp_path / "0.tif", save_all=True, append_images=[second])
+    ((name, frame),) = vipnas.read_video(tmp_path)
+    assert name == f"{tmp_path.name}/0.tif"
+    assert np.array_equal(frame, first)
 
 
-@pytest.mark.parametrize("name", ["a.webm", "b.MKV", "c"])
-def test_a_film_is_not_decoded_but_told_how_to_make_images_of(name, tmp_path):
-    figure((50, 50))[0].save(tmp_path / name, "png")  # it could be read
-    one_sentence(f"ffmpeg -i {name} frames", list, vipnas.read_video(tmp_path / name))
-
-
-def test_of_a_long_video_the_gif_shows_the_first_frames(tmp_path, monkeypatch):
-    monkeypatch.setattr(vipnas, "GIF_FRAMES", 3)
-    results = vipnas.VideoResults(tmp_path / "out", FOUR)
-    lost = np.full((4, 3), np.nan)
-    for t in range(8):
-        frame, (joints,) = figure((100 + 9 * t, 100))
-        pose = np.column_stack([joints, np.ones(4)])
-        results.add(f"{t}.png", frame, [pose, lost if t == 5 else pose])
-    results.write()
-    page = json.loads((tmp_path / "out" / "poses.json").read_text())
-    assert [image["id"] for image in page["images"]] == list(range(8))
-    tracks = [(entry["image_id"], entry["track_id"]) for entry in page["annotations"]]
-    assert len(tracks) == 15 and (5, 1) not in tracks  # a lost person has no pose
-    assert Image.open(tmp_path / "out" / "overlay.gif").n_frames == 3
+def test_a_film_is_not_decoded_but_told_how_to_make_images_of(tmp_path):
+    figure((50, 50))[0].save(tmp_path / "a.MKV", "png")  # it could be read
+    one_sentence("ffmpeg -i a.MKV frames", list, vipnas.read_video(tmp_path / "a.MKV"))
 
 
 def test_boxes_may_begin_left_of_the_picture(monkeypatch, capsys):
     got = []
-
-    def record(video, checkpoint, boxes, out):
-        got.extend(boxes)
-
-    monkeypatch.setattr(vipnas, "run_video", record)
-    command(monkeypatch, "--video v --checkpoint c --out o --box -9,-8,70,60 --box=-.5,3,20,9")
-    assert np.array_equal(got, [(-9, -8, 70, 60), (-0.5, 3, 20, 9)])
+    monkeypatch.setattr(vipnas, "run_video", lambda *words: got.extend(words))
+    words = "--video v --checkpoint c --out o --box"
+    command(monkeypatch, f"{words} -9,-8,70,60 --box=-.5,3,20,9")
+    assert got == ["v", "c", [[-9, -8, 70, 60], [-0.5, 3, 20, 9]], "o"]
     with pytest.raises(SystemExit):
-        command(monkeypatch, "--video v --checkpoint c --out o --box 1,2,3")
+        command(monkeypatch, f"{words} 1,2,3")
     assert "--box: it is x,y,w,h" in capsys.readouterr().err
 
 

@@ -7,7 +7,7 @@ cost       parameters, multiply-adds and the paper's GFLOPs of an architecture
 deploy     a finished network made fast
 VideoPose  a key-frame network and its T non-key networks, run on a video
 
-    python vipnas.py                                # all architectures beside the paper's numbers
+    python vipnas.py                                # what all architectures cost
     python vipnas.py --arch runs/t/vipnas_t.pt --picture t.png     # what they are, and Fig. 5
     python vipnas.py --benchmark                    # how fast deployed networks are
     python vipnas.py --checkpoint runs/t/vipnas_t.pt --onnx net.onnx         # for other programs
@@ -22,15 +22,13 @@ import io
 import itertools
 import json
 import math
-import pickle
 import re
 import sys
 import time
 import warnings
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,28 +43,27 @@ from elastic import Backbone, Basic, Bottleneck, Branch, Cost, Head, Mobile, Sta
 from fusion import OPERATIONS, Fusion, TemporalFusion, all_fusions, step
 
 # fmt: off
-BACKBONES = {
-    # stage 1 of ResNet works at 1/4 (stride 1), though Table A2 prints 1/8: the released weights do
-    "resnet50": Backbone(
-        (Bottleneck,) * 4, strides=(1, 2, 2, 2), activations=(F.relu,) * 4,
-        attention=elastic.GlobalContext, stem_kernel=7, stem_second="pool",
-    ),
-    # Table A1; where activations change, as in the released network
-    "mobilenetv3": Backbone(
-        (Mobile,) * 6, strides=(1, 2, 2, 2, 1, 2), activations=(F.relu,) * 3 + (F.hardswish,) * 3,
-        attention=elastic.SqueezeExcite, stem_activation=F.hardswish,
-    ),
-    # Table A3: two stride-2 convolutions, a stage in a row, then 2, 3 and 4 parallel branches
-    "hrnet_w32": Backbone(
-        (Bottleneck,) + (Basic,) * 3, strides=(1, 1, 1, 1), activations=(F.relu,) * 4,
-        attention=elastic.SqueezeExcite, stem_second="conv", first_parallel=1,
-    ),
-    # ours, for two CPU cores: blocks of MobileNet-V3, h-swish only where the features are small
-    "tiny": Backbone(
-        (Mobile,) * 4, strides=(2, 2, 2, 1), activations=(F.relu,) * 2 + (F.hardswish,) * 2,
-        attention=elastic.SqueezeExcite, image_size=(128, 96),
-    ),
-}
+BACKBONES = {}
+# stage 1 of ResNet works at 1/4 (stride 1), though Table A2 prints 1/8: the released weights do
+BACKBONES["resnet50"] = Backbone(
+    (Bottleneck,) * 4, strides=(1, 2, 2, 2), activations=(F.relu,) * 4,
+    attention=elastic.GlobalContext, stem_kernel=7, stem_second="pool",
+)
+# Table A1; where activations change, as in the released network
+BACKBONES["mobilenetv3"] = Backbone(
+    (Mobile,) * 6, strides=(1, 2, 2, 2, 1, 2), activations=(F.relu,) * 3 + (F.hardswish,) * 3,
+    attention=elastic.SqueezeExcite, stem_activation=F.hardswish,
+)
+# Table A3: two stride-2 convolutions, a stage in a row, then 2, 3 and 4 parallel branches
+BACKBONES["hrnet_w32"] = Backbone(
+    (Bottleneck,) + (Basic,) * 3, strides=(1, 1, 1, 1), activations=(F.relu,) * 4,
+    attention=elastic.SqueezeExcite, stem_second="conv", first_parallel=1,
+)
+# ours, for two CPU cores: blocks of MobileNet-V3, h-swish only where the features are small
+BACKBONES["tiny"] = Backbone(
+    (Mobile,) * 4, strides=(2, 2, 2, 1), activations=(F.relu,) * 2 + (F.hardswish,) * 2,
+    attention=elastic.SqueezeExcite, image_size=(128, 96),
+)
 # only compared with (Table 1: SBL-ResNet-18)
 BACKBONES["resnet18"] = replace(BACKBONES["resnet50"], blocks=(Basic,) * 4)
 # fmt: on
@@ -102,27 +99,28 @@ class Arch:
     fusion: Fusion | None = None  # a key frame has none
 
     def __post_init__(self):
-        known = self.backbone in BACKBONES
-        check(known, f"there is no backbone '{self.backbone!s:.20}' among {', '.join(BACKBONES)}")
+        # the backbone says how many stages there are, each with how many branches
+        check(self.backbone in BACKBONES, f"there is no backbone '{self.backbone!s:.20}'")
         plan = BACKBONES[self.backbone]
         count = len(plan.blocks)
         check(len(self.stages) == count, f"{self.backbone} has {count} stages")
         for index, stage in enumerate(self.stages):
             branches = index + 1 if plan.is_parallel(index) else 1
-            as_many = len(stage.branches) == branches
-            check(as_many, f"stage {index + 1} of {self.backbone} has {branches} branches")
+            check(len(stage.branches) == branches, f"stage {index + 1} has {branches} branches")
         exists = self.fusion in (None, *all_fusions(count))
         check(exists, f"a fusion names a stage from 1 to {count} and one of {OPERATIONS}")
 
     def __str__(self):
         """One line, such as: tiny: 16 | 1 x 24 k3 g24 e1 | 2 x 32 k5 g64 e2 att | head 48 k4 g8."""
         parts = [f"{self.backbone}: {self.stem}"]
+        # depth x width of a stage, and what else is chosen in it; in HRNet branch / branch / ...
         for stage in self.stages:
             branches = []
             for branch in stage.branches:
                 text = f"{branch.width} k{branch.kernel} g{branch.groups} e{branch.expansion}"
                 branches.append(text + " att" if branch.attention else text)
             parts.append(f"{stage.depth} x " + " / ".join(branches))
+        # what not every network has
         if self.head:
             parts.append(f"head {self.head.width} k{self.head.kernel} g{self.head.groups}")
         if self.fusion:
@@ -136,6 +134,7 @@ class Arch:
     @staticmethod
     def from_json(text):
         """The Arch in `text`. ValueError, in one sentence, if it holds none."""
+        # JSON has lists and dicts where an Arch has tuples with names
         try:
             fields = json.loads(text)
             stages = []
@@ -154,6 +153,8 @@ class Arch:
 # Whatever is drawn is drawn dimension by dimension (ours; the paper only says "random"). Drawn from
 # a list of all combinations, widths that many group numbers divide would be more frequent.
 
+BOTH = (False, True)  # attention: skipped or used
+
 
 def steps(low, high, step=16):
     """low, low + step, ..., high."""
@@ -171,15 +172,11 @@ class BranchChoices:
     attention: tuple = (False,)
     expansion: tuple = (1,)
     most_per_group: float = math.inf  # channels that the shared filters hold for a group
-    as_given: bool = False  # of a finished network: its group numbers are right, whatever they are
 
     def fitting(self, width, expansion):
         """The group numbers that go with these; see "group numbers" in elastic.py."""
-        if self.as_given:
-            return self.groups
         hidden = self.block.hidden(Branch(width, expansion=expansion))
-        most = self.most_per_group
-        return [groups for groups in self.groups if elastic.fits(groups, hidden, most)]
+        return [n for n in self.groups if elastic.fits(n, hidden, self.most_per_group)]
 
     def sample(self, rng):
         """A random Branch."""
@@ -192,7 +189,7 @@ class BranchChoices:
             return self.sample(rng)  # width and expansion do not go together: draw again
         return Branch(width, kernel, rng.choice(fitting), attention, expansion)
 
-    @cache  # noqa: B019 - the tables have few lines, and they are kept
+    @cached_property
     def options(self):
         """Every Branch of this line, from small to large: wide and with few groups last.
 
@@ -201,22 +198,8 @@ class BranchChoices:
         found = []
         for width, expansion, kernel in itertools.product(self.width, self.expansion, self.kernel):
             for groups in sorted(self.fitting(width, expansion), reverse=True):
-                for attention in self.attention:
-                    found.append(Branch(width, kernel, groups, attention, expansion))
-        return tuple(found)
-
-    def within(self, branch):
-        """The choices not larger than `branch`, dimension by dimension: see `Space.within`."""
-        smaller = [expansion for expansion in self.expansion if expansion < branch.expansion]
-        return replace(
-            self,
-            width=widths_within(self.width, branch.width),
-            kernel=steps(min(self.kernel[0], branch.kernel), branch.kernel, 2),
-            groups=tuple(sorted({*self.groups, branch.groups})),
-            attention=(False, True) if branch.attention else (False,),
-            expansion=(*smaller, branch.expansion),
-            most_per_group=self.block.hidden(branch) // branch.groups,
-        )
+                found += [Branch(width, kernel, groups, a, expansion) for a in self.attention]
+        return found
 
 
 @dataclass(frozen=True)
@@ -232,62 +215,33 @@ class HeadChoices:
     groups: tuple
     most_per_group: float = math.inf
     most_per_group_first: float = math.inf  # likewise, of the first deconvolution
-    as_given: bool = False
 
     def fitting(self, width, in_channels):
         """The group numbers for this width, over so many channels."""
-        if self.as_given:
-            return self.groups
         found = [n for n in self.groups if elastic.fits(n, width, self.most_per_group)]
         most = self.most_per_group_first
         return [n for n in found if width // common_groups(n, in_channels, width) <= most]
 
-    def sample(self, rng, in_channels):
+    def sample(self, in_channels, rng):
         """A random Head."""
         width = rng.choice(self.width)
         fitting = self.fitting(width, in_channels)
         if not fitting:
-            return self.sample(rng, in_channels)
+            return self.sample(in_channels, rng)
         return Head(width, rng.choice(self.kernel), rng.choice(fitting))
 
-    @cache  # noqa: B019 - as above
     def options(self, in_channels):
         """Every Head over `in_channels`, from small to large."""
         found = []
         for width, kernel in itertools.product(self.width, self.kernel):
             fitting = sorted(self.fitting(width, in_channels), reverse=True)
             found += [Head(width, kernel, groups) for groups in fitting]
-        return tuple(found)
-
-    def within(self, head, in_channels):
-        """The choices not larger than `head` over `in_channels`."""
-        return HeadChoices(
-            width=widths_within(self.width, head.width),
-            kernel=steps(min(self.kernel[0], head.kernel), head.kernel, 2),
-            groups=tuple(sorted({*self.groups, head.groups})),
-            most_per_group=head.width // head.groups,
-            most_per_group_first=head.width // common_groups(head.groups, in_channels, head.width),
-        )
-
-
-def widths_within(table, width):
-    """From half of `width` up to it, in the table's steps: of 304 in steps of 16, 160 ... 304."""
-    if len(table) == 1:
-        return (width,)  # a width that is not searched stays
-    step = table[1] - table[0]
-    return steps(width - width // 2 // step * step, width, step)
+        return found
 
 
 def single(choice):
-    """{dimension: (its one value,)} of a Branch or a Head."""
+    """Choices of one: {dimension: (its value,)} of a Branch or a Head."""
     return {name: (value,) for name, value in choice._asdict().items()}
-
-
-class StageChoices(NamedTuple):
-    """What a stage may be: its depths, and a BranchChoices for each of its branches."""
-
-    depth: tuple
-    branches: tuple
 
 
 @dataclass(frozen=True)
@@ -300,31 +254,39 @@ class Space:
 
     backbone: str
     stem: tuple
-    stages: tuple  # of StageChoices
+    stages: tuple  # each a Stage that holds its depths, and a BranchChoices for each branch
     head: HeadChoices | None
     image_size: tuple = (256, 192)  # height, width the budgets are counted at
     fusions: tuple = (None,)  # of a T space: those of `all_fusions`
 
     def __post_init__(self):
         if self.fusions != (None,):
-            return  # `within` may halve widths until nothing fits; they are not drawn
-        for number, (_, branches) in enumerate(self.stages, start=1):
-            for line in branches:
-                unfit = set(line.width) - {branch.width for branch in line.options()}
-                pair = f"no group number of {line.groups} fits width {min(unfit, default=0)}"
-                check(not unfit, f"stage {number} of {self.backbone}: {pair}")
+            return  # of a T space: `within` may halve widths until nothing fits on them
+        for number, choices in enumerate(self.stages, start=1):
+            for line in choices.branches:
+                fitting = {branch.width for branch in line.options}
+                for width in line.width:
+                    pair = f"no group number of {line.groups} fits width {width}"
+                    check(width in fitting, f"stage {number} of {self.backbone}: {pair}")
 
     @staticmethod
     def of(arch, image_size=None):
         """The space that holds one architecture: over it, a PoseNet is a finished network."""
+        # a choice of one, wherever a space has several
         plan = BACKBONES[arch.backbone]
         stages = []
         for block, stage in zip(plan.blocks, arch.stages, strict=True):
-            lines = [BranchChoices(block, **single(b), as_given=True) for b in stage.branches]
-            stages.append(StageChoices((stage.depth,), tuple(lines)))
-        head = HeadChoices(**single(arch.head), as_given=True) if arch.head else None
-        size = image_size or plan.image_size
-        return Space(arch.backbone, (arch.stem,), tuple(stages), head, size, (arch.fusion,))
+            lines = [BranchChoices(block, **single(branch)) for branch in stage.branches]
+            stages.append(Stage((stage.depth,), tuple(lines)))
+        head = HeadChoices(**single(arch.head)) if arch.head else None
+        return Space(
+            backbone=arch.backbone,
+            stem=(arch.stem,),
+            stages=tuple(stages),
+            head=head,
+            image_size=image_size or plan.image_size,
+            fusions=(arch.fusion,),
+        )
 
     def smallest(self):
         """The least of everything: depth, width, kernel, most groups, no attention."""
@@ -341,17 +303,23 @@ class Space:
         """
         stages = []
         for choices in self.stages:
-            branches = [line.options()[index] for line in choices.branches]
+            # options are sorted by size
+            branches = [line.options[index] for line in choices.branches]
             stages.append(Stage(choices.depth[index], tuple(branches)))
         head = self._heads(stages)[index]
         return Arch(self.backbone, self.stem[index], tuple(stages), head, self.fusions[0])
 
     def _heads(self, stages):
-        """The heads over these stages: they see branch 1 of the last."""
-        return self.head.options(stages[-1].branches[0].width) if self.head else (None,)
+        """The heads over these stages: they read branch 1 of the last."""
+        if not self.head:
+            return [None]
+        return self.head.options(stages[-1].branches[0].width)
 
-    def _sample_head(self, rng, stages):
-        return self.head.sample(rng, stages[-1].branches[0].width) if self.head else None
+    def _sample_head(self, stages, rng):
+        """A random one of them."""
+        if not self.head:
+            return None
+        return self.head.sample(stages[-1].branches[0].width, rng)
 
     def sample(self, rng):
         """A random Arch, from a `random.Random`."""
@@ -361,9 +329,32 @@ class Space:
             branches = [line.sample(rng) for line in choices.branches]
             stages.append(Stage(rng.choice(choices.depth), tuple(branches)))
         # the head last: its group numbers depend on the width below
-        head = self._sample_head(rng, stages)
+        head = self._sample_head(stages, rng)
         stem = rng.choice(self.stem)
         return Arch(self.backbone, stem, tuple(stages), head, rng.choice(self.fusions))
+
+    @cached_property
+    def _decisions(self):
+        """(what, stage, branch) of every decision that has more than one option."""
+        # once a network: the stem, the fusion of a non-key frame, the head
+        heads = self._heads(self.largest().stages)
+        once = {"stem": self.stem, "fusion": self.fusions, "head": heads}
+        found = []
+        for what, options in once.items():
+            if len(options) > 1:
+                found.append((what, None, None))
+        # in every stage: its depth; and all that makes up a branch is one decision
+        for index, choices in enumerate(self.stages):
+            if len(choices.depth) > 1:
+                found.append(("depth", index, None))
+            for branch, line in enumerate(choices.branches):
+                if len(line.options) > 1:
+                    found.append(("branch", index, branch))
+        return found
+
+    def decisions(self):
+        """How many decisions `redraw` chooses from."""
+        return len(self._decisions)
 
     def redraw(self, arch, rng):
         """A neighbour of `arch`: one decision, chosen at random, is drawn again as in `sample`.
@@ -371,44 +362,39 @@ class Space:
         This is the step of the random walk that finds candidates near a budget
         (`search.random_walk`).
         """
-        what, number, branch = rng.choice(_decisions(self))
+        what, index, branch = rng.choice(self._decisions)
         if what == "stem":
             return replace(arch, stem=rng.choice(self.stem))
         if what == "fusion":
             return replace(arch, fusion=rng.choice(self.fusions))
         if what == "head":
-            return replace(arch, head=self._sample_head(rng, arch.stages))
+            return replace(arch, head=self._sample_head(arch.stages, rng))
 
         # of a stage either its depth, or everything else about one branch
         stages = list(arch.stages)
-        stage = stages[number]
-        choices = self.stages[number]
+        choices = self.stages[index]
         if what == "depth":
-            stages[number] = stage._replace(depth=rng.choice(choices.depth))
+            stages[index] = stages[index]._replace(depth=rng.choice(choices.depth))
         else:
-            branches = list(stage.branches)
+            branches = list(stages[index].branches)
             branches[branch] = choices.branches[branch].sample(rng)
-            stages[number] = stage._replace(branches=tuple(branches))
+            stages[index] = stages[index]._replace(branches=tuple(branches))
 
         # if the last stage has another width now, the head may no longer fit on it
         head = arch.head
         if head not in self._heads(stages):
-            head = self._sample_head(rng, stages)
+            head = self._sample_head(stages, rng)
         return replace(arch, stages=tuple(stages), head=head)
-
-    def decisions(self):
-        """How many decisions `redraw` chooses from."""
-        return len(_decisions(self))
 
     def __contains__(self, arch):
         if arch.backbone != self.backbone:
             return False
-        # decision by decision
+        # decision by decision; the head last, as it depends on the last stage
         found = [arch.stem in self.stem, arch.fusion in self.fusions]
         for stage, choices in zip(arch.stages, self.stages, strict=True):
             found.append(stage.depth in choices.depth)
             for branch, line in zip(stage.branches, choices.branches, strict=True):
-                found.append(branch in line.options())
+                found.append(branch in line.options)
         found.append(arch.head in self._heads(arch.stages))
         return all(found)
 
@@ -416,13 +402,11 @@ class Space:
         """How many architectures there are (a Python int: it does not fit a float)."""
         count = len(self.stem) * len(self.fusions)
         for depth, branches in self.stages:
-            count *= len(depth) * math.prod([len(line.options()) for line in branches])
-        if not self.head:
-            return count
+            count *= len(depth) * math.prod([len(line.options) for line in branches])
         # how many heads fit depends on the branch below: take their mean over its options
-        last = self.stages[-1].branches[0].options()
-        heads = sum(len(self.head.options(branch.width)) for branch in last)
-        return count * heads // len(last)
+        last = self.stages[-1].branches[0].options
+        heads = [len(self._heads([Stage(1, (branch,))])) for branch in last]
+        return count * sum(heads) // len(last)
 
     def within(self, arch):
         """The T space inside a found S-ViPNAS: all that is not larger than `arch`, with a fusion.
@@ -437,62 +421,69 @@ class Space:
         attention     skipped or used where S has it, else skipped
         expansion     the table's that are below S's, and S's
         fusion        any operation after any stage
-
-        Say S has 2 blocks "32 k5 g64 e2" in stage 2 of `tiny`. Depths 1 and 2, widths 16 and 32,
-        kernels 3 and 5 follow. Its groups have 1 channel, as 32 x 2 / 64 = 1: 16 channels would
-        need 32 groups, which is not in the table, so 16 is drawn in vain and only 32 is left.
-        ValueError if `arch` has another backbone.
         """
-        same = arch.backbone == self.backbone
-        check(same, f"a {arch.backbone} does not lie in the space {self.backbone}")
+        # stage by stage: its depths, and what is inside each of its branches
         stages = []
-        for index, (stage, choices) in enumerate(zip(arch.stages, self.stages, strict=True)):
+        for index, (choices, stage) in enumerate(zip(self.stages, arch.stages, strict=True)):
             least = BACKBONES[self.backbone].depth_step(index)
             lines = zip(choices.branches, stage.branches, strict=True)
-            branches = [line.within(branch) for line, branch in lines]
-            stages.append(StageChoices(steps(least, stage.depth, least), tuple(branches)))
-        head = None
-        if self.head:
-            head = self.head.within(arch.head, arch.stages[-1].branches[0].width)
-            # a width of the last stage goes if no head fits on it
+            branches = [branch_within(line, branch) for line, branch in lines]
+            stages.append(Stage(steps(least, stage.depth, least), tuple(branches)))
+        # the head; a width of the last stage goes if no head fits on it
+        head = self.head
+        if head:
+            head = head_within(head, arch.head, arch.stages[-1].branches[0].width)
             (last,) = stages[-1].branches
-            fitting = tuple([width for width in last.width if head.options(width)])
-            stages[-1] = stages[-1]._replace(branches=(replace(last, width=fitting),))
+            fitting = [width for width in last.width if head.options(width)]
+            last = replace(last, width=tuple(fitting))
+            stages[-1] = stages[-1]._replace(branches=(last,))
         stem = widths_within(self.stem, arch.stem)
         fusions = all_fusions(len(stages))
-        return Space(self.backbone, stem, tuple(stages), head, self.image_size, fusions)
+        return replace(self, stem=stem, stages=tuple(stages), head=head, fusions=fusions)
 
 
-@lru_cache(maxsize=64)
-def _decisions(space):
-    """(what, stage, branch) of every decision of `space` that has more than one option."""
-    # once a network: the stem, the fusion of a non-key frame, the head
-    heads = space._heads(space.largest().stages)
-    once = {"stem": space.stem, "fusion": space.fusions, "head": heads}
-    found = [(what, None, None) for what, options in once.items() if len(options) > 1]
-    # in every stage: its depth; and all that makes up a branch is one decision
-    for index, choices in enumerate(space.stages):
-        if len(choices.depth) > 1:
-            found.append(("depth", index, None))
-        for branch, line in enumerate(choices.branches):
-            if len(line.options()) > 1:
-                found.append(("branch", index, branch))
-    return found or [("stem", None, None)]  # a space of one: there it stays
+# For example, S has 2 blocks "32 k5 g64 e2" in stage 2 of `tiny`. Widths 16 and 32 and kernels 3
+# and 5 are left. In S a group has 32 x 2 / 64 = 1 channel. Width 16 would need 32 groups for that,
+# which the table does not list, so 16 is drawn in vain and only 32 remains.
 
 
-BOTH = (False, True)  # attention: skipped or used
+def branch_within(line, branch):
+    """The part of the line `line` of a table that is not larger than the Branch `branch` of S."""
+    smaller = [expansion for expansion in line.expansion if expansion < branch.expansion]
+    inside = sizes_within(line, branch, line.block.hidden(branch))
+    attention = BOTH if branch.attention else (False,)
+    return replace(inside, attention=attention, expansion=(*smaller, branch.expansion))
 
 
-def resnet(depths, *widths):
-    """A line of Table A2. Steps (Sec. A.2): width 16, kernel 2, groups 16."""
-    line = BranchChoices(Bottleneck, steps(*widths), (3, 5), steps(16, 64), BOTH)
-    return StageChoices(depths, (line,))
+def head_within(line, head, in_channels):
+    """The part of HeadChoices `line` that is not larger than the Head `head` of S."""
+    first = head.width // common_groups(head.groups, in_channels, head.width)
+    return replace(sizes_within(line, head, head.width), most_per_group_first=first)
 
 
-def mobile(depths, widths, kernels, groups, attention, expansions, most_per_group=math.inf):
-    """A stage of MobileNet-V3's blocks."""
-    line = BranchChoices(Mobile, widths, kernels, groups, attention, expansions, most_per_group)
-    return StageChoices(depths, (line,))
+def sizes_within(line, found, channels):
+    """`line` up to the width, the kernel and the channels per group of `found`."""
+    return replace(
+        line,
+        width=widths_within(line.width, found.width),
+        kernel=steps(min(line.kernel[0], found.kernel), found.kernel, 2),
+        groups=tuple(sorted({*line.groups, found.groups})),
+        most_per_group=channels // found.groups,
+    )
+
+
+def widths_within(table, width):
+    """From half of `width` up to it, in the table's steps: of 304 in steps of 16, 160 ... 304."""
+    if len(table) == 1:
+        return (width,)  # a width that is not searched stays
+    step = table[1] - table[0]
+    return steps(width - width // 2 // step * step, width, step)
+
+
+def stage(block, depths, *choices, **named):
+    """A stage with one branch; the choices are those of BranchChoices."""
+    line = BranchChoices(block, *choices, **named)
+    return Stage(depths, (line,))
 
 
 def table_a1(width):
@@ -501,7 +492,7 @@ def table_a1(width):
     At expansion 6 that is from 16 channels a group to 1: a depthwise convolution.
     """
     groups = steps(3 * width // 8, 6 * width, 1)
-    return mobile((2, 3, 4), (width,), (3, 5, 7), groups, BOTH, (3, 4, 5, 6))
+    return stage(Mobile, (2, 3, 4), (width,), (3, 5, 7), groups, BOTH, (3, 4, 5, 6))
 
 
 def hrnet(depths, *widths):
@@ -510,87 +501,86 @@ def hrnet(depths, *widths):
     for width in widths:
         table = steps(width // 4, width, width // 4)
         branches.append(BranchChoices(Basic, table, (3,), steps(1, width, 1), BOTH))
-    return StageChoices(depths, tuple(branches))
+    return Stage(depths, tuple(branches))
 
 
 # The tables print [min, max]; the steps are those of Sec. A.2 for ResNet-50, of the others ours.
 # fmt: off
-SPACES = {
-    # Table A2
-    "resnet50": Space("resnet50", steps(32, 64), (
-        resnet((3, 4), 64, 80),
-        resnet((4, 5, 6), 128, 160),
-        resnet((6, 7, 8), 256, 320),
-        resnet((3, 4), 512, 640),
-    ), HeadChoices(steps(64, 256), (4,), steps(16, 64))),
+SPACES = {}
+# Table A2; its steps (Sec. A.2): width 16, kernel 2, groups 16
+SAME = {"kernel": (3, 5), "groups": steps(16, 64), "attention": BOTH}
+SPACES["resnet50"] = Space("resnet50", steps(32, 64), (
+    stage(Bottleneck, (3, 4), steps(64, 80), **SAME),
+    stage(Bottleneck, (4, 5, 6), steps(128, 160), **SAME),
+    stage(Bottleneck, (6, 7, 8), steps(256, 320), **SAME),
+    stage(Bottleneck, (3, 4), steps(512, 640), **SAME),
+), HeadChoices(steps(64, 256), (4,), steps(16, 64)))
 
-    # Table A1
-    "mobilenetv3": Space("mobilenetv3", (16,), (
-        mobile((1,), (16,), (3,), steps(2, 16, 1), BOTH, (1,)),
-        *[table_a1(width) for width in (24, 40, 80, 112, 160)],
-    ), HeadChoices((256,), (4,), steps(32, 256, 1))),
+# Table A1
+SPACES["mobilenetv3"] = Space("mobilenetv3", (16,), (
+    stage(Mobile, (1,), (16,), (3,), steps(2, 16, 1), BOTH, (1,)),
+    *[table_a1(width) for width in (24, 40, 80, 112, 160)],
+), HeadChoices((256,), (4,), steps(32, 256, 1)))
 
-    # Table A3. Of the bottlenecks it prints the middle width, 16 to 64; four times that comes out
-    "hrnet_w32": Space("hrnet_w32", steps(16, 64), (
-        StageChoices((2, 3, 4), (BranchChoices(
-            Bottleneck, steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),)),
-        hrnet((4,), 32, 64),
-        hrnet((8, 12, 16), 32, 64, 128),
-        hrnet((8, 12), 32, 64, 128, 256),
-    ), None),
+# Table A3. Of the bottlenecks it prints the middle width, 16 to 64; four times that comes out
+SPACES["hrnet_w32"] = Space("hrnet_w32", steps(16, 64), (
+    stage(Bottleneck, (2, 3, 4), steps(64, 256, 64), (3,), steps(1, 16, 1), BOTH, (4,)),
+    hrnet((4,), 32, 64),
+    hrnet((8, 12, 16), 32, 64, 128),
+    hrnet((8, 12), 32, 64, 128, 256),
+), None)
 
-    # ours: shaped like MobileNet-V3, small enough to be trained on two CPU cores in minutes
-    "tiny": Space("tiny", (16,), (
-        # depths  widths    kernels  group numbers   attention  expansions  channels a group
-        mobile((1, 2), (16, 24), (3,), (16, 24, 48), (False,), (1, 2), 1),
-        mobile((1, 2), (32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1),
-        mobile((1, 2, 3), (48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2),
-        mobile((1, 2, 3), (48, 96), (3, 5), (96, 144, 192, 288), BOTH, (2, 3), 1),
-    ), HeadChoices((48,), (4,), (48,)), image_size=(128, 96)),
-}
+# ours: shaped like MobileNet-V3, small enough to be trained on two CPU cores in minutes
+SPACES["tiny"] = Space("tiny", (16,), (
+    # depths, widths, kernels, group numbers, attention, expansions, most channels a group
+    stage(Mobile, (1, 2), (16, 24), (3,), (16, 24, 48), (False,), (1, 2), 1),
+    stage(Mobile, (1, 2), (32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1),
+    stage(Mobile, (1, 2, 3), (48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2),
+    stage(Mobile, (1, 2, 3), (48, 96), (3, 5), (96, 144, 192, 288), BOTH, (2, 3), 1),
+), HeadChoices((48,), (4,), (48,)), image_size=(128, 96))
 # fmt: on
 
 
 def hand_made(backbone, stem, rows, head=None):
     """An Arch from rows (depth, a Branch for each branch)."""
-    return Arch(backbone, stem, tuple([Stage(row[0], row[1:]) for row in rows]), head)
+    stages = [Stage(depth, tuple(branches)) for depth, *branches in rows]
+    return Arch(backbone, stem, tuple(stages), head)
 
 
-# Each line: the depth of a stage, then its blocks
+# Each line: the depth of a stage, then its blocks. Tables 1 and 2 print the numbers in comments
 # fmt: off
-ARCHS = {
-    # the two networks that the authors released
-    "s_vipnas_resnet50": hand_made("resnet50", 48, [
-        # depth  width kernel groups attention
-        (4, Branch(80, 3, 16, True)),
-        (6, Branch(160, 5, 16, False)),
-        (7, Branch(304, 5, 16, True)),
-        (3, Branch(608, 5, 16, True)),
-    ], Head(144, 4, 16)),
-    "s_vipnas_mobilenetv3": hand_made("mobilenetv3", 16, [
-        # depth  width kernel groups attention expansion
-        (1, Branch(16, 3, 8, True, 1)),
-        (4, Branch(24, 7, 120, True, 5)),
-        (4, Branch(40, 7, 20, False, 4)),
-        (4, Branch(80, 5, 100, True, 5)),
-        (4, Branch(112, 7, 280, True, 5)),
-        (4, Branch(160, 5, 240, True, 6)),
-    ], Head(160, 4, 160)),
-    # Simple Baselines [56], ResNets as they are; and HRNet-W32 [49]: 1, 4 and 3 modules of 4 blocks
-    "sbl_resnet18": hand_made("resnet18", 64, [
-        (2, Branch(64)), (2, Branch(128)), (2, Branch(256)), (2, Branch(512)),
-    ], Head(256)),
-    "sbl_resnet50": hand_made("resnet50", 64, [
-        (3, Branch(256, expansion=4)), (4, Branch(512, expansion=4)),
-        (6, Branch(1024, expansion=4)), (3, Branch(2048, expansion=4)),
-    ], Head(256)),
-    "hrnet_w32": hand_made("hrnet_w32", 64, [
-        (4, Branch(256, expansion=4)),
-        (4, Branch(32), Branch(64)),
-        (16, Branch(32), Branch(64), Branch(128)),
-        (12, Branch(32), Branch(64), Branch(128), Branch(256)),
-    ]),
-}
+ARCHS = {}
+# the two networks that the authors released are not quite those of the tables
+ARCHS["s_vipnas_resnet50"] = hand_made("resnet50", 48, [  # 7.3M parameters, 1.44 GFLOPs
+    # depth  width kernel groups attention
+    (4, Branch(80, 3, 16, True)),
+    (6, Branch(160, 5, 16, False)),
+    (7, Branch(304, 5, 16, True)),
+    (3, Branch(608, 5, 16, True)),
+], Head(144, 4, 16))
+ARCHS["s_vipnas_mobilenetv3"] = hand_made("mobilenetv3", 16, [  # 5.4M, 0.69
+    # depth  width kernel groups attention expansion
+    (1, Branch(16, 3, 8, True, 1)),
+    (4, Branch(24, 7, 120, True, 5)),
+    (4, Branch(40, 7, 20, False, 4)),
+    (4, Branch(80, 5, 100, True, 5)),
+    (4, Branch(112, 7, 280, True, 5)),
+    (4, Branch(160, 5, 240, True, 6)),
+], Head(160, 4, 160))
+# Simple Baselines [56], ResNets as they are; and HRNet-W32 [49]: 1, 4 and 3 modules of 4 blocks
+ARCHS["sbl_resnet18"] = hand_made("resnet18", 64, [  # 15.3M, 5.79
+    (2, Branch(64)), (2, Branch(128)), (2, Branch(256)), (2, Branch(512)),
+], Head(256))
+ARCHS["sbl_resnet50"] = hand_made("resnet50", 64, [  # 34.0M, 8.99
+    (3, Branch(256, expansion=4)), (4, Branch(512, expansion=4)),
+    (6, Branch(1024, expansion=4)), (3, Branch(2048, expansion=4)),
+], Head(256))
+ARCHS["hrnet_w32"] = hand_made("hrnet_w32", 64, [  # 28.5M, 7.10
+    (4, Branch(256, expansion=4)),
+    (4, Branch(32), Branch(64)),
+    (16, Branch(32), Branch(64), Branch(128)),
+    (12, Branch(32), Branch(64), Branch(128), Branch(256)),
+])
 # fmt: on
 
 # ------------------------------------------------------------------------------------- the network
@@ -613,7 +603,7 @@ class PoseNet(nn.Module):
         self.joints = joints
         smallest = self.space.smallest()
         largest = self.space.largest()
-        # a space of one architecture makes a finished network, whose layers still are elastic ones:
+        # a space of one architecture makes a finished network. Its layers still are elastic ones:
         # they just have nothing smaller to give
         self.is_supernet = self.space.size() > 1
         self.arch = None if self.is_supernet else largest
@@ -628,6 +618,7 @@ class PoseNet(nn.Module):
         for index, stage in enumerate(largest.stages):
             widths_out = [branch.width for branch in stage.branches]
             least_out = [branch.width for branch in smallest.stages[index].branches]
+            # whether other widths than the largest may come in or go out
             narrower = [least, least_out] != [widths, widths_out]
             kind = elastic.ParallelStage if plan.is_parallel(index) else elastic.SerialStage
             self.stages.append(kind(plan, index, widths, stage, self.is_supernet, narrower))
@@ -721,62 +712,54 @@ def cost(arch, image_size=(256, 192), joints=17):
 class Folded(nn.Module):
     """A convolution of a finished network that has taken over the batch norm behind it.
 
-        gain (conv(x) + bias - mean) / sigma + shift  =  conv'(x) + bias'
-        conv' = conv gain / sigma,   bias' = shift + (bias - mean) gain / sigma
+        gain (conv(x) - mean) / sigma + shift  =  conv'(x) + bias'
+        conv' = conv gain / sigma,   bias' = shift - mean gain / sigma
 
     Called like the layers it stands for; it ignores the choice in the call.
     """
 
     def __init__(self, conv, norm=None):
         super().__init__()
-        in_channels, out_channels, self.kernel, self.groups = conv.largest
+        in_channels, _, self.kernel, self.groups = conv.largest
         self.stride = getattr(conv, "stride", None)  # a deconvolution has none
-        weight = conv.weight.detach()
+        weight = conv.weight
         bias = getattr(conv, "bias", None)
-        bias = weight.new_zeros(out_channels) if bias is None else bias.detach()
         # batch norm is a scale and a shift for each output channel
         if norm is not None:
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # (O)
-            bias = norm.bias + (bias - norm.running_mean) * scale
+            bias = norm.bias - norm.running_mean * scale
             scale = scale[:, None]  # (O, 1): the filters are (O, I / groups, K, K)
             if self.stride is None:  # stored from the input's side, (I, O / groups, K, K)
                 scale = scale.view(self.groups, -1)
                 scale = scale.repeat_interleave(in_channels // self.groups, dim=0)
             weight = weight * scale[:, :, None, None]
         self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(bias)
+        self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, x, *choice):
         """(B, I, H, W) -> (B, O, H', W')."""
-        settings = {"stride": self.stride or 2, "groups": self.groups}
+        margin = self.kernel // 2
         if self.stride is None:
-            padding = (self.kernel - 2) // 2
-            return F.conv_transpose2d(x, self.weight, self.bias, padding=padding, **settings)
-        return F.conv2d(x, self.weight, self.bias, padding=self.kernel // 2, **settings)
+            return F.conv_transpose2d(x, self.weight, self.bias, 2, margin - 1, 0, self.groups)
+        return F.conv2d(x, self.weight, self.bias, self.stride, margin, groups=self.groups)
 
 
-def fold(module):
-    """Put a `Folded` in the place of every convolution inside `module`, with its batch norm."""
-    # convolutions of attention, fusion and the last one have no batch norm
-    for name, child in list(module.named_children()):
-        if isinstance(child, elastic.ConvNorm):
-            setattr(module, name, Folded(child.conv, child.norm))
-        elif isinstance(child, elastic.ElasticConv2d):
-            setattr(module, name, Folded(child))
-        elif isinstance(child, elastic.ElasticLayerNorm):
-            # an ordinary layer that every exporter knows: at one position, the norm over one group
-            norm = nn.GroupNorm(1, *child.largest)
-            norm.load_state_dict(child.state_dict())
-            setattr(module, name, norm.to(child.weight.device))
-        else:
-            fold(child)
-
-
-def folded_copy(net):
+def fold(net):
     """A copy of a finished network, without batch norm, for inference alone."""
     check(net.arch, "only a finished network can be deployed: extract one first")
+    # every layer, wherever it is, is replaced in the module that holds it
     folded = copy.deepcopy(net).eval()
-    fold(folded)
+    for parent in list(folded.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, elastic.ConvNorm):
+                setattr(parent, name, Folded(layer.conv, layer.norm))
+            elif isinstance(layer, elastic.ElasticConv2d):  # in attention, fusion and last of all
+                setattr(parent, name, Folded(layer))
+            elif isinstance(layer, elastic.ElasticLayerNorm):
+                # a layer that every exporter knows: at one position, the norm over one group
+                norm = nn.GroupNorm(1, *layer.largest, device=layer.weight.device)
+                norm.load_state_dict(layer.state_dict())
+                setattr(parent, name, norm)
     return folded.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
@@ -796,7 +779,7 @@ def torchscript(folded):
         warnings.simplefilter("ignore")  # tracing is deprecated
         script = torch.jit.trace(folded, example_kwarg_inputs=inputs, check_trace=False)
         script = torch.jit.freeze(script)
-        # it optimises itself during its first calls: let that be over before anybody measures
+        # it optimises itself during its first calls: let that be over before the first frame
         for _ in range(3):
             script(**inputs)
     return script
@@ -809,6 +792,7 @@ def openvino_request(folded, threads):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it traces, and shapes that are fixed are constants to it
         model = openvino.convert_model(folded, example_input=example_inputs(folded))
+    # f32, as some processors would round off to bfloat16
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
 
@@ -820,24 +804,29 @@ def openvino_request(folded, threads):
 
 
 class Deployed(nn.Module):
-    """A finished network for inference, called like the PoseNet it was; see `deploy`."""
+    """A finished network made fast (`--benchmark` says how fast): the same outputs to 1e-4.
+
+    Batch norm is folded into the convolutions. On a CPU OpenVINO does the rest where it is
+    installed (pip install openvino), on so many threads; else frozen TorchScript. `.runtime` says
+    what runs it. It takes any number of images, of any size that the network takes.
+    """
 
     def __init__(self, net, threads):
         super().__init__()
-        self.folded = folded_copy(net)
-        # in words, what runs it
-        self.runtime = "batch norm folded, TorchScript"
+        self.folded = fold(net)
+        self.runtime = "batch norm folded"  # in words, what runs it
         if next(net.parameters()).is_cuda:
-            self.runtime = "batch norm folded"
             self.run = self.folded
         elif importlib.util.find_spec("openvino"):
-            self.runtime = "batch norm folded, OpenVINO"
+            self.runtime += ", OpenVINO"
             self.run = openvino_request(self.folded, threads)
         else:
+            self.runtime += ", TorchScript"
             self.run = torchscript(self.folded)
 
     def forward(self, images, arch=None, heatmaps=None):
         """images (B, 3, H, W) -> heatmaps (B, joints, H/4, W/4), without gradients."""
+        # in the order in memory that convolutions on CPUs like best
         inputs = {"images": images.contiguous(memory_format=torch.channels_last)}
         if self.folded.arch.fusion:
             inputs["heatmaps"] = heatmaps.contiguous(memory_format=torch.channels_last)
@@ -846,12 +835,7 @@ class Deployed(nn.Module):
 
 
 def deploy(net, threads=1):
-    """A finished network made fast: the same outputs to 1e-4, at least twice as fast on a CPU.
-
-    Batch norm is folded into the convolutions. On a CPU OpenVINO does the rest where it is
-    installed (pip install openvino), on so many threads; else frozen TorchScript. `.runtime` says
-    what runs it. It takes any number of images, of any size that the network takes.
-    """
+    """`Deployed`: a finished network for inference, called like the PoseNet it was."""
     return Deployed(net, threads)
 
 
@@ -866,19 +850,15 @@ def use_threads(count):
         torch.set_num_threads(before)
 
 
-def milliseconds(runs, rounds=40):
-    """The shortest time of each of `runs`, functions without arguments, which are called in turns.
-
-    It is this process's own time, so what else the machine does hardly counts.
-    """
-    times = np.zeros((rounds, len(runs)))
-    with torch.no_grad():
-        # in turns, so that a slow moment of the machine meets them all
-        for turn, i in np.ndindex(*times.shape):
+def milliseconds(run, inputs, threads=1):
+    """The shortest of 40 calls. It is this process's own time: other programs hardly count."""
+    times = []
+    with torch.no_grad(), use_threads(threads):
+        for _ in range(40):
             start = time.process_time()
-            runs[i]()
-            times[turn, i] = 1000 * (time.process_time() - start)
-    return times.min(axis=0).tolist()
+            run(**inputs)
+            times.append(1000 * (time.process_time() - start))
+    return min(times)
 
 
 def frame_times(nets, threads=1):
@@ -887,10 +867,9 @@ def frame_times(nets, threads=1):
     What Fig. 4 shows as frames a second is 1000 over the mean of a key frame's and its T others'.
     """
     times = []
-    with use_threads(threads):
-        for net in nets:
-            deployed = deploy(copy.deepcopy(net).cpu(), threads)
-            times += milliseconds([partial(deployed, **example_inputs(net))])
+    for net in nets:
+        deployed = deploy(copy.deepcopy(net).cpu(), threads)
+        times.append(milliseconds(deployed, example_inputs(net), threads))
     return times
 
 
@@ -927,7 +906,7 @@ class VideoPose:
     def load(cls, path, threads=1):
         """From a T-ViPNAS; or an S-ViPNAS, a published one too: then every frame is a key frame.
 
-        It runs on a GPU if there is one. UserError if the file does not do.
+        It runs on a GPU if there is one. UserError if the file cannot be used.
         """
         nets, about = load_networks(path)
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -941,28 +920,11 @@ class VideoPose:
         return Stream(self, box)
 
 
-def as_boxes(box, count=None):
-    """A box (x, y, w, h) or None, or a list of them -> a list (of length `count`), or UserError."""
-    is_one = box is None or all(np.ndim(number) == 0 and number is not None for number in box)
-    boxes = [box] if is_one else list(box)
-    for one in boxes:
-        if one is not None and len(one) != 4:
-            raise UserError(f"{one} is no box: it has four numbers x, y, w, h")
-        if one is not None:
-            data.window(one, (1, 1))  # raises UserError if it has no area
-    if count is not None and len(boxes) != count:
-        raise UserError(f"{len(boxes)} boxes for {count} people: give a box or None for each")
-    return boxes
-
-
 class Stream:
     """People followed through a video, all of them as one batch.
 
-    Every T + 1 frames is a key frame: the S network looks at it alone. On the frames between, the
-    T networks get the propagated heatmaps of the frame before (eq. 2). ours: every frame is cropped
-    by a window around the person's last pose, so they may walk away from where the key frame saw
-    them. The box around a pose holds the joints that are seen, those with a score above .2 inside
-    the frame, and is on each side larger by a pixel and a tenth of its longer side.
+    ours: every frame is cropped by a window around the person's last pose, so they may walk away
+    from where the key frame saw them.
 
     After a step `lost` (N,) says who shows fewer than 4 joints. A lost person keeps their window;
     at the next key frame they are left out, and get nan, until `step` is handed a box for them.
@@ -988,17 +950,20 @@ class Stream:
         """
         image = data.as_picture(frame)
         image.load()  # decoded once, at full size, for all windows
-        count = len(self.boxes)
-        given = [None] * count if box is None else as_boxes(box, count)
+        given = [None] * len(self.boxes)
+        if box is not None:
+            given = as_boxes(box, len(self.boxes))
         if self.size not in (None, image.size) and any(one is None for one in given):
             raise UserError("the frames have another size now: hand `step` a box for everybody")
         self.size = image.size
         # 1. is it a key frame? A box that is handed in makes it one
-        self.t = (self.t + 1) % len(self.pose.nets) if box is None else 0
-        if self.t == 0:
+        self.t = (self.t + 1) % len(self.pose.nets)
+        if self.t == 0 or box is not None:
+            self.t = 0
             self._start_period(given)
         # 2. the network of this frame; a person who is left out has nan
-        keypoints = np.full((count, len(self.pose.about["joints"]), 3), np.nan)
+        joints = len(self.pose.about["joints"])
+        keypoints = np.full((len(self.boxes), joints, 3), np.nan)
         if self.running:
             with use_threads(self.pose.threads):
                 keypoints[self.running] = self._run(image)
@@ -1038,16 +1003,34 @@ class Stream:
         return data.transform(keypoints, data.invert(matrices))
 
 
-def box_around(pose, size):
-    """The box (x, y, w, h) around a pose (K, 3), as `Stream` describes it; None if it is lost.
+def as_boxes(box, count=None):
+    """A box (x, y, w, h) or None, or a list of them -> a list (of length `count`), or UserError."""
+    # a box is four numbers, maybe an array; a list holds boxes and None
+    is_one = box is None or all(np.ndim(number) == 0 and number is not None for number in box)
+    boxes = [box] if is_one else list(box)
+    if count not in (None, len(boxes)):
+        raise UserError(f"{len(boxes)} boxes for {count} people: give a box or None for each")
+    for one in boxes:
+        if one is not None and len(one) != 4:
+            raise UserError(f"{one} is no box: it has four numbers x, y, w, h")
+        if one is not None:
+            data.window(one, (1, 1))  # raises UserError if it has no area
+    return boxes
 
-    size: width and height of the image.
+
+def box_around(pose, size):
+    """The box (x, y, w, h) around a pose (K, 3) in an image of `size` (width, height).
+
+    It holds the joints that are seen: score above .2, inside the image. On each side it is larger
+    by a pixel and a tenth of its longer side. None if fewer than 4 joints are seen.
     """
     x, y, score = pose.T
-    inside = (x > -0.5) & (y > -0.5) & (x < size[0] - 0.5) & (y < size[1] - 0.5)
+    inside = (x > -0.5) & (x < size[0] - 0.5)
+    inside &= (y > -0.5) & (y < size[1] - 0.5)
     seen = pose[inside & (score > SURE), :2]  # (n, 2); none where they are nan
     if len(seen) < FEWEST_JOINTS:
         return None
+    # its corners, and what is added on each side
     low = seen.min(axis=0)
     high = seen.max(axis=0)
     margin = 0.1 * (high - low).max() + 1
@@ -1079,13 +1062,9 @@ def read_checkpoint(path):
     try:
         contents = torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that it cannot read
-        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
-            how = "save its tensors alone, torch.save(model.state_dict(), FILE)"
-            raise UserError(
-                f"{path} holds more than tensors, and nothing in it is run: {how}"
-            ) from None
-        reason = f"truncated or not a checkpoint ({type(error).__name__})"
-        raise UserError(f"{path} is {reason}; make it again") from None
+        reason = "is truncated, not a checkpoint, or holds more than tensors and plain values"
+        how = "make it again, or save its tensors alone: torch.save(model.state_dict(), FILE)"
+        raise UserError(f"{path} {reason} ({type(error).__name__}); {how}") from None
     return contents if isinstance(contents, dict) else {}
 
 
@@ -1107,11 +1086,10 @@ def load_checkpoint(path, *kinds):
         raise UserError(f"{path} holds something else: a {kinds[0]} checkpoint is needed here")
     with complete(path):
         # how crops are made is written in data.py: it must be as it was in training
-        known = data.about(data.COCO, contents["about"]["size"], contents["about"]["cell"])
-        same = all(contents["about"][name] == known[name] for name in ("padding", "mean", "std"))
+        about = contents["about"]
+        known = data.about(data.COCO, about["size"], about["cell"])
+        same = all(about[name] == known[name] for name in ("padding", "mean", "std"))
         check(same, "its crops are not those of data.py")
-        check(known["cell"] in (data.CELL, data.SBL_CELL), "its heatmap cells are unknown")
-        check(not any(side % 16 for side in known["size"]), "its images are no multiples of 16")
     return contents
 
 
@@ -1119,15 +1097,24 @@ def restore(net, state, path):
     """Load `state` into `net` and return it; UserError if it does not fit or is not finite."""
     with complete(path):
         net.load_state_dict(state)
-        corrupt = [name for name, x in net.state_dict().items() if not x.isfinite().all()]
-        check(not corrupt, f"not all numbers in {', '.join(corrupt[:1])} are finite")
+        for name, tensor in net.state_dict().items():
+            check(tensor.isfinite().all(), f"not all numbers in {name} are finite")
     return net
 
 
 def save_finished(path, nets, about):
     """Write finished networks, the key frame's first. about: from `data.about`, how to use them."""
-    networks = [{"arch": net.arch.to_json(), "state": net.state_dict()} for net in nets]
+    networks = []
+    for net in nets:
+        networks.append({"arch": net.arch.to_json(), "state": net.state_dict()})
     save_checkpoint({"kind": "finished", "networks": networks, "about": about}, path)
+
+
+def restore_finished(arch, state, about, path):
+    """A finished network in eval mode, of its Arch in JSON and its tensors."""
+    # the architecture is in the file, so any file can be opened without a config
+    space = Space.of(Arch.from_json(arch), tuple(about["size"]))
+    return restore(PoseNet(space, len(about["joints"])).eval(), state, path)
 
 
 def load_networks(path):
@@ -1135,17 +1122,16 @@ def load_networks(path):
 
     The published networks see COCO's joints at 256x192, in the heatmap cells of SBL.
     """
+    # only our own files say what they are
     if "kind" not in read_checkpoint(path):
-        return [load_mmpose(path)], data.about(data.COCO, (256, 192), data.SBL_CELL)
+        about = data.about(data.COCO, (256, 192), data.SBL_CELL)
+        return [load_mmpose(path)], about
     contents = load_checkpoint(path, "finished")
     about = contents["about"]
     nets = []
     with complete(path):
-        for network in contents["networks"]:
-            # the architecture is in the file, so any file can be opened without a config
-            space = Space.of(Arch.from_json(network["arch"]), tuple(about["size"]))
-            net = PoseNet(space, len(about["joints"])).eval()
-            nets.append(restore(net, network["state"], path))
+        for saved in contents["networks"]:
+            nets.append(restore_finished(saved["arch"], saved["state"], about, path))
         check(nets and nets[0].arch.fusion is None, "its first network is not for key frames")
     return nets, about
 
@@ -1153,20 +1139,20 @@ def load_networks(path):
 def load_supernet(path):
     """(super-network, its key-frame network or None, everything saved) of a run's supernet.pt."""
     contents = load_checkpoint(path, "supernet", "alone")
+    about = contents["about"]
     with complete(path):
-        alone = contents["kind"] == "alone" or (contents["stage"] == "s" and contents["arch"])
-        if alone or len(contents["nets"]) > 1:
+        # files of the second edition do not say so by their kind
+        alone = contents["kind"] == "alone" or len(contents["nets"]) > 1
+        if alone or (contents["stage"] == "s" and contents["arch"]):
             raise UserError(f"{path} was trained as one architecture alone: nothing to search")
-        size = tuple(contents["about"]["size"])
-        joints = len(contents["about"]["joints"])
-        space = replace(SPACES[contents["space"]], image_size=size)
+        space = replace(SPACES[contents["space"]], image_size=tuple(about["size"]))
         key_net = None
         # that of stage t lies within the network of the key frame (Sec. 3.4.2)
         if contents["stage"] == "t":
-            key_net = PoseNet(Space.of(Arch.from_json(contents["arch"]), size), joints).eval()
-            restore(key_net, contents["key"], path)
+            key_net = restore_finished(contents["arch"], contents["key"], about, path)
             space = space.within(key_net.arch)
-        supernet = restore(PoseNet(space, joints), contents["nets"][0], path)
+        supernet = PoseNet(space, len(about["joints"]))
+        restore(supernet, contents["nets"][0], path)
     return supernet, key_net, contents
 
 
@@ -1175,6 +1161,7 @@ def read_archs(text):
     if text in ARCHS:
         return [ARCHS[text]]
     try:
+        # by hand or by `write_archs`
         entries = json.loads(Path(text).read_text(encoding="utf-8-sig"))
         entries = entries if isinstance(entries, list) else [entries]
         check(entries, "it is an empty list")
@@ -1185,7 +1172,7 @@ def read_archs(text):
         return archs
     except UnicodeDecodeError:  # no text, so it is a checkpoint
         return [net.arch for net in load_networks(text)[0]]
-    except (OSError, ValueError, TypeError, ArithmeticError, RuntimeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
         choices = f"an architecture's JSON file, a finished checkpoint, or {', '.join(ARCHS)}"
         reason = " ".join(str(error).split())[:200]
         message = f"no architecture can be read from {text} ({reason}); choose {choices}"
@@ -1194,9 +1181,11 @@ def read_archs(text):
 
 def write_archs(archs, path):
     """Write one Arch, or a list of them (an allocation), as `read_archs` reads it."""
-    is_one = isinstance(archs, Arch)
-    contents = [json.loads(arch.to_json()) for arch in ([archs] if is_one else archs)]
-    data.write_json(contents[0] if is_one else contents, path)
+    if isinstance(archs, Arch):
+        contents = json.loads(archs.to_json())
+    else:
+        contents = [json.loads(arch.to_json()) for arch in archs]
+    data.write_json(contents, path)
 
 
 # mmpose is the toolbox with which the authors published their two S-ViPNAS networks. Both are built
@@ -1228,7 +1217,7 @@ def _mmpose_name(name, ours):
     part, *path = ours.split(".")
     if part == "head" and path[0] == "deconvs":
         # theirs count the ReLUs too: deconvolution 0, norm 1, ReLU 2, deconvolution 3, ...
-        index = 3 * int(path[1]) + ["conv", "norm"].index(path[2])
+        index = 3 * int(path[1]) + (path[2] == "norm")
         return f"head.deconv_layers.{index}.{path[3]}"
     if part == "head":
         return f"head.final_layer.{path[1]}"
@@ -1247,76 +1236,78 @@ def _mmpose_name(name, ours):
 def load_mmpose(path):
     """A published S-ViPNAS checkpoint, of either network, as a finished PoseNet in eval mode.
 
-    Newer files call the head `head`, older ones `keypoint_head`. The tensors lie under
-    `state_dict`, or where others put them: under `model`, or bare; with the words that DataParallel
-    and torch.compile put before the names. UserError if it is another network.
+    UserError if it is another network.
     """
+    # the tensors lie under `state_dict`, or where others put them: under `model`, or bare
     found = read_checkpoint(path)
-    for name in ("state_dict", "model"):
-        found = found[name] if isinstance(found.get(name), dict) else found
-    found = {re.sub("(module|_orig_mod)[.]", "", str(key)): x for key, x in found.items()}
-    found = {re.sub("^keypoint_head[.]", "head.", key): x for key, x in found.items()}
+    for place in ("state_dict", "model"):
+        if isinstance(found.get(place), dict):
+            found = found[place]
+    # DataParallel and torch.compile put a word before the names; older files have `keypoint_head`
+    wrappers = "((module|_orig_mod)[.])*(keypoint_(?=head[.]))?"
+    found = {re.sub(f"^{wrappers}", "", str(name)): tensor for name, tensor in found.items()}
 
-    # which of the two is it? Only ResNet's blocks have two numbers
-    is_resnet = any(key.startswith("backbone.layer1.0.") for key in found)
-    name = "s_vipnas_resnet50" if is_resnet else "s_vipnas_mobilenetv3"
-    net = PoseNet(ARCHS[name]).eval()
+    # which of the two is it? Only ResNet's blocks have two numbers in their names
+    is_resnet = any(name.startswith("backbone.layer1.0.") for name in found)
+    arch = "s_vipnas_resnet50" if is_resnet else "s_vipnas_mobilenetv3"
+    net = PoseNet(ARCHS[arch]).eval()
     state = {}
-    for ours, tensor in net.state_dict().items():
-        theirs = found.get(_mmpose_name(name, ours))
-        if not isinstance(theirs, torch.Tensor) or theirs.numel() != tensor.numel():
-            missing = f"{_mmpose_name(name, ours)} is missing in it or does not fit"
-            raise UserError(f"{path} is not a published S-ViPNAS network: {missing}")
-        state[ours] = theirs.reshape(tensor.shape)  # their layer norms have dimensions of size 1
+    with complete(path):
+        for ours in net.state_dict():
+            theirs = _mmpose_name(arch, ours)
+            check(theirs in found, f"a published S-ViPNAS network has {theirs}")
+            # their layer norms have two more dimensions, of size 1
+            is_layer_norm = "attention.norm" in ours
+            state[ours] = found[theirs].flatten() if is_layer_norm else found[theirs]
     return restore(net, state, path)
 
 
 # -------------------------------------------------------------------------- ONNX, and the benchmark
 
 
-def write_onnx(net, path):
-    """Write a finished network as an ONNX file, whole or not at all, for any number of images.
+def export_onnx(nets, path):
+    """Write finished networks as ONNX files, for any number of images each.
 
-    Its inputs are called images and, of a non-key frame, heatmaps; its output is called output.
-    UserError without the package onnx.
+    Of several networks FILE.onnx becomes FILE_0.onnx, FILE_1.onnx, ... Inputs are called images
+    and, of a non-key frame, heatmaps; the output is called output. UserError without the package.
     """
+    # said before anything is written
     if not importlib.util.find_spec("onnx"):
         raise UserError("an ONNX file needs the package onnx: pip install onnx")
-    inputs = {name: x.contiguous() for name, x in example_inputs(net).items()}
-    options = {"input_names": list(inputs), "output_names": ["output"]}
-    options["dynamic_axes"] = {name: {0: "batch"} for name in [*inputs, "output"]}
-    with warnings.catch_warnings(), data.whole_file(path) as file:
-        warnings.simplefilter("ignore")  # this exporter is deprecated, the new one needs a package
-        written = io.BytesIO()
-        folded = folded_copy(net).cpu()
-        torch.onnx.export(folded, (), written, kwargs=inputs, dynamo=False, **options)
-        file.write(written.getvalue())
-    shapes = [f"{name} {tuple(x.shape)}" for name, x in inputs.items()]
-    print(f"wrote {path}: {' and '.join(shapes)} -> output, for any number of images")
-
-
-def export_onnx(nets, path):
-    """Write finished networks, one a file; of several, FILE.onnx becomes FILE_0.onnx, FILE_1..."""
     for t, net in enumerate(nets):
-        write_onnx(net, path.with_stem(f"{path.stem}_{t}") if len(nets) > 1 else path)
+        inputs = {name: x.contiguous() for name, x in example_inputs(net).items()}
+        options = {"input_names": list(inputs), "output_names": ["output"]}
+        options["dynamic_axes"] = {name: {0: "batch"} for name in [*inputs, "output"]}
+        written = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter that is not deprecated needs a package
+            folded = fold(net).cpu()
+            torch.onnx.export(folded, (), written, kwargs=inputs, dynamo=False, **options)
+        # whole or not at all
+        file = path
+        if len(nets) > 1:
+            file = path.with_stem(f"{path.stem}_{t}")
+        with data.whole_file(file) as opened:
+            opened.write(written.getvalue())
+        print(f"wrote {file}: {', '.join(inputs)} -> output")
 
 
 def benchmark():
-    """Print how fast networks are, side by side: eager, TorchScript, OpenVINO where installed."""
+    """Print how fast networks are: eager, and as `deploy` makes them, with and without OpenVINO."""
     tiny = SPACES["tiny"]
     archs = {name: ARCHS[name] for name in ("s_vipnas_resnet50", "s_vipnas_mobilenetv3")}
     archs["tiny, its largest network"] = tiny.largest()
     archs["tiny, its smallest for non-key frames"] = tiny.within(tiny.largest()).smallest()
+    # random weights are as fast as trained ones
     for name, arch in archs.items():
         net = PoseNet(arch).eval()
-        with use_threads(1):
-            runs = {"eager": net, "batch norm folded, TorchScript": torchscript(folded_copy(net))}
-            if importlib.util.find_spec("openvino"):
-                runs["batch norm folded, OpenVINO"] = openvino_request(folded_copy(net), threads=1)
-            times = milliseconds([partial(run, **example_inputs(net)) for run in runs.values()])
-        print("{}, {}x{}, one image, one CPU thread".format(name, *net.space.image_size))
-        for runtime, ms in zip(runs, times, strict=True):
-            print(f"{ms:9.2f} ms {times[0] / ms:6.2f}x   {runtime}")
+        runs = {"eager": net, "batch norm folded, TorchScript": torchscript(fold(net))}
+        if importlib.util.find_spec("openvino"):
+            runs["batch norm folded, OpenVINO"] = openvino_request(fold(net), threads=1)
+        height, width = net.space.image_size
+        print(f"{name}, {height}x{width}, one image, one CPU thread")
+        for runtime, run in runs.items():
+            print(f"{milliseconds(run, example_inputs(net)):9.2f} ms   {runtime}")
 
 
 # --------------------------------------------------------------------------- the command for videos
@@ -1351,47 +1342,31 @@ def read_video(path):
             pages = getattr(image, "n_frames", 1) if file == path else 1
             for i in range(pages):
                 image.seek(i)
-                frame = data.as_picture(ImageOps.exif_transpose(image))
-                yield f"{path.name}/{i if file == path else file.name}", frame
+                name = i if file == path else file.name
+                yield f"{path.name}/{name}", data.as_picture(ImageOps.exif_transpose(image))
 
 
-class VideoResults:
-    """What a run over a video leaves in the folder `out`: overlays at once, the rest at the end."""
+def draw_people(overlay, poses, skeleton):
+    """A copy of a frame with `poses` (N, K, 3) on it; several people have a colour each."""
+    for person, pose in enumerate(poses):
+        colour = None
+        if len(poses) > 1:
+            colour = PEOPLE_COLOURS[person % len(PEOPLE_COLOURS)]
+        overlay = data.draw_pose(overlay, pose, skeleton, SURE, colour)
+    return overlay
 
-    def __init__(self, out, skeleton):
-        self.out = Path(out)
-        self.skeleton = skeleton
-        self.page = {"categories": [skeleton.category], "images": [], "annotations": []}
-        self.small = []  # the first overlays, of 256 colours, for the GIF
 
-    def add(self, name, frame, poses):
-        """Write the overlay of a frame with `poses` (N, K, 3), and keep its part of poses.json."""
-        number = len(self.page["images"])
-        image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
-        self.page["images"].append(image)
-        overlay = frame
-        for person, pose in enumerate(poses):
-            colour = PEOPLE_COLOURS[person % len(PEOPLE_COLOURS)] if len(poses) > 1 else None
-            overlay = data.draw_pose(overlay, pose, self.skeleton, SURE, colour)
-            # track_id: the people are numbered as their boxes were handed in; nan is no JSON
-            if np.isfinite(pose).all():
-                entry = {"image_id": number, "track_id": person}
-                entry["keypoints"] = pose.round(3).ravel().tolist()
-                entry["scores"] = pose[:, 2].round(4).tolist()
-                self.page["annotations"].append(entry)
-        # at full size as a file of its own, and small for the GIF
-        data.save_image(overlay, self.out / f"{number:06d}.png")
-        if number < GIF_FRAMES:
-            overlay.thumbnail(GIF_SIZE)
-            self.small.append(overlay.quantize())
-
-    def write(self):
-        """Write poses.json, in PoseTrack18's format of results, and overlay.gif."""
-        if self.small:
-            data.write_json(self.page, self.out / "poses.json")
-            data.save_image(self.small, self.out / "overlay.gif")
-            gif = f"overlay.gif of the first {len(self.small)}"
-            print(f"{self.out}: {len(self.page['images'])} overlays, {gif}, poses.json")
+def add_frame(page, name, poses):
+    """Add what was found in a frame to `page`, which has PoseTrack18's format of results."""
+    number = len(page["images"])
+    image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
+    page["images"].append(image)
+    for person, pose in enumerate(poses):
+        # track_id: the people are numbered as their boxes were handed in
+        entry = {"image_id": number, "track_id": person}
+        entry["keypoints"] = pose.round(3).ravel().tolist()
+        entry["scores"] = pose[:, 2].round(4).tolist()
+        page["annotations"].append(entry)
 
 
 def run_video(video, checkpoint, boxes, out):
@@ -1402,25 +1377,35 @@ def run_video(video, checkpoint, boxes, out):
     folder = Path(video) if Path(video).is_dir() else Path(video).parent
     if Path(out).resolve() == folder.resolve():
         raise UserError(f"--out {out} is the folder of the video; name another to be written to")
+    # everybody is followed from the first frame on
     pose = VideoPose.load(checkpoint)
+    skeleton = data.skeleton_of(pose.about)
     stream = pose.stream(boxes)
-    results = VideoResults(out, data.skeleton_of(pose.about))
-    times = {"key": [], "non-key": [], "mean": []}  # milliseconds of every frame
+    page = {"categories": [skeleton.category], "images": [], "annotations": []}
+    small = []  # the first overlays, of 256 colours, for the GIF
+    times = {"key": [], "non-key": []}  # milliseconds of every frame
     try:
         for number, (name, frame) in enumerate(read_video(video)):
-            # nobody can be asked for a box here: at a key frame, lost people are searched for where
-            # they were last seen
+            # nobody can give a new box: at a key frame a lost person is searched for again
             if number % len(pose.nets) == 0:
                 stream.lost[:] = False
             start = time.perf_counter()
             poses = stream.step(frame)
             kind = "non-key" if stream.t else "key"
-            for column in (kind, "mean"):
-                times[column].append(1000 * (time.perf_counter() - start))
+            times[kind].append(1000 * (time.perf_counter() - start))
             print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}")
-            results.add(name, frame, poses)
+            add_frame(page, name, poses)
+            # the overlay: at once as a file of its own, in the end as a part of the GIF
+            overlay = draw_people(frame, poses, skeleton)
+            data.save_image(overlay, Path(out) / f"{number:06d}.png")
+            if number < GIF_FRAMES:
+                overlay.thumbnail(GIF_SIZE)
+                small.append(overlay.quantize())
     finally:
-        results.write()
+        if small:
+            data.write_json(page, Path(out) / "poses.json")
+            data.save_image(small, Path(out) / "overlay.gif")
+    print(f"{out}: overlays, overlay.gif of the first {len(small)} frames, poses.json")
     parts = [f"{kind} {np.mean(values):.1f} ms" for kind, values in times.items() if values]
     print(f"a frame of {len(boxes)} on {pose.device}: {', '.join(parts)}")
 
@@ -1428,38 +1413,30 @@ def run_video(video, checkpoint, boxes, out):
 # -------------------------------------------------------------------------------- showing networks
 
 
+def show_costs(title, costs):
+    """Print {name: Cost}, a row each."""
+    print(f"\n{title:22}   parameters   multiply-adds    GFLOPs (as the paper counts)")
+    for name, price in costs.items():
+        print(f"{name:22} {price.params:12,} {price.macs:15,} {price.gflops:9.4f}")
+
+
 def show(arch):
     """Print what an architecture is made of, and what each part costs."""
     image_size = BACKBONES[arch.backbone].image_size
-    print(f"\n{arch}\n")
-    print("part         parameters   multiply-adds    GFLOPs (as the paper counts)")
     parts = stage_costs(arch, image_size)
     parts["all"] = cost(arch, image_size)
-    for name, part in parts.items():
-        print(f"{name:10} {part.params:12,} {part.macs:15,} {part.gflops:9.4f}")
-
-
-PRINTED = {  # the released S-ViPNAS networks are not quite those of the tables
-    "s_vipnas_resnet50": "7.3M, 1.44",
-    "s_vipnas_mobilenetv3": "5.4M, 0.69",
-    "sbl_resnet18": "15.3M, 5.79",
-    "sbl_resnet50": "34.0M, 8.99",
-    "hrnet_w32": "28.5M, 7.10",
-}
+    print(f"\n{arch}")
+    show_costs("part", parts)
 
 
 def show_all():
     """Print what every architecture costs (Tables 1 and 2), and the ends of every space."""
-    print("architecture           parameters   multiply-adds    GFLOPs   Tables 1 and 2")
-    for name, arch in ARCHS.items():
-        price = cost(arch)
-        ours = f"{price.params:12,} {price.macs:15,} {price.gflops:9.4f}"
-        print(f"{name:20} {ours}   {PRINTED[name]}")
-    print("\nspace          architectures    smallest: parameters, GFLOPs      largest: the same")
+    show_costs("architecture", {name: cost(arch) for name, arch in ARCHS.items()})
+    # how many architectures a space has, and between which two they lie
     for name, space in SPACES.items():
-        ends = [cost(arch, space.image_size) for arch in (space.smallest(), space.largest())]
-        columns = [f"{price.params:16,} {price.gflops:10.4f}" for price in ends]
-        print(f"{name:12} {space.size():15.1e}    {'   '.join(columns)}")
+        ends = {"smallest": cost(space.smallest(), space.image_size)}
+        ends["largest"] = cost(space.largest(), space.image_size)
+        show_costs(f"{name} ({space.size():.1e})", ends)
 
 
 FUSION_RED = (220, 20, 60)
@@ -1470,15 +1447,16 @@ def picture(archs, path):
     stage {depth, width, kernel, groups}, in red where the heatmaps of the row above come in."""
     high = 30 + 17 * max(len(stage.branches) for stage in archs[0].stages)  # a box
     wide = 220  # a box and the gap behind it
-    size = (100 + wide * len(archs[0].stages), (high + 50) * len(archs) + 20)
-    image = Image.new("RGB", size, "white")
+    right = 100 + wide * len(archs[0].stages)
+    image = Image.new("RGB", (right, (high + 50) * len(archs) + 20), "white")
     pen = ImageDraw.Draw(image)
     pen.font = ImageFont.load_default(13)
     for row, arch in enumerate(archs):
         top = 50 + row * (high + 50)
         middle = top + high / 2
-        pen.text((8, middle), f"frame {row}" if arch.fusion else "key frame", "black", anchor="lm")
-        pen.line([(90, middle), (size[0], middle)], "black", 2)
+        name = f"frame {row}" if arch.fusion else "key frame"
+        pen.text((8, middle), name, "black", anchor="lm")
+        pen.line([(90, middle), (right, middle)], "black", 2)
         for column, stage in enumerate(arch.stages):
             x = 90 + wide * column
             text = f"stage {column + 1}"
@@ -1491,8 +1469,8 @@ def picture(archs, path):
             # from the end of the row above, along the gap, down to behind the stage
             x = 90 + wide * arch.fusion.stage - 20
             lane = top - 25
-            pen.line([(size[0] - 20, lane - 25 - high / 2), (size[0] - 20, lane)], FUSION_RED, 2)
-            pen.line([(size[0] - 20, lane), (x, lane), (x, middle)], FUSION_RED, 2)
+            way = [(right - 20, lane - 25 - high / 2), (right - 20, lane), (x, lane), (x, middle)]
+            pen.line(way, FUSION_RED, 2)
             pen.text((x + 4, lane + 12), arch.fusion.operation, FUSION_RED, anchor="lm")
     data.save_image(image, path)
 
@@ -1525,13 +1503,15 @@ def main():
     # argparse takes -20,30,80,120 for an option, but not where a space is before it
     words = [f" {word}" if re.match("-[0-9.]", word) else word for word in sys.argv[1:]]
     options = parser.parse_args(words)
-    uses = [bool(options.video), bool(options.onnx)]
-    if sum(uses) != bool(options.checkpoint) or options.video and not options.out:
+    # which options go together
+    uses = bool(options.video) + bool(options.onnx)
+    if uses != bool(options.checkpoint) or options.video and not options.out:
         message = "--checkpoint FILE goes with --video V and --out DIR, or with --onnx FILE alone"
         raise UserError(f"{message}; --arch FILE shows what is in one")
     if options.picture and not options.arch:
         raise UserError("--picture needs --arch: what shall it show?")
 
+    # one thing at a time
     if options.benchmark:
         benchmark()
     elif options.onnx:
