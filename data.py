@@ -1786,19 +1786,18 @@ def locked(folder):
     if not fcntl:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    # a worker process that is forked off has no part in the lock
-    leave = functools.partial(os.close, descriptor)
-    multiprocessing.util.register_after_fork(leave, lambda leave: leave())
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(f"another run writes to {folder}: wait, or name another folder") from None
-    try:
+    with contextlib.ExitStack() as stack:
+        descriptor = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        # a worker process that is forked off has no part in the lock; after the end this does
+        # nothing, for the number may be another file's by then
+        multiprocessing.util.register_after_fork(stack, contextlib.ExitStack.close)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            remedy = "wait, or name another folder"
+            raise UserError(f"another run writes to {folder}: {remedy}") from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 class Progress:
