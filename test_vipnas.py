@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import random
 import re
@@ -338,6 +339,18 @@ def test_an_error_while_a_file_is_written_leaves_the_older_one(tmp_path, cause):
     one_sentence("JSON", data.write_json, [np.nan], path, error=ValueError)
     assert json.loads(path.read_text()) == {"a": 2}
     assert os.listdir(path.parent) == ["a.json"]
+
+
+def test_a_refused_lock_leaves_files_of_later_processes_alone(tmp_path):
+    with data.locked(tmp_path), pytest.raises(UserError) as caught, data.locked(tmp_path):
+        pass
+    assert caught.traceback  # which keeps what it refers to
+    with open(tmp_path / "a", "wb") as file:  # this has the number of the second lock
+        context = multiprocessing.get_context("fork")
+        process = context.Process(target=os.fstat, args=(file.fileno(),))
+        process.start()
+        process.join()
+    assert process.exitcode == 0
 
 
 OWN = data.Skeleton("own", ("tail", "left_knee", "right_knee"), ((0, 1),), (0.05, 0.087, 0.087))
