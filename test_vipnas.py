@@ -342,15 +342,16 @@ def test_an_error_while_a_file_is_written_leaves_the_older_one(tmp_path, cause):
 
 
 def test_a_refused_lock_leaves_files_of_later_processes_alone(tmp_path):
-    with data.locked(tmp_path), pytest.raises(UserError) as caught, data.locked(tmp_path):
-        pass
-    assert caught.traceback  # which keeps what it refers to
-    with open(tmp_path / "a", "wb") as file:  # this has the number of the second lock
-        context = multiprocessing.get_context("fork")
-        process = context.Process(target=os.fstat, args=(file.fileno(),))
-        process.start()
-        process.join()
-    assert process.exitcode == 0
+    with data.locked(tmp_path):
+        # `caught` keeps all that the error refers to
+        with pytest.raises(UserError, match="another run") as caught, data.locked(tmp_path):
+            pass
+        with open(tmp_path / "a", "wb") as file:  # this has the number of the refused lock
+            context = multiprocessing.get_context("fork")
+            process = context.Process(target=os.fstat, args=(file.fileno(),))
+            process.start()
+            process.join()
+    assert caught and process.exitcode == 0
 
 
 OWN = data.Skeleton("own", ("tail", "left_knee", "right_knee"), ((0, 1),), (0.05, 0.087, 0.087))
