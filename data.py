@@ -35,6 +35,7 @@ import os
 import random
 import re
 import signal
+import statistics
 import sys
 import time
 import uuid
@@ -143,8 +144,8 @@ def skeleton_from(category):
         sigmas = np.array([known.get(joint, UNKNOWN_SIGMA) for joint in names])
         unknown = ", ".join([joint for joint in names if joint not in known])
         if unknown:
-            reason = f'without "sigmas", OKS takes {UNKNOWN_SIGMA} for {unknown:.300}'
-            say_once(f"{category['name']}: {reason}")
+            text = f'without "sigmas", OKS takes {UNKNOWN_SIGMA} for {unknown:.300}'
+            say_once(f"{category['name']}: {text}")
     skeleton = Skeleton(category["name"], tuple(names), tuple(limbs), tuple(sigmas.tolist()))
     return skeleton, list(range(len(names)))
 
@@ -167,7 +168,8 @@ SBL_CELL = 0.0
 
 def normalise(images):
     """uint8 images (..., 3, H, W) -> float32 of the same shape, ImageNet's mean 0, deviation 1."""
-    mean, std = 255 * torch.tensor([MEAN, STD], device=images.device).view(2, 3, 1, 1)
+    both = 255 * torch.tensor([MEAN, STD], device=images.device)
+    mean, std = both.view(2, 3, 1, 1)
     return (images.float() - mean) / std
 
 
@@ -183,7 +185,9 @@ def window(box, size, padding=PADDING):
     aspect = size[1] / size[0]
     width = max(w, h * aspect) * padding
     height = width / aspect
-    return np.array([x + (w - width) / 2, y + (h - height) / 2, width, height])
+    left = x + (w - width) / 2
+    top = y + (h - height) / 2
+    return np.array([left, top, width, height])
 
 
 class Augmentation(NamedTuple):
@@ -252,14 +256,13 @@ def transform(points, matrix):
 def open_picture(path):
     """An opened picture file, not yet decoded. UserError if it is none, or damaged (in the `with`).
 
-    A turn that is noted in EXIF is not applied: annotations are for the pixels as stored.
+    A turn noted in EXIF is not applied: annotations are for the pixels as stored.
     """
     try:
         with Image.open(path) as image:
             yield image
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        reason = "is missing, damaged or no picture: fetch it again, or correct --root or the path"
-        raise UserError(f"{path} {reason}") from None
+        raise UserError(f"{path} is missing, damaged or no picture: fetch it again") from None
 
 
 def as_picture(frame):
@@ -293,9 +296,8 @@ def as_picture(frame):
 def crop(image, matrix, size):
     """Warp a PIL image by `matrix` (image -> crop pixels): RGB uint8 (3, H, W), black outside it.
 
-    Bilinear, after averaging whole blocks of pixels where the crop is less than half as large as
-    the person. A JPEG file that is opened but not loaded averages while it decodes, by 2, 4 or 8,
-    which is much faster: so this takes files as `Image.open` leaves them.
+    Bilinear, after averaging blocks of pixels where the crop is less than half as large as the
+    person. A JPEG file that is opened but not loaded averages while it decodes, which is faster.
     """
     back = invert(matrix)  # crop pixels -> image pixels
 
@@ -345,8 +347,10 @@ def targets(joints, size, cell=CELL):
     # crop pixels -> heatmap cells
     x = (joints[..., 0] - cell) / 4  # (..., K)
     y = (joints[..., 1] - cell) / 4
-    inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
-    weights = (inside & (joints[..., 2] > 0)).to(joints.dtype)
+    inside_x = (x >= -0.5) & (x < width - 0.5)
+    inside_y = (y >= -0.5) & (y < height - 0.5)
+    labelled = joints[..., 2] > 0
+    weights = (inside_x & inside_y & labelled).to(joints.dtype)
 
     # exp(-((i - x)^2 + (j - y)^2) / 2 sigma^2) in the cell at column i and row j: a Gaussian in two
     # dimensions is the product of one along each axis
@@ -443,8 +447,7 @@ class Batch(NamedTuple):
 class Clips:
     """N clips of F frames of one person each.
 
-    Every frame has its own box, and so its own window: the estimator is online, and none of its
-    windows may depend on a later frame. (Synthetic people stay in one window.)
+    Every frame has its own box, and so its own window, as in the estimator, which is online.
 
     name      for people to read
     skeleton  the K joints
@@ -455,11 +458,9 @@ class Clips:
     joints    array (N, F, K, 3): x, y in image pixels; 0 not annotated, 1 hidden, 2 visible
     areas     array (N, F): of the person, in square image pixels, for OKS
 
-    Subclasses add `open_image(index, t)`, a context manager: frame t of a clip as a PIL image, not
-    yet decoded if it is a file; UserError if it cannot be opened, or, inside the `with`, decoded.
+    Subclasses add `open_image(index, t)`, a context manager: frame t of a clip as a PIL image. All
+    their arrays have an entry for each clip.
     """
-
-    per_clip = ("boxes", "joints", "areas")  # the fields that have an entry for each clip
 
     def __init__(self, name, size, boxes, joints, areas, cell=CELL):
         if min(size) < 4 or size[0] % 4 or size[1] % 4:
@@ -478,8 +479,9 @@ class Clips:
     def head(self, count):
         """The first `count` clips; they share the memory of these."""
         clips = copy.copy(self)
-        for field in self.per_clip:
-            setattr(clips, field, getattr(self, field)[:count])
+        for field, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                setattr(clips, field, value[:count])
         return clips
 
     def _crop(self, index, t, matrix):
@@ -528,12 +530,10 @@ def batch_loader(dataset, items, clips, device):
     """
     # the processes that torchrun starts on a machine share its processors
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    workers = 0 if isinstance(clips, SyntheticClips) else max(1, cores() // sharing)
+    # no batch size: an item is a batch
     loader = DataLoader(
-        dataset,
-        sampler=items,
-        batch_size=None,  # an item is a batch
-        num_workers=0 if isinstance(clips, SyntheticClips) else max(1, cores() // sharing),
-        collate_fn=_as_arrays,
+        dataset, sampler=items, batch_size=None, num_workers=workers, collate_fn=_as_arrays
     )
     for arrays in loader:
         tensors = [torch.from_numpy(array) for array in arrays]
@@ -640,7 +640,8 @@ def draw_turn(rng, turn, times):
     angle = np.radians(degrees)[:, None, None]
     # Rodrigues' formula
     cross = CROSS[turn.axis]
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+    squared = cross @ cross
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * squared
 
 
 def draw_body(rng, times):
@@ -709,8 +710,8 @@ class Figure:
 
         # the outline: half a circle about the start, then half a circle about the end
         along = self.limbs[:, :, 1] - self.limbs[:, :, 0]
-        heading = np.arctan2(along[..., Y], along[..., X])[..., None]  # (L, T, 1)
-        angles = heading + np.pi * (np.arange(16) + 4.5) / 8  # (L, T, 16)
+        heading = np.arctan2(along[..., Y], along[..., X])  # (L, T)
+        angles = heading[..., None] + np.pi * (np.arange(16) + 4.5) / 8  # (L, T, 16)
         circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1)  # (L, T, 16, 2)
         circle *= radii.repeat(8, axis=1)[:, None, :, None]
         self.outlines = circle + self.limbs[..., :2].repeat(8, axis=2)
@@ -766,7 +767,9 @@ def draw_thing(rng, canvas, times, speed=0.0):
     bend = start + scatter(rng, reach)
     end = bend + scatter(rng, reach)
     limbs = np.stack([[start, bend], [bend, end]], axis=2)
-    return Figure(limbs, radius * np.ones((2, 2)), np.tile(draw_colour(rng), (2, 1)))
+    radii = np.full((2, 2), radius)
+    colours = np.tile(draw_colour(rng), (2, 1))
+    return Figure(limbs, radii, colours)
 
 
 def draw_background(rng, canvas):
@@ -829,7 +832,8 @@ class Scene:
             t = len(EXPOSURES) * frame + exposure
             shift = shake + EXPOSURES[exposure] * drift
             corner = self.canvas // 10 - shift.round()
-            image = self.background.crop((*corner[:2], *(corner + self.canvas)[:2]))
+            opposite = corner + self.canvas
+            image = self.background.crop((*corner[:2], *opposite[:2]))
             for figure in self.figures:
                 figure.paint(image, t, shift)
             shots.append(image)
@@ -843,9 +847,9 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     """Render clip `index` of a split ("train", "val", "test"): uint8 images (F, H, W, 3), joints
     (F, 17, 3), and conditions (F, 4), bool, which of CONDITIONS a frame is in.
 
-    A function of (split, index) alone, on every machine; more frames only append to the same first
-    ones. Joints are COCO's, x and y in pixels of the picture, visibility 2, 1 (behind something,
-    somebody or the own body) or 0 (outside). UserError for an unknown split.
+    A function of (split, index) alone, on every machine; more frames only append. Joints are
+    COCO's, x and y in pixels of the picture, visibility 2, 1 (behind something, somebody or the own
+    body) or 0 (outside). UserError for an unknown split.
     """
     if split not in ("train", "val", "test"):
         raise UserError(f"no synthetic people are called {split!r}: choose train, val or test")
@@ -857,7 +861,9 @@ def render_clip(split, index, frames=4, size=(128, 96)):
     noise = rng.uniform(10, 42)  # from the darkest grain to the brightest
     # half of the clips get dark for one to three frames, but one can still see something
     gain = rng.uniform(0.12, 0.45)
-    dark = rng.randrange(4) + np.arange(rng.randint(1, 3)) if rng.random() < 0.5 else []
+    dark = []
+    if rng.random() < 0.5:
+        dark = rng.randrange(4) + np.arange(rng.randint(1, 3))
     images = np.empty((frames, *size, 3), np.uint8)
     joints = np.empty((frames, len(COCO.joints), 3), np.float32)
     conditions = np.empty((frames, len(CONDITIONS)), bool)
@@ -879,7 +885,6 @@ class SyntheticClips(Clips):
     """
 
     skeleton = COCO
-    per_clip = (*Clips.per_clip, "images", "conditions")
 
     def __init__(self, split, count, frames=4, size=(128, 96), workers=None, cell=CELL):
         if count < 1 or frames < 1:
@@ -933,7 +938,7 @@ def _map_in_processes(function, count, workers):
 
 OKS_THRESHOLDS = np.linspace(0.50, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision
-# ranges of a person's area in square pixels
+# ranges of a person's area in square pixels: all, medium and large
 SIZES = {"": (0, 1e5**2), "M": (32**2, 96**2), "L": (96**2, 1e5**2)}
 
 
@@ -961,130 +966,98 @@ def oks(predictions, joints, areas, sigmas=COCO.sigmas):
     return (similarity * labelled).sum(-1) / count
 
 
-def image_key(entry, key, repeat):
-    """What tells the image of an entry apart, and sorts it: (sequence, is a text, id)."""
-    sequence = entry.get("sequence", "") if repeat else ""
-    return sequence, isinstance(entry[key], str), entry[key]
-
-
 def by_image(annotations, results):
-    """Triples (image, its people, its results), by rising image id.
+    """Triples (image, its people, its results), by rising image id: numbers, then texts.
 
-    Ids are numbers or texts. PoseTrack's files may number their images alike: where ids repeat, all
-    entries say of which "sequence" they are. Raises UserError if a result is for an image that the
-    annotations do not list.
+    PoseTrack's files may number their images alike: where ids repeat, all entries say of which
+    "sequence" they are. UserError if a result is for an image that is not listed.
     """
     images = annotations["images"]
-    repeat = len({image["id"] for image in images}) < len(images)
-    triples = {image_key(image, "id", repeat): (image, [], []) for image in images}
+    unique = len({image["id"] for image in images}) == len(images)
+
+    def key(entry, name):
+        sequence = "" if unique else entry.get("sequence", "")
+        return sequence, isinstance(entry[name], str), entry[name]
+
+    triples = {key(image, "id"): (image, [], []) for image in images}
     for person in annotations["annotations"]:
-        key = image_key(person, "image_id", repeat)
-        if key in triples:
-            triples[key][1].append(person)
+        place = key(person, "image_id")
+        if place in triples:
+            triples[place][1].append(person)
     for result in results:
-        key = image_key(result, "image_id", repeat)
-        if key not in triples:
-            image_id = result["image_id"]
-            raise UserError(f"a result is for image {image_id}, which the annotations do not list")
-        triples[key][2].append(result)
-    return [triples[key] for key in sorted(triples)]
+        place = key(result, "image_id")
+        if place not in triples:
+            raise UserError(f"a result is for image {place[-1]}, which the annotations do not list")
+        triples[place][2].append(result)
+    return [triples[place] for place in sorted(triples)]
 
 
-def keypoints_of(entries, count):
-    """The keypoints of N annotations or results -> (N, count, 3)."""
-    keypoints = [entry["keypoints"] for entry in entries]
-    return np.array(keypoints, float).reshape(-1, count, 3)
+def rank(judged):
+    """Pairs (score, right) of all images -> right (N) bool, by falling score, and precision (N).
 
-
-def rank_results(judged):
-    """Rank pairs (score, right) of all images -> right (N) bool, and the precision (N) so far.
-
-    The best score comes first, of equals the first. Precision rises and falls with every result,
-    but whoever wants a certain recall may go on to the best rank with at least as much: so in both
-    evaluations the precision of a rank is the best one there or later.
+    Precision rises and falls with every result, but one may always go on to a later rank, where the
+    recall is at least the same: the precision of a rank is the best one there or later.
     """
-    scores = np.array([score for score, _ in judged])
+    judged = sorted(judged, key=lambda pair: -pair[0])  # of equal scores the first
     right = np.array([right for _, right in judged], bool)
-    right = right[np.argsort(-scores, kind="stable")]
-
-    ranks = np.arange(1, len(right) + 1)
-    precision = right.cumsum() / ranks  # (N)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    return right, best
+    precision = right.cumsum() / np.arange(1, len(right) + 1)
+    return right, np.maximum.accumulate(precision[::-1])[::-1]
 
 
 class CocoImage:
-    """One image as COCO evaluates it: its people, and its 20 results of the highest scores.
-
-    Of the results, best first: scores; areas, of the boxes round their joints; and similarity, for
-    each a list of its OKS with the people.
-    """
+    """One image as COCO evaluates it: its people, and its 20 results of the highest scores."""
 
     def __init__(self, people, results, sigmas):
-        scores = np.array([result["score"] for result in results])
-        best = np.argsort(-scores, kind="stable")[:20]  # of equals the first
-        poses = keypoints_of(results, len(sigmas))[best]  # (D, K, 3)
-        sizes = np.ptp(poses[..., :2], axis=1)  # (D, 2) width, height
-
+        results = sorted(results, key=lambda result: -result["score"])[:20]  # of equals the first
+        poses = np.array([result["keypoints"] for result in results], float)
+        poses = poses.reshape(-1, len(sigmas), 3)  # (D, K, 3)
         self.people = people
-        self.scores = scores[best].tolist()
-        self.areas = sizes.prod(1).tolist()
-        self.similarity = similarity_table(poses, people, sigmas).tolist()
+        self.scores = [result["score"] for result in results]
+        self.areas = np.ptp(poses[..., :2], axis=1).prod(1).tolist()  # of boxes round the joints
 
-    def wanted(self, size):
-        """Which people are to be found: of that size, no crowds, with joints."""
+        # the OKS of each result with each person
+        similarity = np.zeros((len(results), len(people)))
+        for i, person in enumerate(people):
+            joints = np.reshape(person["keypoints"], (-1, 3))  # (K, 3)
+            if not (joints[:, 2] > 0).any():
+                # Nothing is labelled: the joints may be all over a box of three times the size, so
+                # each predicted joint is compared with the nearest point of that box
+                box = np.array(person["bbox"], float)  # x, y, width, height
+                low = box[:2] - box[2:]
+                high = box[:2] + 2 * box[2:]
+                joints = np.ones_like(poses)  # (D, K, 3)
+                joints[..., :2] = poses[..., :2].clip(low, high)
+            similarity[:, i] = oks(poses, joints, person["area"], sigmas)
+        self.similarity = similarity.tolist()
+
+    def judge(self, size, threshold):
+        """(pairs (score, right) of the results, how many people are to be found).
+
+        People of that size who have joints and are no crowd are wanted; all others are ignored. The
+        best score chooses first. Of the people who are still free and similar enough, a result
+        takes a wanted one before an ignored one, then the most similar one, and of equals the last.
+        A result is left out if it takes an ignored person, or if it takes nobody and has another
+        size.
+        """
         smallest, largest = size
         wanted = []
         for person in self.people:
             ignored = person["iscrowd"] or person["num_keypoints"] == 0
             wanted.append(not ignored and smallest <= person["area"] <= largest)
-        return wanted
 
-    def judge(self, size, threshold):
-        """Pairs (score, right) of the results, without those that are left out.
-
-        The best score chooses first. Of the people who are still free and similar enough, a result
-        takes one who is wanted before one who is ignored, then the most similar one, and of equals
-        the last.
-        """
-        smallest, largest = size
-        wanted = self.wanted(size)
-        taken = set()
+        free = set(range(len(wanted)))
         judged = []
         for score, area, similarity in zip(self.scores, self.areas, self.similarity, strict=True):
-            candidates = []
-            for person, value in enumerate(similarity):
-                if value >= threshold and person not in taken:
-                    candidates.append((wanted[person], value, person))
-            if candidates:
-                # somebody is there: right, or left out if that person is ignored
-                person = max(candidates)[-1]
+            similar = [person for person in free if similarity[person] >= threshold]
+            if similar:
+                person = max(similar, key=lambda i: (wanted[i], similarity[i], i))
                 if wanted[person]:
                     judged.append((score, True))
                 if not self.people[person]["iscrowd"]:  # a crowd is always free
-                    taken.add(person)
+                    free.remove(person)
             elif smallest <= area <= largest:
-                # nobody is there: wrong, or left out if it is of another size
                 judged.append((score, False))
-        return judged
-
-
-def similarity_table(poses, people, sigmas):
-    """OKS of each of D poses (D, K, 3) with each of G people -> (D, G)."""
-    table = np.zeros((len(poses), len(people)))
-    keypoints = keypoints_of(people, len(sigmas))  # (G, K, 3)
-    for i, person in enumerate(people):
-        joints = keypoints[i]  # (K, 3)
-        if not (joints[:, 2] > 0).any():
-            # A person whose joints were not labelled: they may be all over a box of three times
-            # the size, so each predicted joint is compared with the nearest point of that box
-            box = np.array(person["bbox"], float)  # x, y, width, height
-            low = box[:2] - box[2:]
-            high = box[:2] + 2 * box[2:]
-            joints = np.ones_like(poses)  # (D, K, 3) all labelled
-            joints[..., :2] = poses[..., :2].clip(low, high)
-        table[:, i] = oks(poses, joints, person["area"], sigmas)
-    return table
+        return judged, sum(wanted)
 
 
 def ap_and_recall(images, size):
@@ -1094,20 +1067,19 @@ def ap_and_recall(images, size):
     all results reach together. Both are -1 where nobody is to be found.
     """
     table = np.full((2, len(OKS_THRESHOLDS)), -1.0)
-    people = sum(sum(image.wanted(size)) for image in images)
-    if people == 0:
-        return table
-
     for t, threshold in enumerate(OKS_THRESHOLDS.tolist()):
         judged = []
+        people = 0
         for image in images:
-            judged += image.judge(size, threshold)
-        right, precision = rank_results(judged)  # (N) each
-        recall = right.cumsum() / people  # (N)
-        first_ranks = recall.searchsorted(RECALLS)  # (101) N: never reached
-        precision = np.append(precision, 0)  # (N + 1)
-        table[0, t] = precision[first_ranks].mean()
-        table[1, t] = right.sum() / people
+            pairs, wanted = image.judge(size, threshold)
+            judged += pairs
+            people += wanted
+        if people > 0:
+            right, precision = rank(judged)  # (N) each
+            recall = right.cumsum() / people
+            first_ranks = recall.searchsorted(RECALLS)  # (101) N: never reached
+            table[0, t] = np.append(precision, 0)[first_ranks].mean()
+            table[1, t] = right.sum() / people
     return table
 
 
@@ -1127,11 +1099,10 @@ def coco_ap(annotations, results, sigmas=None):
         skeleton, order = skeleton_from({**category, "keypoints": names})
         sigmas = np.empty(len(order))
         sigmas[order] = skeleton.sigmas
-    images = [
-        CocoImage(people, found, sigmas) for _, people, found in by_image(annotations, results)
-    ]
-
+    grouped = by_image(annotations, results)
+    images = [CocoImage(people, found, sigmas) for _, people, found in grouped]
     tables = {name: ap_and_recall(images, size) for name, size in SIZES.items()}  # (2, T) each
+
     numbers = {}
     for i, name in enumerate(("AP", "AR")):
         numbers[name] = tables[""][i].mean()
@@ -1181,54 +1152,50 @@ def inside(x, y, polygon_x, polygon_y):
     return odd & ~on_border
 
 
-def evaluated_joints(names):
-    """PoseTrack's 15 joints; all, in a file that names others."""
-    return POSETRACK_JOINTS if set(POSETRACK_JOINTS) <= set(names) else tuple(names)
+def ignored_regions(image):
+    """The polygons of an image that are to be ignored: arrays (2, V), x and y of the corners."""
+    lists = [image.get("ignore_regions_x"), image.get("ignore_regions_y")]
+    if not all(isinstance(regions, list) for regions in lists):
+        return []
+    polygons = []
+    for x, y in zip(*lists, strict=False):
+        corners = len(x) if isinstance(x, list) else 0
+        polygons.append(as_numbers([x, y], (2, corners)))
+    return [polygon for polygon in polygons if polygon is not None]
 
 
-def posetrack_joints(entries, image, names):
-    """The J evaluated joints (N, J, 3) of annotations or results, and which are there (N, J).
-
-    names: of an entry's joints. Not there is a joint whose three numbers are all 0, or that lies in
-    a region of the image that is to be ignored.
-    """
-    columns = [names.index(joint) for joint in evaluated_joints(names)]
-    joints = keypoints_of(entries, len(names))[:, columns]  # (N, J, 3)
-    there = (joints != 0).any(-1)  # (N, J)
-    regions_x = image.get("ignore_regions_x") or []
-    regions_y = image.get("ignore_regions_y") or []
-    for region_x, region_y in zip(regions_x, regions_y, strict=True):
-        there &= ~inside(joints[..., 0], joints[..., 1], region_x, region_y)
-    return joints, there
-
-
-def judge_posetrack_frame(image, people, results, names):
+def judge_posetrack_frame(image, people, results, columns):
     """Evaluate one frame: J joints of G people and P results.
 
-    Returns which joints of the results are right (P, J), which are evaluated at all (P, J), and how
-    many of the people's are labelled (J).
+    columns: which of an entry's joints these are. Returns which joints of the results are right (P,
+    J), which are evaluated at all (P, J), and how many of the people's are labelled (J).
     """
-    joints, labelled = posetrack_joints(people, image, names)  # (G, J, 3), (G, J)
-    poses, predicted = posetrack_joints(results, image, names)  # (P, J, 3), (P, J)
+    keypoints = np.array([entry["keypoints"] for entry in people + results], float)
+    joints = keypoints.reshape(len(keypoints), -1, 3)[:, columns]  # (G + P, J, 3)
+
+    # not there is a joint of three zeros, or one in a region of the image that is to be ignored
+    there = (joints != 0).any(-1)  # (G + P, J)
+    for polygon in ignored_regions(image):
+        there &= ~inside(joints[..., 0], joints[..., 1], *polygon)
+    labelled = there[: len(people)]  # (G, J)
+    predicted = there[len(people) :]  # (P, J)
 
     # a joint may be off by half a head size, which is 0.6 of the head box's diagonal
     boxes = np.array([person["bbox_head"] for person in people], float)  # (G, 4)
     heads = 0.6 * np.linalg.norm(boxes[:, 2:], axis=1)  # (G)
     heads = heads[:, None]  # (G, 1)
-    offsets = poses[:, None] - joints  # (P, G, J, 3)
+    offsets = joints[len(people) :, None] - joints[: len(people)]  # (P, G, J, 3)
     distance = np.linalg.norm(offsets[..., :2], axis=-1)  # (P, G, J)
     close = (distance <= 0.5 * heads) & (heads > 0)
     close &= labelled & predicted[:, None]
 
     # A result takes the person of whose labelled joints it has the largest fraction right (PCKh),
     # if any, and a person keeps the best result that came. Of equals it is the first.
-    count = np.maximum(labelled.sum(-1), 1)  # (G)
-    fractions = close.sum(-1) / count  # (P, G)
+    fractions = close.sum(-1) / np.maximum(labelled.sum(-1), 1)  # (P, G)
     kept = {}
-    best = np.zeros(len(people))
     for pose, person in enumerate(fractions.argmax(1)):
-        if fractions[pose, person] > best[person]:
-            best[person] = fractions[pose, person]
+        best = fractions[kept[person], person] if person in kept else 0
+        if fractions[pose, person] > best:
             kept[person] = pose
 
     # a result that nobody keeps is wrong in every joint
@@ -1241,34 +1208,33 @@ def judge_posetrack_frame(image, people, results, names):
 def posetrack_ap(annotations, results):
     """PoseTrack's multi-person pose evaluation (poseval), in percent.
 
-    Head, Sho, Elb, Wri, Hip, Knee, Ank are means over a column's joints, Total is that of all 15.
-    Left out are frames without people and joints that nobody has; a mean of none is nan.
+    Head, Sho, Elb, Wri, Hip, Knee, Ank are means over a column's joints, Total is that of all 15
+    (or of all that the file names, if it names others). Left out are frames without people and
+    joints that nobody has; a mean of none is nan.
 
     annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results:
     a list of dicts with image_id, keypoints (51 numbers) and scores (17, one a joint). Raises
     UserError as `by_image` does.
     """
     names = annotations["categories"][0]["keypoints"]
-    evaluated = evaluated_joints(names)
-    judged = {joint: [] for joint in evaluated}
-    labelled = np.zeros(len(evaluated), int)
+    evaluated = POSETRACK_JOINTS if set(POSETRACK_JOINTS) <= set(names) else names
+    columns = [names.index(joint) for joint in evaluated]  # (J)
+    judged = [[] for _ in columns]
+    labelled = np.zeros(len(columns), int)
     for image, people, found in by_image(annotations, results):
         if people:
-            right, predicted, count = judge_posetrack_frame(image, people, found, names)
+            right, predicted, count = judge_posetrack_frame(image, people, found, columns)
             labelled += count
             for i, j in np.argwhere(predicted):
-                joint = evaluated[j]
-                score = found[i]["scores"][names.index(joint)]
-                judged[joint].append((score, right[i, j]))
+                score = found[i]["scores"][columns[j]]
+                judged[j].append((score, right[i, j]))
 
     ap = {}
-    for joint, count in zip(evaluated, labelled, strict=True):
+    for joint, pairs, count in zip(evaluated, judged, labelled, strict=True):
         if count > 0:
-            last_first = judged[joint][::-1]  # the official order of equal scores
-            right, precision = rank_results(last_first)  # (N) each
+            right, precision = rank(pairs[::-1])  # of equal scores the last is the first here
             # the recall goes up by 1 / count at the right ones: the curve's area is a sum over them
-            area = precision[right].sum() / count
-            ap[joint] = 100 * area
+            ap[joint] = 100 * (precision[right].sum() / count)
 
     table = {}
     for name, joints in (POSETRACK_PARTS | {"Total": evaluated}).items():
@@ -1278,13 +1244,6 @@ def posetrack_ap(annotations, results):
 
 
 # ------------------------------------------------------------------- official scores: result files
-def pose_score(pose, box_score=1.0):
-    """The usual score of a person (K, 3): that of the box times the mean joint score above 0.2."""
-    scores = pose[:, 2]
-    sure = scores[scores > 0.2]
-    return float(box_score * sure.mean()) if len(sure) else 0.0
-
-
 def oks_nms(poses, scores, areas, sigmas):
     """Which poses (N, K, 3) of one image to keep: their indices, best score first.
 
@@ -1305,22 +1264,26 @@ def oks_nms(poses, scores, areas, sigmas):
 def coco_results(keypoints, clips):
     """Predictions (N, 1, K, 3) for a CocoPeople -> the official list of results, after OKS-NMS.
 
-    Ids, and the order of joints, are those of the annotation file.
+    Ids, and the order of joints, are those of the annotation file. The usual score of a person is
+    that of the box times the mean joint score above 0.2.
     """
     poses = keypoints[:, 0]  # (N, K, 3)
     scores = np.zeros(len(poses))
     areas = np.zeros(len(poses))
-    people = {}  # the people of each image, in their order
+    images = {}  # the numbers of the people in each image
     for i, image_id in enumerate(clips.ids[:, 0, 0].tolist()):
-        scores[i] = pose_score(poses[i], clips.scores[i])
+        images.setdefault(image_id, []).append(i)
+        joint_scores = poses[i, :, 2]
+        if (joint_scores > 0.2).any():
+            scores[i] = clips.scores[i] * joint_scores[joint_scores > 0.2].mean()
         width, height = window(clips.boxes[i, 0], clips.size)[2:]
-        areas[i] = width * height  # of the padded window, as in SBL's NMS
-        people.setdefault(image_id, []).append(i)
+        areas[i] = width * height  # as in SBL's NMS
 
     results = []
-    for image_id, own in people.items():
+    for image_id, own in images.items():
         own = np.array(own)
-        for i in own[oks_nms(poses[own], scores[own], areas[own], clips.skeleton.sigmas)]:
+        kept = oks_nms(poses[own], scores[own], areas[own], clips.skeleton.sigmas)
+        for i in own[kept]:
             pose = np.empty_like(poses[i])  # (K, 3)
             pose[clips.order] = poses[i]
             result = {"image_id": image_id, "category_id": clips.category_id}
@@ -1331,11 +1294,8 @@ def coco_results(keypoints, clips):
 
 
 def posetrack_results(keypoints, clips):
-    """Predictions (N, F, K, 3) for PoseTrackClips -> the official list of results.
-
-    One for each labelled frame of a track; a frame that only fills up its clip has no ids. As files
-    may number their images alike, "sequence" is the name of the file.
-    """
+    """Predictions (N, F, K, 3) for PoseTrackClips -> the official list of results, one for each
+    labelled frame of a track. Files may number their images alike: "sequence" is a file's name."""
     results = []
     for i, t in np.ndindex(keypoints.shape[:2]):
         pose = keypoints[i, t]  # (K, 3)
@@ -1359,10 +1319,8 @@ def person_key(entry):
 #       _read                    _people           _cut                __init__
 #
 # Files that people hand over are never quite what they should be: an annotation lacks a number, a
-# picture was not copied. Every entry is checked once, where a `Person` is made of it; what may be
-# missing is filled in there, too. An entry that fails is left out and counted by reason, with an
-# example; only what makes the whole file useless is a UserError.
-INVALID = "incomplete or invalid entry"
+# picture was not copied. Every entry is checked once, and what may be missing is filled in. An
+# entry that fails is left out and counted by reason; only a useless file is a UserError.
 LARGEST = 1e5  # pixels: nothing lies farther away, and COCO's evaluation knows no larger people
 ID = (int, float, str)  # what tells images, people or categories apart
 
@@ -1381,48 +1339,48 @@ def read_json(path, hint):
         raise UserError(f"{path} cannot be read as JSON ({error}): {hint}") from None
 
 
-def as_numbers(value, shape):
-    """A value of a file as a finite float64 array of this shape; None if it is none.
-
-    Nothing is taken for a number that is none: a text, a list where one number is wanted, null,
-    NaN, or an integer that no float can hold.
-    """
+def as_numbers(value, shape, limit=math.inf):
+    """A value of a file as a float64 array of this shape, all between -limit and limit; else None,
+    as for texts, null, NaN, or integers that no float can hold."""
     with contextlib.suppress(ValueError):  # lists of several lengths
         values = np.array(value)
         # kinds of numbers: bool, integers with and without a sign, floats
         is_numeric = values.dtype.kind in "biuf"
-        if is_numeric and values.shape == shape and np.isfinite(values).all():
+        if is_numeric and values.shape == shape and (np.abs(values) < limit).all():
             return values.astype(np.float64)
     return None
 
 
-def numbers_of(entry, key, shape=()):
+def numbers_of(entry, key, *shape):
     """The numbers that an entry has under `key`; LeftOut if there are none of this shape."""
     value = entry[key]
-    numbers = as_numbers(value, shape)
-    if numbers is None and shape and isinstance(value, list):
-        what = f"{key} has {len(value)} values, wanted are {shape[0]} finite numbers"
-        raise LeftOut(INVALID, what)
-    if numbers is None:
-        raise LeftOut(INVALID, f"{key} is {value!r:.60}")
-    if shape and np.abs(numbers).max() > LARGEST:
-        raise LeftOut(INVALID, f"{key} reaches beyond {LARGEST:.0f} pixels")
-    return numbers
+    numbers = as_numbers(value, shape, LARGEST if shape else math.inf)
+    if numbers is not None:
+        return numbers
+    if shape and isinstance(value, list):
+        reason = f"{key} has {len(value)} values, wanted are {shape[0]} finite numbers"
+        raise LeftOut(reason, f"image {entry['image_id']}")
+    raise LeftOut(f"invalid {key}", value)
+
+
+def dicts_of(page, key):
+    """The dicts in the list that `page` has under `key`; [] if there is none."""
+    listed = page.get(key)
+    listed = listed if isinstance(listed, list) else []
+    return [entry for entry in listed if isinstance(entry, dict)]
 
 
 def person_category(page, path):
     """The category of people in `page`: the one called person; else the only one with keypoints;
     else the only one. A file without any means COCO's. path: what to name in an error."""
-    listed = page.get("categories")
-    listed = listed if isinstance(listed, list) else []
-    listed = [entry for entry in listed if isinstance(entry, dict)]
+    listed = dicts_of(page, "categories") or [{"name": "person"}]
     named = [entry for entry in listed if str(entry.get("name")).lower() == "person"]
     with_joints = [entry for entry in listed if entry.get("keypoints")]
-    found = named[:1] or with_joints or listed or [{"name": "person"}]
+    found = named[:1] or with_joints or listed
     if len(found) > 1:
         names = ", ".join([str(entry.get("name")) for entry in found])
         raise UserError(f'{path} has the categories {names:.200}: name the one to use "person"')
-    return {"id": 1, **found[0], "name": str(found[0].get("name", "unnamed"))}
+    return {"id": 1, "name": "unnamed", **found[0]}
 
 
 def joint_names(category, entries, skeleton, path):
@@ -1431,12 +1389,12 @@ def joint_names(category, entries, skeleton, path):
     are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if are_names and 0 < len(names) == len(set(names)):
         return names
-    # how many joints have most people? Three numbers each; if that cannot be, x and y
-    entries = [entry for entry in entries if isinstance(entry, dict)]
+
+    # how many numbers do most people have? Three a joint; if that cannot be, x and y
     lists = [entry["keypoints"] for entry in entries if isinstance(entry.get("keypoints"), list)]
-    most = collections.Counter(map(len, lists)).most_common(1)
-    length = most[0][0] if most else 0
-    count = length // (2 if length % 3 else 3)
+    lengths = [len(numbers) for numbers in lists]
+    length = statistics.mode(lengths or [0])
+    count = length // 2 if length % 3 else length // 3
     names = list(skeleton.joints)
     if count not in (0, len(names)):
         names = [f"joint_{number}" for number in range(1, count + 1)]
@@ -1450,7 +1408,7 @@ class Person:
 
     path: Path  # of the picture
     image_id: int | str | None  # None: this only fills up a clip
-    track_id: int | str | None  # None in COCO
+    track_id: int | str | None
     time: int  # number of the frame in its video
     box: np.ndarray  # (4,) x, y, w, h
     joints: np.ndarray  # (K, 3), zeros where they were not asked for
@@ -1468,21 +1426,19 @@ class FileClips(Clips):
                  only fills up its clip
     scores       array (N,): of detected boxes, 1 of annotated ones
     annotations  what was read, completed, without entries that no evaluation could use
-    skipped      {reason: examples of what was left out, all of them}; left_out says it in words
+    skipped      {reason: [how many were left out, the first of them]}
 
-    Subclasses say what they need of a file: `skeleton`, where it does not name the joints;
-    `image_keys` {key: types} of an image; `needed` of an entry; `remedy`, what to change where
-    nobody is left.
+    Subclasses say what must be there, {key: types} of an image and keys of an entry.
     """
 
-    per_clip = (*Clips.per_clip, "files", "ids", "scores")
     image_keys = {"id": ID, "file_name": str}
 
     def __init__(self, name, size, clips, where, cell):
         """clips: lists of F `Person`s; where: the file or folder they were read from."""
         if not clips:
             reason = f"left out {self.left_out}" if self.skipped else "it lists no person"
-            raise UserError(f"{where} has no usable person ({reason}): {self.remedy}")
+            remedy = "mend it, or give another --root, --boxes or fewer --frames"
+            raise UserError(f"{where} has no usable person ({reason}): {remedy}")
         people = list(itertools.chain.from_iterable(clips))
 
         def array(field, dtype=None):
@@ -1503,28 +1459,28 @@ class FileClips(Clips):
         raise UserError(f"no picture of {name} can be read (20 were tried): fetch them again")
 
     def _leave_out(self, reason, example):
-        self.skipped.setdefault(reason, []).append(f"{example:.300}")
+        first = f"{example!r:.300}"
+        self.skipped.setdefault(reason, [0, first])[0] += 1
 
     @property
     def left_out(self):
-        """How many people were left out and why, with an example each, to read."""
-        parts = [f"{len(found)} x {why} ({found[0]})" for why, found in self.skipped.items()]
+        """How many people were left out and why, with the first of them, to read."""
+        parts = [f"{n} x {reason} ({first})" for reason, (n, first) in self.skipped.items()]
         return ", ".join(parts)
 
     def open_image(self, index, t):
         """Frame t of a clip, an opened file: see `open_picture`."""
         return open_picture(self.files[index, t])
 
-    def _read(self, path, hint, keys=("images", "annotations")):
+    def _read(self, path, hint):
         """What a file says: its usable images, its entries, and its category of people alone.
 
         The category also tells the skeleton. UserError if the file is useless.
         """
         page = read_json(path, hint)
-        for key in keys:
-            if not isinstance(page, dict) or not isinstance(page.get(key), list):
-                raise UserError(f"{path} has no list of {key}: {hint}")
-        entries = page["annotations"] if "annotations" in keys else []
+        if not isinstance(page, dict):
+            raise UserError(f"{path} has no list of images: {hint}")
+        entries = dicts_of(page, "annotations")
         category = person_category(page, path)
         category["keypoints"] = joint_names(category, entries, type(self).skeleton, path)
         skeleton, order = skeleton_from(category)
@@ -1534,7 +1490,7 @@ class FileClips(Clips):
         self.order = order
         self.category_id = category["id"]
 
-        images = [image for image in page["images"] if isinstance(image, dict)]
+        images = dicts_of(page, "images")
         for key, types in self.image_keys.items():
             images = [image for image in images if isinstance(image.get(key), types)]
         return {"images": images, "annotations": entries, "categories": [category]}
@@ -1556,64 +1512,65 @@ class FileClips(Clips):
 
     def _complete(self, entry, images):
         """An entry with all that an evaluation asks for; LeftOut if it could not use it."""
-        if not isinstance(entry, dict):
-            raise LeftOut(INVALID, f"{entry!r:.60}")
         entry = {key: value for key, value in entry.items() if value is not None}
         for key in self.needed:
             if key not in entry or (key.endswith("_id") and not isinstance(entry[key], ID)):
-                raise LeftOut(INVALID, f"no {key}")
+                raise LeftOut(f"no {key}", entry)
         if entry["image_id"] not in images:
-            wanted = ", ".join(self.image_keys)
-            raise LeftOut("picture not listed", f"no image {entry['image_id']!r} with {wanted}")
+            raise LeftOut(f"no image with {', '.join(self.image_keys)}", entry["image_id"])
         category = entry.get("category_id", self.category_id)
         if category != self.category_id:
-            example = f"category_id {category!r:.60} is not {self.category_id!r:.60}"
-            raise LeftOut("not a person", example)
+            raise LeftOut(f"category_id is not {self.category_id!r}", category)
 
-        # numbers that must be there, numbers that may be there, and what follows from others
-        for key, shape in {"bbox": (4,), "bbox_head": (4,), "score": ()}.items():
+        # numbers that must be there, and numbers that may be there
+        for key, *shape in (("bbox", 4), ("bbox_head", 4), ("score",)):
             if key in self.needed:
-                numbers_of(entry, key, shape)
+                numbers_of(entry, key, *shape)
         for key in ("area", "iscrowd", "num_keypoints"):
             if key in entry and numbers_of(entry, key) < 0:
-                raise LeftOut(INVALID, f"{key} is below 0")
-        box = as_numbers(entry.get("bbox"), (4,))
-        width, height = (0, 0) if box is None else box[2:].clip(0, LARGEST).tolist()
-        filled = {"area": BOX_TO_AREA * width * height, "iscrowd": 0}
+                raise LeftOut(f"invalid {key}", entry[key])
+
+        # what follows from others
+        filled = {"iscrowd": 0, "area": 0.0}
+        box = as_numbers(entry.get("bbox"), (4,), LARGEST)
+        if box is not None:
+            width, height = box[2:].clip(0).tolist()
+            filled["area"] = BOX_TO_AREA * width * height
         if "keypoints" in self.needed:
-            count = len(self.skeleton.joints)
-            places = as_numbers(entry["keypoints"], (2 * count,))
-            if places is not None:  # x and y alone: visible where they are not 0, 0
-                places = places.reshape(count, 2)
-                joints = np.column_stack([places, 2 * places.any(axis=1)])
-                entry["keypoints"] = joints.ravel().tolist()
-            visibility = numbers_of(entry, "keypoints", (3 * count,))[2::3]
-            filled["num_keypoints"] = int((visibility > 0).sum())
+            joints = self._joints(entry)
+            entry["keypoints"] = joints.ravel().tolist()
+            filled["num_keypoints"] = int((joints[:, 2] > 0).sum())
         return filled | entry
+
+    def _joints(self, entry):
+        """The joints of an entry, (K, 3); of x and y alone those are visible that are not 0, 0."""
+        count = len(self.skeleton.joints)
+        places = as_numbers(entry["keypoints"], (2 * count,), LARGEST)
+        if places is None:
+            return numbers_of(entry, "keypoints", 3 * count).reshape(count, 3)
+        places = places.reshape(count, 2)
+        return np.column_stack([places, 2 * places.any(axis=1)])
 
     def _person(self, entry, image, folder):
         """A complete entry -> Person; LeftOut if it has nothing for us, though an evaluation asks
         for crowds and people without joints."""
-        where = f"of image {image['id']!r}"
         if entry["iscrowd"]:
-            raise LeftOut("crowd", where)
-        if not image.get("is_labeled", True):
-            raise LeftOut("unlabelled frame", where)
-        box = as_numbers(entry.get("bbox"), (4,))
-        if box is None or (box[2:] < 0.01).any() or np.abs(box).max() > LARGEST:
-            raise LeftOut("box without area", f"{entry.get('bbox')!r:.60} {where}")
+            raise LeftOut("crowd", image)
+        box = as_numbers(entry.get("bbox"), (4,), LARGEST)
+        if box is None or box[2:].min() < 0.01:
+            raise LeftOut("box without area", entry.get("bbox"))
         joints = np.zeros((len(self.skeleton.joints), 3))
         if "keypoints" in self.needed:
             joints = np.reshape(entry["keypoints"], joints.shape)[self.order]
             if joints[:, 2].max() <= 0:
-                raise LeftOut("no joints", where)
+                raise LeftOut("no joints", image)
         path = Path(folder, image["file_name"])
         if not os.path.isfile(path) or os.path.getsize(path) == 0:
-            raise LeftOut("picture missing or empty", repr(str(path)))
+            raise LeftOut("picture missing or empty", str(path))
         return Person(
             path=path,
             image_id=image["id"],
-            track_id=entry["track_id"] if "track_id" in self.needed else None,
+            track_id=entry.get("track_id"),
             time=image.get("frame_id", 0),
             box=box,
             joints=joints,
@@ -1627,10 +1584,9 @@ class CocoPeople(FileClips):
 
         root/annotations/person_keypoints_val2017.json      or train2017
             images:      {id, file_name} and more, one for each picture
-            annotations: {id, image_id, bbox [x, y, w, h], keypoints [x, y, v, x, y, v, ...], area,
+            annotations: {image_id, bbox [x, y, w, h], keypoints [x, y, v, x, y, v, ...], area,
                           iscrowd, num_keypoints, category_id}, one for each person
-            categories:  {id, name, keypoints [names], skeleton [[1, 2], ...], sigmas}; own joints
-                         are read from here
+            categories:  {id, name, keypoints [names], skeleton [[1, 2], ...], sigmas}
         root/val2017/000000000785.jpg
 
     boxes: use everyone whom a detector found instead: a JSON list of {image_id, category_id, bbox,
@@ -1642,20 +1598,16 @@ class CocoPeople(FileClips):
 
     skeleton = COCO
     needed = ("image_id", "bbox", "keypoints")
-    remedy = "mend the file, or name another with --root or --boxes"
 
     def __init__(self, root, split, size=(256, 192), boxes=None, cell=CELL):
         self.skipped = {}
+        if split == "test-dev" and not boxes:
+            raise UserError("COCO test-dev has no annotated boxes: give --boxes, found people")
+        kind = "image_info" if split == "test-dev" else "person_keypoints"
+        where = Path(root, "annotations", f"{kind}_{split}2017.json")
         folder = Path(root, f"{split.removesuffix('-dev')}2017")
-        where = Path(root, "annotations", f"person_keypoints_{split}2017.json")
         hint = "--root must be COCO 2017's folder, with annotations/, train2017/ and val2017/"
-        if split == "test-dev":
-            if not boxes:
-                raise UserError("COCO test-dev has no annotated boxes: give --boxes, found people")
-            where = where.with_name(f"image_info_{split}2017.json")
-            page = self._read(where, hint, keys=["images"])
-        else:
-            page = self._read(where, hint)
+        page = self._read(where, hint)
 
         # with detections too: it takes out what an evaluation could not use
         usable, people = self._people(page, page["annotations"], folder)
@@ -1663,11 +1615,9 @@ class CocoPeople(FileClips):
         name = f"COCO {split}2017"
         if boxes:
             hint = "--boxes wants a JSON list of {image_id, category_id, bbox, score}"
-            detections = read_json(boxes, hint)
-            if not isinstance(detections, list):
-                raise UserError(f"{boxes} is no list: {hint}")
+            detections = {"boxes": read_json(boxes, hint)}
             self.needed = ("image_id", "bbox", "score")
-            _, people = self._people(page, detections, folder)
+            _, people = self._people(page, dicts_of(detections, "boxes"), folder)
             name += ", detected boxes"
         super().__init__(name, size, [[person] for person in people], boxes or where, cell)
 
@@ -1676,7 +1626,7 @@ class PoseTrackClips(FileClips):
     """Clips of consecutive labelled frames of one track of PoseTrack18; no two share a frame.
 
         root/annotations/val/003418_mpii_test.json          or train: one file for each video
-            images:      {id, frame_id, file_name, is_labeled}
+            images:      {id, frame_id, file_name}
             annotations: {image_id, track_id, bbox, bbox_head, keypoints}, a track is one person
             categories:  as in COCO
         root/images/val/003418_mpii_test/000000.jpg         a file_name starts with "images"
@@ -1694,8 +1644,6 @@ class PoseTrackClips(FileClips):
     skeleton = POSETRACK
     image_keys = {**FileClips.image_keys, "frame_id": int}
     needed = ("image_id", "track_id", "bbox_head", "keypoints")
-    remedy = "mend the files, name another --root, or lower --frames"
-    per_clip = (*FileClips.per_clip, "sequence")
 
     def __init__(self, root, split, frames=4, size=(256, 192), whole=True, cell=CELL):
         self.skipped = {}
@@ -1715,52 +1663,32 @@ class PoseTrackClips(FileClips):
             except UserError as error:
                 self._leave_out("annotation file", str(error))
                 continue
-            for image in page["images"]:
-                self._clean_regions(image)
             entries, people = self._people(page, page["annotations"], root)
-            for track in self._tracks(people):
+            self._join(path.name, page["images"], entries)
+
+            # the tracks: of each person {frame number: Person}
+            tracks = collections.defaultdict(dict)
+            for person in people:
+                twin = 0  # a second one of that id in a frame is somebody else
+                while person.time in tracks[person.track_id, twin]:
+                    twin += 1
+                tracks[person.track_id, twin][person.time] = person
+            for track in tracks.values():
                 clips += self._cut(track, frames, whole)
             sequence += [path.name] * (len(clips) - len(sequence))
-            self._join(path.name, page["images"], entries)
         self.sequence = np.array(sequence)
         super().__init__(f"PoseTrack18 {split}", size, clips, folder, cell)
-
-    def _clean_regions(self, image):
-        """Leave out regions to be ignored that are no polygons, with as many x as y."""
-        lists = [image.get("ignore_regions_x") or [], image.get("ignore_regions_y") or []]
-        lists = [regions if isinstance(regions, list) else [regions] for regions in lists]
-        image["ignore_regions_x"] = []
-        image["ignore_regions_y"] = []
-        for x, y in itertools.zip_longest(*lists):
-            corners = (len(x),) if isinstance(x, list) else (0,)
-            if as_numbers(x, corners) is None or as_numbers(y, corners) is None:
-                self._leave_out("region to be ignored", f"x {x!r:.60}, y {y!r:.60}")
-            else:
-                image["ignore_regions_x"].append(x)
-                image["ignore_regions_y"].append(y)
-
-    @staticmethod
-    def _tracks(people):
-        """The tracks of one file: of each person {frame number: Person}."""
-        tracks = collections.defaultdict(dict)
-        for person in people:
-            # a second one of that id in a frame is somebody else
-            twin = 0
-            while person.time in tracks[person.track_id, twin]:
-                twin += 1
-            tracks[person.track_id, twin][person.time] = person
-        return tracks.values()
 
     def _join(self, name, images, entries):
         """Add a file to what an evaluation sees of all files."""
         self.sequences[name] = images
         joined = self.annotations
+        joined["categories"] = [{**self.skeleton.category, "id": self.category_id}]
         joined["images"] += [{**image, "sequence": name} for image in images]
         for entry in entries:
             joints = np.reshape(entry["keypoints"], (-1, 3))[self.order]
             keypoints = joints.ravel().tolist()
             joined["annotations"].append({**entry, "keypoints": keypoints, "sequence": name})
-        joined["categories"] = [{**self.skeleton.category, "id": self.category_id}]
 
     def _cut(self, track, frames, whole):
         """One track -> its clips of `frames` people, from the first frame on."""
@@ -1777,7 +1705,7 @@ class PoseTrackClips(FileClips):
             # too short for a clip: the next may start one frame later
             if count < frames and whole:
                 reason = f"frame without {frames - 1} labelled ones after it"
-                self._leave_out(reason, f"frame {times[0]} of track {track[times[0]].track_id!r}")
+                self._leave_out(reason, str(track[times[0]].path))
                 times = times[1:]
                 continue
 
@@ -1793,14 +1721,13 @@ class PoseTrackClips(FileClips):
 def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CELL):
     """Clips of `kind` "synthetic", "coco" or "posetrack"; prints how many people are left out.
 
-    split: train; val, for the search; test, for the report alone. The test annotations of the real
-    data sets are secret: there it is val too, with every labelled frame of PoseTrack18. COCO's
-    test-dev2017 is for its evaluation server. boxes: see CocoPeople. count: how many clips to train
-    with; of synthetic people the others are four times as many, at most 400, of real data all.
+    split: train; val, for the search; test, for the report. The test annotations of the real data
+    sets are secret: there it is val too, with every labelled frame of PoseTrack18. boxes: see
+    CocoPeople. count: how many clips to train with; of synthetic people the others are four times
+    as many, at most 400, of real data all.
     """
     if kind == "synthetic":
-        if split != "train":
-            count = min(400, 4 * count)
+        count = count if split == "train" else min(400, 4 * count)
         return SyntheticClips(split, count, frames, size, cell=cell)
 
     # the annotated parts of the real data sets are train and val
@@ -1822,10 +1749,8 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CEL
 # -------------------------------------------------------------- whole files, locks, messages, cores
 @contextlib.contextmanager
 def whole_file(path):
-    """A binary file to write what shall be found under `path`: whole, or not at all.
-
-    It gets a temporary name, and its own when it is complete and on the disk. Whatever goes wrong
-    before, an older file stays as it was. Raises UserError if it cannot be written.
+    """A binary file to write what shall be found under `path`, whole or not at all: it gets its
+    name when it is on the disk, and until then an older file stays. UserError if that fails.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
@@ -1857,25 +1782,22 @@ def write_json(contents, path):
 @contextlib.contextmanager
 def locked(folder):
     """Inside, no other process on this machine may be in `locked` with this folder: UserError.
-
-    However a process ends, its lock ends with it.
-    """
+    However a process ends, its lock ends with it."""
     if not fcntl:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    # a worker process that is forked off has no part in the lock
-    leave = functools.partial(os.close, descriptor)
-    multiprocessing.util.register_after_fork(leave, lambda leave: leave())
-    try:
+    with contextlib.ExitStack() as stack:
+        descriptor = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        # a worker process that is forked off has no part in the lock; after the end this does
+        # nothing, for the number may be another file's by then
+        multiprocessing.util.register_after_fork(stack, contextlib.ExitStack.close)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            remedy = "wait for it, or name another folder"
+            remedy = "wait, or name another folder"
             raise UserError(f"another run writes to {folder}: {remedy}") from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 class Progress:
@@ -1923,31 +1845,32 @@ def export(kind, out, count, frames=8, size=(256, 192)):
 def _export_coco(clips, out, split):
     """Pictures and annotations; of val and test also detections."""
     page = {"images": [], "annotations": [], "categories": [COCO.category]}
+    detections = []
+    rng = random.Random(0)
     for index in range(len(clips)):
         number = index + 1
         name = f"{number:012d}.jpg"
-        save_image(Image.fromarray(clips.images[index, 0]), out / f"{split}2017" / name)
+        picture = Image.fromarray(clips.images[index, 0])
+        save_image(picture, out / f"{split}2017" / name)
         page["images"].append({"id": number, "file_name": name})
         person = _annotation(number, clips.boxes[index, 0], clips.joints[index, 0])
-        person["area"] = float(clips.areas[index, 0])
-        page["annotations"].append(person)
+        page["annotations"].append({**person, "area": float(clips.areas[index, 0])})
 
-    # what a detector might find: the box of everyone, moved a little, twice
-    rng = random.Random(0)
-    detections = []
-    for person, _ in itertools.product(page["annotations"], range(2)):
-        box = [value + rng.gauss(0, clips.size[1] / 50) for value in person["bbox"]]
-        found = {"image_id": person["id"], "category_id": 1, "bbox": box}
-        detections.append({**found, "score": rng.random()})
+        # what a detector might find: the box of everyone, moved a little, twice
+        for _ in range(2):
+            box = [value + rng.gauss(0, clips.size[1] / 50) for value in person["bbox"]]
+            found = {"image_id": number, "category_id": 1, "bbox": box}
+            detections.append({**found, "score": rng.random()})
 
     folder = out / "annotations"
-    part = "test-dev" if split == "test" else split
-    kind = "image_info" if split == "test" else "person_keypoints"
-    if split != "train":
-        write_json(detections, folder / f"person_detections_{part}2017.json")
     if split == "test":
         del page["annotations"]  # those of test-dev are secret
-    write_json(page, folder / f"{kind}_{part}2017.json")
+        write_json(detections, folder / "person_detections_test-dev2017.json")
+        write_json(page, folder / "image_info_test-dev2017.json")
+        return
+    write_json(page, folder / f"person_keypoints_{split}2017.json")
+    if split == "val":
+        write_json(detections, folder / "person_detections_val2017.json")
 
 
 def _export_posetrack(clips, out, split):
@@ -2040,7 +1963,8 @@ def sheet(rows):
     """Lists of PIL images -> one image with a row for each list, all cells as large as needed."""
     sizes = [image.size for image in itertools.chain.from_iterable(rows)]
     width, height = np.max(sizes, axis=0).tolist()
-    page = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))
+    columns = max(map(len, rows))
+    page = Image.new("RGB", (width * columns, height * len(rows)))
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
             page.paste(image, (c * width, r * height))
@@ -2080,13 +2004,15 @@ def main():
         print(f"{options.out}: synthetic people in the layout of {options.export}")
         return
 
-    # each clip, then its first and its last pose; two clips side by side
-    clips = SyntheticClips("train", 12, workers=1)
+    # a row for each clip: its frames, then its first and its last pose
+    clips = SyntheticClips("train", 6, workers=1)
     rows = []
     for images, joints in zip(clips.images, clips.joints, strict=True):
         row = [Image.fromarray(pixels) for pixels in images]
-        rows.append(row + [draw_pose(row[t], joints[t], COCO) for t in (0, -1)])
-    page = sheet([left + right for left, right in zip(rows[::2], rows[1::2], strict=True)])
+        first = draw_pose(row[0], joints[0], COCO)
+        last = draw_pose(row[-1], joints[-1], COCO)
+        rows.append([*row, first, last])
+    page = sheet(rows)
     out = options.out or "people.png"
     save_image(page.resize((2 * page.width, 2 * page.height)), out)
     print(f"{out}: {len(clips)} clips of {clips.frames} frames; then the first and the last pose")
