@@ -1,7 +1,7 @@
 """The tests, chapter by chapter: VIPNAS_SAMPLES=DIR python -m pytest test_vipnas.py
 
 DIR holds a few real files (`coco`, `posetrack18`, `video`); without it the tests that need them are
-skipped. All others draw their people.
+skipped. All others render their people.
 """
 
 import contextlib
@@ -47,6 +47,9 @@ from elastic import (
 from fusion import OPERATIONS, TemporalFusion
 from vipnas import ARCHS, SPACES, Arch, Fusion, PoseNet, Space, VideoPose, cost
 
+# networks as small as these are faster on one thread, here and in processes that tests start
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 HERE = Path(__file__).parent
 SAMPLES = Path(os.environ.get("VIPNAS_SAMPLES", "/nonexistent"))
 needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="VIPNAS_SAMPLES names no folder")
