@@ -46,15 +46,19 @@ def commands(r):
     # Tables 1 and 3: the two commands of the README
     yield "s", "train.py --stage s"
     yield "t", f"train.py --stage t --s {r}/s/vipnas_s.pt"
+    yield from commands_of_t(r)
+    yield from commands_of_s(r)
 
-    s_alone = f"train.py --stage s --arch {r}"
+
+def commands_of_t(r):
+    """The runs of T, and of the S that it is compared with."""
     t_alone = f"train.py --stage t --s {r}/s/vipnas_s.pt --steps 1400 --arch {r}"
-    s_search = f"search.py --checkpoint {r}/s/supernet.pt --gflops"
     t_search = f"search.py --checkpoint {r}/t/supernet.pt --gflops"
     row = json.loads((r / "s/report.json").read_text())["rows"]["S-ViPNAS"]
     budgets = {share: round(float(share) * row["gflops"], 5) for share in ("0.50", "0.57", "0.75")}
     # S trained longer: as many images as each of T's networks has seen, with a new cosine
-    yield "s_longer", f"{s_alone}/s/arch.json --init {r}/s/vipnas_s.pt --steps 700"
+    longer = f"--init {r}/s/vipnas_s.pt --steps 700"
+    yield "s_longer", f"train.py --stage s --arch {r}/s/arch.json {longer}"
     # Fig. 6a: T at three budgets, each trained alone; the same without its fusions
     for share, budget in budgets.items():
         yield f"t_{share}", f"{t_search} {budget}"
@@ -73,7 +77,15 @@ def commands(r):
     for frames in (2, 4):
         yield f"frames_{frames}", f"{t_search} {budgets['0.57']} --frames {frames}"
         yield f"frames_{frames}_alone", f"{t_alone}/frames_{frames}/arch.json --frames {frames}"
+    # choices of ours in the training of T
+    for name in ("random_fusion", "let_through"):
+        yield name, f"{t_alone}/t_0.57/arch.json"
 
+
+def commands_of_s(r):
+    """The runs of S, and of single networks."""
+    s_alone = f"train.py --stage s --arch {r}"
+    s_search = f"search.py --checkpoint {r}/s/supernet.pt --gflops"
     # Table 1, Fig. 4: S at two more budgets. Choices of ours: two other searches for S
     searches = {"s_0.0111": "0.0111", "s_0.0150": "0.0150", "plain": "0.02 --plain"}
     for name, words in (searches | {"all_below": "0.02"}).items():
@@ -87,11 +99,9 @@ def commands(r):
     yield "winner", f"{s_alone}/s/arch.json --steps 500"
     for name in [f"random_{k}" for k in range(5)] + [f"any_{k}" for k in range(12)]:
         yield name, f"{s_alone}/archs/{name}.json --steps 500"
-    # choices of ours: the training of S, and of T
+    # choices of ours in the training of S
     for name in ("n_1", "n_4", "no_distillation"):
         yield name, "train.py --stage s"
-    for name in ("random_fusion", "let_through"):
-        yield name, f"{t_alone}/t_0.57/arch.json"
 
 
 class RandomFusion(fusion.TemporalFusion):
@@ -395,6 +405,7 @@ def write_tables():
 
 
 def main():
+    """Run what is missing of the seeds that are named, and write the tables."""
     os.chdir(Path(__file__).parent.parent)
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
