@@ -442,23 +442,19 @@ class Space:
     def within(self, arch):
         """The T space inside a found S-ViPNAS `arch`: all that is not larger, with a fusion.
 
-        A T network "shares the same CNN architecture" with S (Sec. 3.4.2): it is a slice of S's
-        weights (only a projection that S does not need starts afresh). ours, as the paper does not
-        say how small T may get, dimension by dimension:
+        T "shares the same CNN architecture" with S (Sec. 3.4.2): it is a slice of S's weights (only
+        a projection that S does not need starts afresh). ours, as the paper does not say how small:
 
         stem, width   in the table's steps from half of S's up to S's; one not searched stays
         depth         from 1 block (in HRNet: module), as the first block changes the shape
         kernel        from the table's least up to S's
-        groups        the table's numbers and S's, with at most as many channels a group as S has
+        groups        the table's and S's, with at most as many channels a group as S has
         attention     skipped or used where S has it, else skipped
         expansion     S's, and the table's that make the middle narrower
         fusion        one, of any operation, after any one stage
 
-        Widths that no group number fits drop out. Say S has blocks "32 k5 g64 e2" in stage 2 of
-        `tiny`, which lists the group numbers 64, 96, 144. A group of S has 32 x 2 / 64 = 1 channel.
-
-            width 32, expansion 2:   64 channels in the middle, 64 groups of 1   listed
-            width 16, expansion 2:   32 channels in the middle, 32 groups of 1   not listed
+        Say S has blocks "32 k5 g64 e2" in stage 2 of `tiny`: 32 x 2 / 64 = 1 channel a group. Width
+        16 would need 32 groups, which the table does not list: it drops out, and 32 is left.
         """
         # stage by stage: its depths, and what is inside each of its branches
         stages = []
