@@ -229,8 +229,9 @@ class HeadChoices:
         found = []
         for groups in self.groups:
             first = self.outputs_per_group(Head(width, groups=groups), in_channels)
-            if elastic.fits(groups, width, self.most_per_group):
-                found += [groups] if first <= self.most_per_group_first else []
+            first_fits = first <= self.most_per_group_first
+            if first_fits and elastic.fits(groups, width, self.most_per_group):
+                found.append(groups)
         return found
 
     @staticmethod
@@ -1117,6 +1118,12 @@ def complete(path):
 def load_checkpoint(path, *kinds):
     """The dict saved under `path`, of one of these kinds; else UserError."""
     contents = read_checkpoint(path)
+    check_checkpoint(contents, path, kinds)
+    return contents
+
+
+def check_checkpoint(contents, path, kinds):
+    """UserError unless `contents`, read from `path`, are of one of these kinds and can be used."""
     if contents.get("kind") not in kinds:
         raise UserError(f"{path} holds something else: a {kinds[0]} checkpoint is needed here")
     with complete(path):
@@ -1125,7 +1132,6 @@ def load_checkpoint(path, *kinds):
         known = data.about(data.COCO, about["size"], about["cell"])
         same = all(about[name] == known[name] for name in ("padding", "mean", "std"))
         check(same, "its crops are not those of data.py")
-    return contents
 
 
 def restore(net, state, path):
@@ -1158,10 +1164,11 @@ def load_networks(path):
     The published networks see COCO's joints at 256x192, in the heatmap cells of SBL.
     """
     # only our own files say what they are
-    if "kind" not in read_checkpoint(path):
+    contents = read_checkpoint(path)
+    if "kind" not in contents:
         about = data.about(data.COCO, (256, 192), data.SBL_CELL)
         return [load_mmpose(path)], about
-    contents = load_checkpoint(path, "finished")
+    check_checkpoint(contents, path, ["finished"])
     about = contents["about"]
     nets = []
     with complete(path):
