@@ -293,13 +293,19 @@ def as_picture(frame):
     return Image.fromarray(array).convert("RGB")
 
 
-def crop(image, matrix, size):
+def crop(image, matrix, size, labelled=None):
     """Warp a PIL image by `matrix` (image -> crop pixels): RGB uint8 (3, H, W), black outside it.
 
     Bilinear, after averaging blocks of pixels where the crop is less than half as large as the
     person. A JPEG file that is opened but not loaded averages while it decodes, which is faster.
+    labelled: (width, height) for which `matrix` is made; None: those of the image.
     """
     back = invert(matrix)  # crop pixels -> image pixels
+    if labelled not in (None, image.size):
+        ratio = np.divide(image.size, labelled)[:, None]
+        back[:, 2] += 0.5  # a picture is resized from the corner of its first pixel
+        back = back * ratio
+        back[:, 2] -= 0.5
 
     # how many image pixels a crop pixel covers along each side: blocks of so many are averaged
     width, height = image.size
@@ -462,6 +468,10 @@ class Clips:
     their arrays have an entry for each clip.
     """
 
+    has_official_numbers = False  # those of COCO or PoseTrack
+    labelled_by = None  # people; or the network that made the labels
+    labelled = None  # the sizes of the pictures when they were labelled; None: as they are
+
     def __init__(self, name, size, boxes, joints, areas, cell=CELL):
         if min(size) < 4 or size[0] % 4 or size[1] % 4:
             raise UserError(f"crops of {size[0]}x{size[1]} pixels do not work: use multiples of 4")
@@ -486,9 +496,10 @@ class Clips:
 
     def _crop(self, index, t, matrix):
         """Frame t through its matrix, uint8 (3, H, W); None, and a message, if it is unreadable."""
+        labelled = None if self.labelled is None else tuple(self.labelled[index, t])
         try:
             with self.open_image(index, t) as image:
-                return crop(image, matrix, self.size)
+                return crop(image, matrix, self.size, labelled)
         except UserError as error:
             say_once(f"{self.name}: {error}")
             return None
@@ -992,6 +1003,46 @@ def by_image(annotations, results):
     return [triples[place] for place in sorted(triples)]
 
 
+def counted(annotations, results, needed, score):
+    """What counts in an evaluation -> (category of people, their images and annotations, results).
+
+    What people may lack is filled in, as for files. needed: keys that they must have; score: key of
+    a result's score, or of its joints' scores. UserError for what cannot be evaluated.
+    """
+    if not (isinstance(annotations, dict) and isinstance(results, list)):
+        raise UserError("an evaluation takes what json.load reads: a dict, and a list of results")
+    category = person_category(annotations, "the annotation file")
+    category["keypoints"] = category.get("keypoints") or list(COCO.joints)
+    count = len(category["keypoints"])
+    own = (None, category["id"])
+    page = {"images": [image for image in dicts_of(annotations, "images") if "id" in image]}
+    try:
+        people = dicts_of(annotations, "annotations")
+        people = [person for person in people if person.get("category_id") in own]
+        page["annotations"] = [complete_entry(person, needed, count) for person in people]
+        for result in results:
+            check_result(result, score, count)
+        found = [result for result in results if result.get("category_id") in own]
+    except LeftOut as error:
+        raise UserError(f"this cannot be evaluated: {error}") from None
+    if results and not found:
+        raise UserError(f"no result is of category {category['id']!r}, {category['name']}")
+    return category, page, found
+
+
+def check_result(result, score, count):
+    """LeftOut if a result of an evaluation lacks something; K = count."""
+    if not (isinstance(result, dict) and isinstance(result.get("image_id"), ID)):
+        raise LeftOut("no image_id in a result", result)
+    joints = np.array(result.get("keypoints"), dtype=object)
+    if joints.size != 3 * count:
+        reason = f"{joints.size} keypoints in a result"
+        raise LeftOut(reason, result["image_id"], f"{3 * count} numbers")
+    numbers = as_numbers(result.get(score), (count,) if score == "scores" else ())
+    if numbers is None:
+        raise LeftOut(f"no {score} in a result, or none that is finite", result.get(score))
+
+
 def rank(judged):
     """Pairs (score, right) of all images -> right (N) bool, by falling score, and precision (N).
 
@@ -1089,17 +1140,17 @@ def coco_ap(annotations, results, sigmas=None):
     AP and AR (average recall) are means over the OKS thresholds, 50 and 75 are one threshold alone,
     M and L are for medium and for large people. A number is -1 where nobody is to be found.
 
-    annotations: a COCO keypoint dict with one category; results: a list of dicts with image_id,
-    keypoints (3K numbers) and score; sigmas (K): None for those of the category's joints. Raises
-    UserError as `by_image` does.
+    annotations: a COCO keypoint dict; results: a list of dicts with image_id, keypoints (3K
+    numbers) and score; sigmas (K): None for those of the category's joints. UserError as for
+    `counted` and `by_image`. On purpose we differ from pycocotools in two points: of several
+    categories only people count, and a result with a joint that is nan is like nobody.
     """
+    category, page, found = counted(annotations, results, CocoPeople.needed, "score")
     if sigmas is None:
-        category = person_category(annotations, "the annotation file")
-        names = category.get("keypoints") or COCO.joints
-        skeleton, order = skeleton_from({**category, "keypoints": names})
+        skeleton, order = skeleton_from(category)
         sigmas = np.empty(len(order))
         sigmas[order] = skeleton.sigmas
-    grouped = by_image(annotations, results)
+    grouped = by_image(page, found)
     images = [CocoImage(people, found, sigmas) for _, people, found in grouped]
     tables = {name: ap_and_recall(images, size) for name, size in SIZES.items()}  # (2, T) each
 
@@ -1213,15 +1264,17 @@ def posetrack_ap(annotations, results):
     joints that nobody has; a mean of none is nan.
 
     annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results:
-    a list of dicts with image_id, keypoints (51 numbers) and scores (17, one a joint). Raises
-    UserError as `by_image` does.
+    a list of dicts with image_id, keypoints (51 numbers) and scores (17, one a joint). UserError as
+    for `counted` and `by_image`.
     """
-    names = annotations["categories"][0]["keypoints"]
+    needed = ("image_id", "bbox_head", "keypoints")
+    category, page, results = counted(annotations, results, needed, "scores")
+    names = category["keypoints"]
     evaluated = POSETRACK_JOINTS if set(POSETRACK_JOINTS) <= set(names) else names
     columns = [names.index(joint) for joint in evaluated]  # (J)
     judged = [[] for _ in columns]
     labelled = np.zeros(len(columns), int)
-    for image, people, found in by_image(annotations, results):
+    for image, people, found in by_image(page, results):
         if people:
             right, predicted, count = judge_posetrack_frame(image, people, found, columns)
             labelled += count
@@ -1323,10 +1376,16 @@ def person_key(entry):
 # entry that fails is left out and counted by reason; only a useless file is a UserError.
 LARGEST = 1e5  # pixels: nothing lies farther away, and COCO's evaluation knows no larger people
 ID = (int, float, str)  # what tells images, people or categories apart
+MISSING = (None, "", "NaN", "nan")  # how exporters write a number that they do not have
 
 
 class LeftOut(Exception):
-    """An entry of a file is not used: (reason, example)."""
+    """An entry of a file is not used: for what reason, and the part of it that is wrong."""
+
+    def __init__(self, reason, example, wanted=None):
+        self.reason = reason
+        self.example = f"{example!r:.300}" + (f"; wanted: {wanted}" if wanted else "")
+        super().__init__(f"{reason} ({self.example})")
 
 
 def read_json(path, hint):
@@ -1351,16 +1410,91 @@ def as_numbers(value, shape, limit=math.inf):
     return None
 
 
-def numbers_of(entry, key, *shape):
-    """The numbers that an entry has under `key`; LeftOut if there are none of this shape."""
-    value = entry[key]
-    numbers = as_numbers(value, shape, LARGEST if shape else math.inf)
-    if numbers is not None:
-        return numbers
-    if shape and isinstance(value, list):
-        reason = f"{key} has {len(value)} values, wanted are {shape[0]} finite numbers"
-        raise LeftOut(reason, f"image {entry['image_id']}")
-    raise LeftOut(f"invalid {key}", value)
+def check_numbers(entry, key, *shape):
+    """LeftOut unless an entry has numbers of this shape under `key`."""
+    if as_numbers(entry[key], shape, LARGEST if shape else math.inf) is None:
+        raise LeftOut(f"invalid {key}", entry[key], f"{math.prod(shape)} finite numbers")
+
+
+def complete_entry(entry, needed, count):
+    """An entry with all that an evaluation asks for; LeftOut if it could not use it.
+
+    needed: the keys that must be there; count: K, how many joints the category has.
+    """
+    entry = {key: value for key, value in entry.items() if value is not None}
+    for key in needed:
+        if key not in entry:
+            raise LeftOut(f"no {key}", f"an entry with {', '.join(entry)}")
+        if key.endswith("_id") and not isinstance(entry[key], ID):
+            raise LeftOut(f"invalid {key}", entry[key], "a number or a text")
+
+    # numbers that must be there, and numbers that may be there
+    for key, *shape in (("bbox", 4), ("bbox_head", 4), ("score",)):
+        if key in needed:
+            check_numbers(entry, key, *shape)
+    if as_numbers(entry.get("bbox_head"), (4,), LARGEST) is None:
+        entry.pop("bbox_head", None)
+    for key in ("area", "iscrowd", "num_keypoints"):
+        if key in entry:
+            check_numbers(entry, key)
+            if entry[key] < 0:
+                raise LeftOut(f"invalid {key}", entry[key])
+
+    # what follows from others
+    filled = {"iscrowd": 0, "area": box_area(entry)}
+    if "keypoints" in needed:
+        joints = read_joints(entry["keypoints"], count)
+        entry["keypoints"] = joints.ravel().tolist()
+        filled["num_keypoints"] = int((joints[:, 2] > 0).sum())
+    return filled | entry
+
+
+def box_area(entry):
+    """The area of a person, judged by their box; 0 without one."""
+    box = as_numbers(entry.get("bbox"), (4,), LARGEST)
+    if box is None:
+        return 0.0
+    width, height = box[2:].clip(0).tolist()
+    return BOX_TO_AREA * width * height
+
+
+def read_joints(value, count):
+    """Joints as a file has them -> (K, 3); LeftOut if there are not K of them.
+
+    They are x, y, v, x, y, v, ... or a list for each joint. Without v those joints are visible that
+    are not 0, 0. A joint that lacks a number is not annotated: 0, 0, 0.
+    """
+    joints = as_numbers(value, (3 * count,), LARGEST)
+    if joints is not None:
+        return joints.reshape(count, 3)
+    listed = value if isinstance(value, list) else []
+    if len(listed) in (2 * count, 3 * count):
+        size = len(listed) // count
+        listed = [listed[start : start + size] for start in range(0, len(listed), size)]
+    if len(listed) != count:
+        found = f"{len(listed)} values" if listed else f"{value!r:.50}"
+        reason = f"keypoints has {found}, wanted are {3 * count} finite numbers"
+        raise LeftOut(reason, listed[:6], "x, y, v of each joint that the category names")
+
+    # one that is shorter than others is as good as missing
+    size = max([2, *[len(joint) for joint in listed if isinstance(joint, list)]])
+    joints = np.zeros((count, 3))
+    for k, joint in enumerate(listed):
+        numbers = as_numbers(joint, (size,), LARGEST) if size < 4 else None
+        if numbers is not None:
+            joints[k, :size] = numbers
+        elif not is_missing(joint, size):
+            raise LeftOut("invalid joint among the keypoints", joint, "x, y, v, finite numbers")
+    if size == 2:
+        joints[:, 2] = 2 * joints.any(axis=1)
+    return joints
+
+
+def is_missing(joint, size):
+    """Whether this is how exporters write a joint, of `size` numbers, that they do not have."""
+    if not isinstance(joint, list):
+        return joint in MISSING
+    return len(joint) < size or any(number in MISSING for number in joint)
 
 
 def dicts_of(page, key):
@@ -1372,11 +1506,15 @@ def dicts_of(page, key):
 
 def person_category(page, path):
     """The category of people in `page`: the one called person; else the only one with keypoints;
-    else the only one. A file without any means COCO's. path: what to name in an error."""
+    else the only one. A file without any means COCO's. path: what to name in an error.
+
+    One that is called person but has no keypoints, beside one that has, only groups others.
+    """
     listed = dicts_of(page, "categories") or [{"name": "person"}]
-    named = [entry for entry in listed if str(entry.get("name")).lower() == "person"]
     with_joints = [entry for entry in listed if entry.get("keypoints")]
-    found = named[:1] or with_joints or listed
+    found = with_joints or listed
+    named = [entry for entry in found if str(entry.get("name")).lower() == "person"]
+    found = named[:1] or found
     if len(found) > 1:
         names = ", ".join([str(entry.get("name")) for entry in found])
         raise UserError(f'{path} has the categories {names:.200}: name the one to use "person"')
@@ -1402,13 +1540,48 @@ def joint_names(category, entries, skeleton, path):
     return names
 
 
+def video_of(image):
+    """What tells videos in one file apart."""
+    return image.get("vid_id"), image.get("video_id"), os.path.dirname(image["file_name"])
+
+
+def number_frames(images):
+    """The images of a file, each with a whole frame_id: that of the file, where every frame of a
+    video has one of its own; else their order."""
+    videos = {}
+    for image in images:
+        videos.setdefault(video_of(image), []).append(image)
+    numbered = []
+    for frames in videos.values():
+        numbers = as_numbers([image.get("frame_id") for image in frames], (len(frames),))
+        if numbers is None or len({*numbers.astype(int)}) < len(frames):
+            numbers = np.arange(len(frames))
+        for image, number in zip(frames, numbers.astype(int).tolist(), strict=True):
+            numbered.append({**image, "frame_id": number})
+    return numbered
+
+
+def tracks_of(people):
+    """The tracks of a file's people: of each {frame number: Person}."""
+    tracks = collections.defaultdict(dict)
+    for person in people:
+        twin = 0  # a second one of that id in a frame is somebody else
+        while person.time in tracks[person.video, person.track_id, twin]:
+            twin += 1
+        tracks[person.video, person.track_id, twin][person.time] = person
+    return tracks.values()
+
+
 @dataclass
 class Person:
     """A person in one picture, made of an entry of a file."""
 
     path: Path  # of the picture
-    image_id: int | str | None  # None: this only fills up a clip
+    labelled: tuple  # width, height that it had when it was labelled; nan: not known
+    turned: bool  # it was labelled as its EXIF entry turns it
+    image_id: int | str | None  # None: no evaluation counts this
     track_id: int | str | None
+    video: tuple
     time: int  # number of the frame in its video
     box: np.ndarray  # (4,) x, y, w, h
     joints: np.ndarray  # (K, 3), zeros where they were not asked for
@@ -1422,16 +1595,19 @@ class FileClips(Clips):
     skeleton     of the file's category of people, category_id
     order        the file's joint order[k] is joint k of the skeleton
     files        array (N, F): paths of the pictures
+    labelled     array (N, F, 2): width and height that the picture had when it was labelled, or nan
+    turned       array (N, F): whether it was labelled as its EXIF entry turns it
     ids          array (N, F, 2): image id and track id, as the file has them; None where a frame
-                 only fills up its clip
+                 only fills up its clip, or an evaluation could not use it
     scores       array (N,): of detected boxes, 1 of annotated ones
     annotations  what was read, completed, without entries that no evaluation could use
     skipped      {reason: [how many were left out, the first of them]}
+    doubts       the same of labels that are used, but contradict the picture or themselves
 
-    Subclasses say what must be there, {key: types} of an image and keys of an entry.
+    Subclasses say which keys an entry needs, and which ones more for the official numbers.
     """
 
-    image_keys = {"id": ID, "file_name": str}
+    needed_to_score = ()
 
     def __init__(self, name, size, clips, where, cell):
         """clips: lists of F `Person`s; where: the file or folder they were read from."""
@@ -1447,9 +1623,14 @@ class FileClips(Clips):
             return values.reshape(len(clips), -1, *values.shape[1:])
 
         self.files = array("path")
+        self.turned = array("turned")
+        self.labelled = array("labelled")
         self.ids = np.stack([array("image_id", object), array("track_id", object)], axis=-1)
         self.scores = array("score")[:, 0]
         super().__init__(name, size, array("box"), array("joints"), array("area"), cell)
+        self._check_labels()
+        for reason, (count, first) in self.doubts.items():
+            print(f"{name}: {count} x {reason} ({first})")
 
         # a whole folder of damaged pictures should be found out now, not after a day of training
         for index in range(min(20, len(self))):
@@ -1458,9 +1639,11 @@ class FileClips(Clips):
                 return
         raise UserError(f"no picture of {name} can be read (20 were tried): fetch them again")
 
-    def _leave_out(self, reason, example):
-        first = f"{example!r:.300}"
-        self.skipped.setdefault(reason, [0, first])[0] += 1
+    def _leave_out(self, left_out):
+        self.skipped.setdefault(left_out.reason, [0, left_out.example])[0] += 1
+
+    def _doubt(self, reason, example):
+        self.doubts.setdefault(reason, [0, example])[0] += 1
 
     @property
     def left_out(self):
@@ -1468,9 +1651,16 @@ class FileClips(Clips):
         parts = [f"{n} x {reason} ({first})" for reason, (n, first) in self.skipped.items()]
         return ", ".join(parts)
 
+    @property
+    def has_official_numbers(self):
+        """Whether an evaluation would count anybody."""
+        return bool(self.annotations["annotations"])
+
+    @contextlib.contextmanager
     def open_image(self, index, t):
         """Frame t of a clip, an opened file: see `open_picture`."""
-        return open_picture(self.files[index, t])
+        with open_picture(self.files[index, t]) as image:
+            yield ImageOps.exif_transpose(image) if self.turned[index, t] else image
 
     def _read(self, path, hint):
         """What a file says: its usable images, its entries, and its category of people alone.
@@ -1490,10 +1680,15 @@ class FileClips(Clips):
         self.order = order
         self.category_id = category["id"]
 
-        images = dicts_of(page, "images")
-        for key, types in self.image_keys.items():
-            images = [image for image in images if isinstance(image.get(key), types)]
-        return {"images": images, "annotations": entries, "categories": [category]}
+        images = {}
+        for image in dicts_of(page, "images"):
+            if not (isinstance(image.get("id"), ID) and isinstance(image.get("file_name"), str)):
+                continue
+            if images.setdefault(image["id"], image) != image:
+                remedy = "give each its own (were two files merged?)"
+                raise UserError(f"{path} has two images of id {image['id']!r}: {remedy}")
+        page |= {"images": list(images.values()), "annotations": entries}
+        return page | {"categories": [category]}
 
     def _people(self, page, entries, folder):
         """(usable, people): the entries that an evaluation can use, and the `Person`s of those that
@@ -1503,80 +1698,115 @@ class FileClips(Clips):
         people = []
         for entry in entries:
             try:
-                complete = self._complete(entry, images)
+                if entry.get("category_id") not in (None, self.category_id):
+                    raise LeftOut(f"category_id is not {self.category_id!r}", entry["category_id"])
+                complete = complete_entry(entry, self.needed, len(self.skeleton.joints))
+                if complete["image_id"] not in images:
+                    raise LeftOut("no image with id, file_name", complete["image_id"])
+                self._mend(complete)
                 usable.append(complete)
                 people.append(self._person(complete, images[entry["image_id"]], folder))
             except LeftOut as left_out:
-                self._leave_out(*left_out.args)
+                self._leave_out(left_out)
         return usable, people
 
-    def _complete(self, entry, images):
-        """An entry with all that an evaluation asks for; LeftOut if it could not use it."""
-        entry = {key: value for key, value in entry.items() if value is not None}
-        for key in self.needed:
-            if key not in entry or (key.endswith("_id") and not isinstance(entry[key], ID)):
-                raise LeftOut(f"no {key}", entry)
-        if entry["image_id"] not in images:
-            raise LeftOut(f"no image with {', '.join(self.image_keys)}", entry["image_id"])
-        category = entry.get("category_id", self.category_id)
-        if category != self.category_id:
-            raise LeftOut(f"category_id is not {self.category_id!r}", category)
-
-        # numbers that must be there, and numbers that may be there
-        for key, *shape in (("bbox", 4), ("bbox_head", 4), ("score",)):
-            if key in self.needed:
-                numbers_of(entry, key, *shape)
-        for key in ("area", "iscrowd", "num_keypoints"):
-            if key in entry and numbers_of(entry, key) < 0:
-                raise LeftOut(f"invalid {key}", entry[key])
-
-        # what follows from others
-        filled = {"iscrowd": 0, "area": 0.0}
-        box = as_numbers(entry.get("bbox"), (4,), LARGEST)
-        if box is not None:
-            width, height = box[2:].clip(0).tolist()
-            filled["area"] = BOX_TO_AREA * width * height
+    def _mend(self, entry):
+        """Compute again what is 0 in a complete entry, though its box and its joints say more."""
+        computed = {"area": box_area(entry)}
         if "keypoints" in self.needed:
-            joints = self._joints(entry)
-            entry["keypoints"] = joints.ravel().tolist()
-            filled["num_keypoints"] = int((joints[:, 2] > 0).sum())
-        return filled | entry
-
-    def _joints(self, entry):
-        """The joints of an entry, (K, 3); of x and y alone those are visible that are not 0, 0."""
-        count = len(self.skeleton.joints)
-        places = as_numbers(entry["keypoints"], (2 * count,), LARGEST)
-        if places is None:
-            return numbers_of(entry, "keypoints", 3 * count).reshape(count, 3)
-        places = places.reshape(count, 2)
-        return np.column_stack([places, 2 * places.any(axis=1)])
+            computed["num_keypoints"] = sum(v > 0 for v in entry["keypoints"][2::3])
+        for key, value in computed.items():
+            if entry.get(key) == 0 < value:
+                entry[key] = value
+                self._doubt(f"{key} is 0, so it is computed again", f"image {entry['image_id']!r}")
 
     def _person(self, entry, image, folder):
         """A complete entry -> Person; LeftOut if it has nothing for us, though an evaluation asks
         for crowds and people without joints."""
         if entry["iscrowd"]:
-            raise LeftOut("crowd", image)
+            raise LeftOut("crowd", f"image {image['id']!r}")
         box = as_numbers(entry.get("bbox"), (4,), LARGEST)
         if box is None or box[2:].min() < 0.01:
-            raise LeftOut("box without area", entry.get("bbox"))
+            raise LeftOut("box without area", entry.get("bbox"), "x, y, width, height in pixels")
         joints = np.zeros((len(self.skeleton.joints), 3))
         if "keypoints" in self.needed:
             joints = np.reshape(entry["keypoints"], joints.shape)[self.order]
             if joints[:, 2].max() <= 0:
-                raise LeftOut("no joints", image)
+                raise LeftOut("no joints", f"image {image['id']!r}")
         path = Path(folder, image["file_name"])
+        if "\\" in image["file_name"] and not path.is_file():  # written on Windows
+            path = Path(folder, image["file_name"].replace("\\", "/"))
         if not os.path.isfile(path) or os.path.getsize(path) == 0:
-            raise LeftOut("picture missing or empty", str(path))
+            raise LeftOut("picture missing or empty", str(path), f"file_name begins in {folder}")
+        if path not in self.pictures:
+            self.pictures[path] = self._look_at(path, image)
+        labelled, turned = self.pictures[path]
+        counts = all(key in entry for key in self.needed_to_score)
         return Person(
             path=path,
-            image_id=image["id"],
+            labelled=labelled,
+            turned=turned,
+            image_id=image["id"] if counts else None,
             track_id=entry.get("track_id"),
+            video=video_of(image),
             time=image.get("frame_id", 0),
             box=box,
             joints=joints,
             area=float(entry["area"]),
             score=float(entry["score"]) if "score" in self.needed else 1.0,
         )
+
+    def _look_at(self, path, image):
+        """How a picture lies under its labels -> the (width, height) that it had when it was
+        labelled, and whether it was labelled as its EXIF entry turns it."""
+        try:
+            with open_picture(path) as picture:
+                stored = picture.size
+                on_its_side = picture.getexif().get(0x0112, 1) > 4  # 1 to 8: how it is turned
+        except UserError:  # told when it is cropped
+            return (math.nan, math.nan), False
+        stated = as_numbers([image.get("width"), image.get("height")], (2,), LARGEST)
+        if stated is None or stated.min() < 1 or (stated == stored).all():
+            return stored, False
+
+        # the same picture, turned or made smaller, has the same shape
+        example = f"{path}: {stored[0]}x{stored[1]}, in the file {stated[0]:g}x{stated[1]:g}"
+        for turned in (False, on_its_side):
+            ratio = stated / (stored[::-1] if turned else stored)
+            if ratio.max() < 1.02 * ratio.min():
+                done = "the picture is turned as EXIF says" if turned else "the labels are scaled"
+                self._doubt(f"another size than the file says, so {done}", example)
+                return tuple(stated.tolist()), turned
+        self._doubt("another size than the file says: the labels may not fit", example)
+        return stored, False
+
+    def _check_labels(self):
+        """Tell what boxes and joints look like, where that is not what they should be."""
+        boxes = self.boxes.reshape(-1, 4)
+        joints = self.joints.reshape(len(boxes), -1, 3)
+        labelled = joints[..., 2] > 0  # (P, K), of P people
+        for key, values in (("bbox", boxes), ("keypoints", joints[labelled][:, :2])):
+            if values.size and values.min() >= 0 and values.max() <= 1:
+                remedy = "multiply by the width and height of the pictures"
+                raise UserError(f"{self.name}: all {key} lie in 0 .. 1, not in pixels: {remedy}")
+
+        # what reaches beyond the picture; where its size is nan, nothing does
+        sizes = self.labelled.reshape(-1, 2) + 1
+        beyond = (joints[..., :2] < -1) | (joints[..., :2] > sizes[:, None])
+        outside = (beyond.any(axis=2) & labelled).any(axis=1)
+        first, second = boxes[:, :2], boxes[:, 2:]
+        corners = ((first < second) & (second <= sizes)).all(axis=1)
+        corners &= (first + second > sizes).any(axis=1)
+        looks = {
+            "bbox that looks like x1, y1, x2, y2, where x, y, width, height are read": corners,
+            "joints outside a picture: was it made smaller after it was labelled?": outside,
+            "bbox below 8 pixels: is it in pixels of the picture?": second.max(axis=1) < 8,
+        }
+        for reason, found in looks.items():
+            if found.mean() > 0.05:  # a few people may well have such labels
+                person = found.argmax()
+                example = f"{self.files.flat[person]}: {boxes[person].round(2).tolist()}"
+                self.doubts[reason] = [int(found.sum()), example]
 
 
 class CocoPeople(FileClips):
@@ -1601,6 +1831,8 @@ class CocoPeople(FileClips):
 
     def __init__(self, root, split, size=(256, 192), boxes=None, cell=CELL):
         self.skipped = {}
+        self.doubts = {}
+        self.pictures = {}
         if split == "test-dev" and not boxes:
             raise UserError("COCO test-dev has no annotated boxes: give --boxes, found people")
         kind = "image_info" if split == "test-dev" else "person_keypoints"
@@ -1635,20 +1867,26 @@ class PoseTrackClips(FileClips):
     with their last frame, unlabelled and with the ids None, so that an evaluation finds each
     labelled frame in exactly one clip.
 
+    People without a head box are used, but PoseTrack's official numbers cannot count them.
+
     sequences    {name of the file: its images}
     sequence     array (N,): the file that a clip is from
     annotations  the lists of all files joined, with joints in the skeleton's order. As files may
                  number their images alike, each entry says of which "sequence" it is
+    labelled_by  None, or the network that made the labels, see `vipnas.write_film`
     """
 
     skeleton = POSETRACK
-    image_keys = {**FileClips.image_keys, "frame_id": int}
-    needed = ("image_id", "track_id", "bbox_head", "keypoints")
+    needed = ("image_id", "track_id", "keypoints")
+    needed_to_score = ("bbox_head",)
 
     def __init__(self, root, split, frames=4, size=(256, 192), whole=True, cell=CELL):
         self.skipped = {}
+        self.doubts = {}
+        self.pictures = {}
         self.sequences = {}
         self.annotations = {"images": [], "annotations": []}
+        self.labelled_by = None
         folder = Path(root, "annotations", split)
         hint = "--root must be a folder with PoseTrack18's annotations/ and images/"
         paths = sorted(folder.glob("*.json")) if os.path.isdir(folder) else []
@@ -1657,27 +1895,27 @@ class PoseTrackClips(FileClips):
 
         clips = []
         sequence = []
+        headless = 0
         for path in paths:
             try:
                 page = self._read(path, hint)
             except UserError as error:
-                self._leave_out("annotation file", str(error))
+                self._leave_out(LeftOut("annotation file", str(error)))
                 continue
+            self.labelled_by = page.get("labelled_by", self.labelled_by)
+            page["images"] = number_frames(page["images"])
             entries, people = self._people(page, page["annotations"], root)
             self._join(path.name, page["images"], entries)
+            headless += sum(person.image_id is None for person in people)
 
-            # the tracks: of each person {frame number: Person}
-            tracks = collections.defaultdict(dict)
-            for person in people:
-                twin = 0  # a second one of that id in a frame is somebody else
-                while person.time in tracks[person.track_id, twin]:
-                    twin += 1
-                tracks[person.track_id, twin][person.time] = person
-            for track in tracks.values():
+            for track in tracks_of(people):
                 clips += self._cut(track, frames, whole)
             sequence += [path.name] * (len(clips) - len(sequence))
         self.sequence = np.array(sequence)
         super().__init__(f"PoseTrack18 {split}", size, clips, folder, cell)
+        if headless and split != "train":
+            reason = f"{headless} people have no head box (bbox_head)"
+            say_once(f"{self.name}: {reason}, so PoseTrack's official numbers leave them out")
 
     def _join(self, name, images, entries):
         """Add a file to what an evaluation sees of all files."""
@@ -1686,6 +1924,8 @@ class PoseTrackClips(FileClips):
         joined["categories"] = [{**self.skeleton.category, "id": self.category_id}]
         joined["images"] += [{**image, "sequence": name} for image in images]
         for entry in entries:
+            if any(key not in entry for key in self.needed_to_score):
+                continue
             joints = np.reshape(entry["keypoints"], (-1, 3))[self.order]
             keypoints = joints.ravel().tolist()
             joined["annotations"].append({**entry, "keypoints": keypoints, "sequence": name})
@@ -1705,7 +1945,7 @@ class PoseTrackClips(FileClips):
             # too short for a clip: the next may start one frame later
             if count < frames and whole:
                 reason = f"frame without {frames - 1} labelled ones after it"
-                self._leave_out(reason, str(track[times[0]].path))
+                self._leave_out(LeftOut(reason, str(track[times[0]].path)))
                 times = times[1:]
                 continue
 

@@ -34,7 +34,7 @@ from PIL import Image, ImageDraw, ImageFont
 import data
 import fusion
 import vipnas
-from data import CocoPeople, PoseTrackClips, UserError
+from data import CocoPeople, UserError
 from vipnas import Cost
 
 # ------------------------------------------------------------------ candidates just below a budget
@@ -479,7 +479,7 @@ class Search:
         archs = self.candidates[i]
         nets = extract_calibrated(self.supernet, archs, self.calibration, self.measured)
         val = self.validation
-        if isinstance(val.clips, (CocoPeople, PoseTrackClips)) and stop == val.number_of_batches:
+        if val.clips.has_official_numbers and stop == val.number_of_batches:
             # the last round on real data: their own AP decides, on all clips, and peaks are read as
             # in `official`. The accuracy by frame starts again, as these are other keypoints
             keypoints = predict(nets, val, quarter=True)
@@ -720,6 +720,8 @@ def evaluate_finished(options, device):
         raise UserError("COCO has no videos: name the key frame's network, vipnas_s.pt")
     split = options.split or "test"
     clips = open_clips(kind, options.root, split, len(nets), about, path, boxes=options.boxes)
+    if kind == "posetrack" and not clips.has_official_numbers:
+        raise UserError(f"nobody in {options.root} has a head box, which PoseTrack's numbers need")
     show_frames(nets, about)
     nets = [net.to(device, memory_format=torch.channels_last) for net in nets]
     official(nets, clips, device, options.out or path.with_name(f"official_{kind}"))

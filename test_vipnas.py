@@ -645,7 +645,7 @@ def test_bad_entries_are_left_out_and_counted(exports, capsys, coco_val):
     assert sum(count for count, _ in clips.skipped.values()) == len(UNUSABLE + EVALUATED)
     assert len(clips.annotations["annotations"]) == 2 + len(EVALUATED)
     printed = capsys.readouterr().out
-    assert "2 x box without area ([5, 5, -9, 9])" in printed
+    assert "2 x box without area ([5, 5, -9, 9]; wanted: x, y, width, height in pix" in printed
     assert "3 x picture missing or empty ('" in printed
 
 
@@ -1058,7 +1058,8 @@ def test_coco_judges_the_best_20_results_of_an_image_and_of_equal_scores_the_fir
 @pytest.mark.parametrize("evaluation", [data.coco_ap, data.posetrack_ap])
 def test_results_for_images_that_are_not_listed_are_one_sentence(evaluation):
     nothing = {"images": [], "annotations": [], "categories": [data.POSETRACK.category]}
-    one_sentence("image 1, which .* do not list", evaluation, nothing, [entry(0)])
+    result = entry(0, score=1, scores=[1] * 17)
+    one_sentence("image 1, which .* do not list", evaluation, nothing, [result])
 
 
 @pytest.mark.parametrize("pixels, knee", [(14.9, 100), (15.1, 50)])

@@ -673,7 +673,10 @@ def report(run, chain, baseline=None):
         copied = np.repeat(keypoints[name][:, :1], len(chain), axis=1)
         keypoints["key frame's pose, copied"] = copied
     page = compare(run, test, keypoints, costs)
-    if options.data != "synthetic":
+    if run.test.labelled_by:
+        page["labelled_by"] = run.test.labelled_by
+        print(f"\nthe labels are those of {run.test.labelled_by}: these AP are agreement with it")
+    if run.official.has_official_numbers:
         page["official"] = search.official(chain, run.official, run.device, run.out)
     data.write_json(without_nan(page), run.out / "report.json")
     picture = "poses.gif" if run.key_net else "poses.png"
