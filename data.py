@@ -1790,20 +1790,25 @@ class FileClips(Clips):
                 remedy = "multiply by the width and height of the pictures"
                 raise UserError(f"{self.name}: all {key} lie in 0 .. 1, not in pixels: {remedy}")
 
-        # what reaches beyond the picture; where its size is nan, nothing does
-        sizes = self.labelled.reshape(-1, 2) + 1
-        beyond = (joints[..., :2] < -1) | (joints[..., :2] > sizes[:, None])
+        # joints outside of the picture; where its size is nan, there are none
+        sizes = self.labelled.reshape(-1, 1, 2)
+        beyond = (joints[..., :2] < -1) | (joints[..., :2] > sizes + 1)  # (P, K, 2)
         outside = (beyond.any(axis=2) & labelled).any(axis=1)
-        first, second = boxes[:, :2], boxes[:, 2:]
-        corners = ((first < second) & (second <= sizes)).all(axis=1)
-        corners &= (first + second > sizes).any(axis=1)
+        # boxes that, read as corners, are smaller and yet hold all joints
+        low, high = boxes[:, :2], boxes[:, 2:]
+        last = np.where(labelled[..., None], joints[..., :2], 0).max(axis=1)  # (P, 2)
+        corners = ((low < high) & (last <= high)).all(axis=1)
+        corners &= high.prod(axis=1) > 1.2 * (high - low).prod(axis=1)
         looks = {
             "bbox that looks like x1, y1, x2, y2, where x, y, width, height are read": corners,
             "joints outside a picture: was it made smaller after it was labelled?": outside,
-            "bbox below 8 pixels: is it in pixels of the picture?": second.max(axis=1) < 8,
         }
+        # of some people both may be true
+        looks = {reason: found for reason, found in looks.items() if found.mean() > 0.5}
+        small = (high.max(axis=1) < 8) & labelled.any(axis=1)
+        looks["bbox below 8 pixels: is it in pixels of the picture?"] = small
         for reason, found in looks.items():
-            if found.mean() > 0.05:  # a few people may well have such labels
+            if found.any():
                 person = found.argmax()
                 example = f"{self.files.flat[person]}: {boxes[person].round(2).tolist()}"
                 self.doubts[reason] = [int(found.sum()), example]

@@ -766,6 +766,118 @@ def test_what_may_be_missing_is_filled_in(exports, coco_val):
     assert person["num_keypoints"] == (people.joints[0, 0, :, 2] > 0).sum()
 
 
+NESTED = [[3, 4, 2], [5, 6], [7, 8, 1]]
+MISSING = [[3, 4, 2], [0, 0, 0], [7, 8, 1]]
+WAYS = [(NESTED, MISSING), ([3, 4, 2, None, None, None, 7, 8, 1], MISSING)]
+WAYS += [([3, 4, 2, "NaN", 6, 2, 7, 8, 1], MISSING), ([[3, 4, 2], None, [7, 8, 1]], MISSING)]
+WAYS += [([[3, 4], [0, 0], []], [[3, 4, 2], [0, 0, 0], [0, 0, 0]])]
+
+
+@pytest.mark.parametrize("written, expected", WAYS)
+def test_a_joint_that_exporters_lack_is_unlabelled(written, expected):
+    assert data.read_joints(written, 3).tolist() == expected
+
+
+@pytest.mark.parametrize("joint", [[1, "far", 2], {"x": 1}, [1, 2, 3, 4], [1, 2, 1e9]])
+def test_a_joint_that_is_wrong_is_shown(joint):
+    with pytest.raises(data.LeftOut) as caught:
+        data.read_joints([[0, 0, 0], joint, [0, 0, 0]], 3)
+    assert str(joint)[1:-1] in str(caught.value)
+
+
+def test_a_group_called_person_gives_way_to_the_category_with_joints(exports, coco_val):
+    with edited(coco_val) as page:
+        page["categories"] = [{"id": 0, "name": "person"}, {"id": 5, "name": "skater"}]
+        page["categories"][1]["keypoints"] = list(data.COCO.joints)
+        for person in page["annotations"]:
+            person["category_id"] = 5
+    assert read_coco(exports).category_id == 5
+
+
+EIGHT = Image.Exif()
+EIGHT[0x0112] = 8  # to be shown after a quarter turn to the left
+TURNED = (lambda picture: picture.transpose(Image.Transpose.ROTATE_270), EIGHT, "the picture is")
+SMALLER = (lambda picture: picture.reduce(2), Image.Exif(), "the labels are scaled")
+
+
+@pytest.mark.parametrize("change, exif, told", [TURNED, SMALLER])
+def test_a_picture_changed_after_it_was_labelled_is_read_as_it_was(
+    exports, coco_val, capsys, change, exif, told
+):
+    before = read_coco(exports).batch([0, 1]).images.float()
+    with edited(coco_val) as page:
+        for image in page["images"]:
+            path = exports / "coco/val2017" / image["file_name"]
+            picture = Image.open(path)
+            image["width"], image["height"] = picture.size
+            change(picture).save(path, exif=exif, quality=95)
+    people = read_coco(exports)
+    assert (people.batch([0, 1]).images - before).abs().mean() < 6
+    assert f"2 x another size than the file says, so {told}" in capsys.readouterr().out
+
+
+def test_image_ids_that_repeat_are_refused(exports, coco_val):
+    with edited(coco_val) as page:
+        page["images"].append({**page["images"][1], "file_name": "other.jpg"})
+    one_sentence("two images of id 2.*merged", read_coco, exports)
+
+
+@pytest.mark.parametrize("key, value", [("area", 0.0), ("num_keypoints", 0)])
+def test_a_zero_that_box_and_joints_contradict_is_computed_again(
+    exports, coco_val, capsys, key, value
+):
+    with edited(coco_val) as page:
+        page["annotations"][1][key] = value
+    people = read_coco(exports)
+    assert people.annotations["annotations"][1][key] > 0
+    assert f"1 x {key} is 0, so it is computed again (image 2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("corners, told", [(True, "that looks like x1"), (False, "below 8")])
+def test_boxes_that_are_something_else_are_told(exports, coco_val, capsys, corners, told):
+    with edited(coco_val) as page:
+        for person in page["annotations"]:
+            x, y, w, h = person["bbox"]
+            person["bbox"] = [x, y, x + w, y + h] if corners else [x, y, w / 32, h / 32]
+    read_coco(exports)
+    assert f"2 x bbox {told}" in capsys.readouterr().out
+
+
+def test_fractions_of_the_picture_are_refused(exports, coco_val):
+    with edited(coco_val) as page:
+        for person in page["annotations"]:
+            person["keypoints"] = [value / 1000 for value in person["keypoints"]]
+    one_sentence("keypoints lie in 0 .. 1", read_coco, exports)
+
+
+@pytest.mark.parametrize("number", [None, 0.0, "x", float("nan")])
+def test_frames_without_numbers_are_in_their_order_and_videos_are_kept_apart(
+    exports, videos, number
+):
+    videos[1].unlink()
+    with edited(videos[0]) as page:
+        for t, image in enumerate(page["images"]):
+            image.update(frame_id=number, ignore_regions_x=None, vid_id="ab"[t // 4])
+    clips = read_posetrack(exports, frames=3)
+    assert [path.stem for path in clips.files[0]] == ["000000", "000001", "000002"]
+    assert len(clips) == 1  # of four frames and of two
+
+
+def test_people_without_a_head_box_are_used_but_not_in_the_official_numbers(
+    exports, videos, capsys
+):
+    for video in videos:
+        with edited(video) as page:
+            page["annotations"][0]["bbox_head"] = [1, 2, 3]
+            del page["annotations"][1]["bbox_head"]
+    clips = read_posetrack(exports)
+    assert len(clips) == 12 and len(clips.annotations["annotations"]) == 8
+    results = data.posetrack_results(clips.joints * [1, 1, 0] + [0, 0, 0.5], clips)
+    assert len(results) == 8
+    assert data.posetrack_ap(clips.annotations, results)["Total"] == 100
+    assert "4 people have no head box (bbox_head)" in capsys.readouterr().out
+
+
 MIXED_IDS = {1: "a", 2: 2**60 + 1}
 
 
@@ -1060,6 +1172,30 @@ def test_results_for_images_that_are_not_listed_are_one_sentence(evaluation):
     nothing = {"images": [], "annotations": [], "categories": [data.POSETRACK.category]}
     result = entry(0, score=1, scores=[1] * 17)
     one_sentence("image 1, which .* do not list", evaluation, nothing, [result])
+
+
+def test_only_people_count_and_what_they_lack_is_filled_in():
+    dog = person(900, category_id=3)
+    human = {key: person(0)[key] for key in ("image_id", "keypoints", "bbox")}
+    categories = [{"id": 3, "name": "dog"}, {"id": 1, "name": "person"}]
+    page = {"images": [{"id": 1}], "annotations": [dog, human], "categories": categories}
+    found = [entry(0, score=0.4, category_id=1), entry(500, score=0.9, category_id=3)]
+    assert data.coco_ap(page, found)["AP"] == 1
+    one_sentence("no result is of category 1", data.coco_ap, page, found[1:])
+
+
+USELESS = [({"score": None}, "no score"), ({"score": "high"}, "no score .*'high'")]
+USELESS += [({"keypoints": [1] * 34}, "34 keypoints"), ({"image_id": None}, "no image_id")]
+
+
+@pytest.mark.parametrize("change, message", USELESS)
+def test_a_result_that_cannot_be_evaluated_is_one_sentence(change, message):
+    page = {"images": [{"id": 1}], "annotations": [person(0)]}
+    result = entry(0, score=0.5) | change
+    one_sentence(message, data.coco_ap, page, [result])
+    one_sentence("no scores", data.posetrack_ap, {"annotations": []}, [entry(0, score=0.5)])
+    one_sentence("what json.load reads", data.coco_ap, page, "results.json")
+    one_sentence("no bbox_head", data.posetrack_ap, page, [entry(0, scores=[1] * 17)])
 
 
 @pytest.mark.parametrize("pixels, knee", [(14.9, 100), (15.1, 50)])
