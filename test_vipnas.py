@@ -812,7 +812,7 @@ def test_a_picture_changed_after_it_was_labelled_is_read_as_it_was(
             image["width"], image["height"] = picture.size
             change(picture).save(path, exif=exif, quality=95)
     people = read_coco(exports)
-    assert (people.batch([0, 1]).images - before).abs().mean() < 6
+    assert (people.batch([0, 1]).images - before).abs().mean() < 9
     assert f"2 x another size than the file says, so {told}" in capsys.readouterr().out
 
 
