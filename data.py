@@ -59,11 +59,43 @@ class UserError(Exception):
 
 
 # ------------------------------------------------------------------- people in pictures: skeletons
-# The side of a joint: left or right anywhere in its name, or a letter that stands alone, as in
-# L_Eye, eye-r, LKnee (but not in "lip").
-SIDE = re.compile("[Ll]eft|LEFT|[Rr]ight|RIGHT|(?<![A-Za-z])[LlRr](?![a-z])")
-OTHER_SIDE = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "l": "r", "L": "R"}
-OTHER_SIDE |= {right: left for left, right in OTHER_SIDE.items()}
+# Left (group 1) and right in the names of joints: words, or l and r where a word begins or ends, as
+# in L_Eye, rsho, elbowL, leg_fl. They count only where another joint has the opposite instead.
+SIDE = re.compile(
+    r"""(left|lft|links|linke|izquierd|izq|gauche|sinistr|sinister|sin|sx|esquerd|esq|lew|lev|лев
+        |near|左|왼|(?<![^\W\d_])l|l(?![^\W\d_]))
+    |right|rgt|rechts|rechte|derech|der|droite?|destr|dextr|dexter|dex|dx|direit|dir|praw|prav|прав
+        |off|右|오른|(?<![^\W\d_])r|r(?![^\W\d_])""",
+    re.VERBOSE,
+)
+SURE_SIDE = re.compile("left|right|links|rechts|izquierd|derech|gauche|droit|左|右")
+# ours: these stay where they are when a person is mirrored; near and far are as the camera sees it
+MIDDLE_NAME = re.compile(
+    "nose|snout|face|mouth|chin|jaw|beak|head|neck|nape|throat|thor|thrx|chest|breast|spin|back"
+    "|waist|belly|abdom|pelv|rump|tail|root|trunk|torso|body|cent|mid|top|bottom|near|far"
+)
+SERIAL = re.compile(r"\d+|(?<![^\W\d_])[^\W\d_](?![^\W\d_])")  # 12, or a letter that stands alone
+
+
+@functools.cache
+def named_sides(joints):
+    """The pairs (left, right) of joint numbers that the names tell."""
+    # {name without its sides: {its sides: joint number}}; the sides of eye_left_r are "lr"
+    groups = collections.defaultdict(dict)
+    for k, joint in enumerate(joints):
+        # words apart, in lower case: frontLPaw -> front_l_paw, LKnee -> l_knee
+        name = re.sub("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", joint).lower()
+        sides = ["l" if side[1] else "r" for side in SIDE.finditer(name)]
+        groups[SIDE.sub("*", name)]["".join(sides)] = k
+
+    # partners differ wherever the group does: leg_l and leg_r not in their first letter
+    pairs = []
+    for group in groups.values():
+        differences = sum(len({*letters}) - 1 for letters in zip(*group, strict=True))
+        for left, right in itertools.combinations(sorted(group), 2):
+            if sum(a != b for a, b in zip(left, right, strict=True)) == differences:
+                pairs.append((group[left], group[right]))
+    return tuple(pairs)
 
 
 @dataclass(frozen=True)
@@ -74,21 +106,45 @@ class Skeleton:
     joints: tuple
     limbs: tuple  # pairs of joint numbers, to draw
     sigmas: tuple  # for OKS: how far apart people place a joint, relative to the person's size
+    pairs: tuple | None = None  # (left, right) joint numbers; None: the names tell them
+
+    @property
+    def sides(self):
+        """The pairs (left, right) of joint numbers."""
+        return named_sides(self.joints) if self.pairs is None else self.pairs
 
     @property
     def flip(self):
         """Joint k of a mirrored person is joint flip[k] of the person: left and right change."""
-        partners = []
-        for joint in self.joints:
-            partner = SIDE.sub(lambda side: OTHER_SIDE[side[0]], joint)
-            partners.append(self.joints.index(partner if partner in self.joints else joint))
+        partners = list(range(len(self.joints)))
+        for left, right in self.sides:
+            partners[left] = right
+            partners[right] = left
         return tuple(partners)
+
+    @property
+    def mirrors(self):
+        """May people be mirrored? Not where it is unknown which joints would change places."""
+        if self.pairs or len(self.joints) == 1:
+            return True
+        paired = {*itertools.chain.from_iterable(self.sides)}
+        alone = [joint.lower() for k, joint in enumerate(self.joints) if k not in paired]
+        if any(SURE_SIDE.search(joint) for joint in alone):
+            return False
+        # ours: beside pairs, others may be in the middle too, but not paw1, paw2 or paw_a, paw_b
+        others = [joint for joint in alone if not MIDDLE_NAME.search(joint)]
+        kinds = {SERIAL.sub("", joint) for joint in others}
+        return len(kinds) == len(others) if paired else not others
 
     @property
     def category(self):
         """The entry under "categories" in the files of a data set, where limbs count from 1."""
         limbs = [[a + 1, b + 1] for a, b in self.limbs]
-        return {"id": 1, "name": "person", "keypoints": list(self.joints), "skeleton": limbs}
+        entry = {"id": 1, "name": "person", "keypoints": list(self.joints), "skeleton": limbs}
+        named = replace(self, pairs=None)
+        if self.pairs and (named.flip, named.mirrors) != (self.flip, True):
+            entry["flip_pairs"] = [[self.joints[a], self.joints[b]] for a, b in self.pairs]
+        return entry
 
 
 # Joints 3 to 16 are the same in both data sets: of each part the left one, then the right one.
@@ -123,8 +179,8 @@ def skeleton_from(category):
     """A file's `category` with K named joints -> (skeleton, order).
 
     The file's joint order[k] is joint k of the skeleton. COCO's and PoseTrack18's joints are those
-    skeletons, in whatever order a file has them. Others are a skeleton of their own; limbs and
-    sigmas of it that are invalid are left out.
+    skeletons, in whatever order a file has them. Others are a skeleton of their own; limbs, sigmas
+    and pairs of left and right joints that are invalid are left out.
     """
     names = list(category["keypoints"])
     for skeleton in (COCO, POSETRACK):
@@ -146,8 +202,56 @@ def skeleton_from(category):
         if unknown:
             text = f'without "sigmas", OKS takes {UNKNOWN_SIGMA} for {unknown:.300}'
             say_once(f"{category['name']}: {text}")
-    skeleton = Skeleton(category["name"], tuple(names), tuple(limbs), tuple(sigmas.tolist()))
+    sides = given_sides(category)
+    skeleton = Skeleton(category["name"], tuple(names), tuple(limbs), tuple(sigmas.tolist()), sides)
+    if not skeleton.mirrors:
+        text = f"nothing tells which of {', '.join(names):.300} change places in a mirror"
+        remedy = 'give "flip_pairs": [["paw_a", "paw_b"], ...] in the category'
+        say_once(f"{category['name']}: {text}, so no crop is mirrored; {remedy}")
     return skeleton, list(range(len(names)))
+
+
+def given_sides(category):
+    """The pairs (left, right) of joint numbers that a file's category gives; None: it gives none.
+
+    "flip_pairs" lists pairs. The others have the partner of each joint: "flip_idx" (YOLO) as a
+    number, [0, 2, 1]; "swap" (mmpose) as a name, ["", "b", "a"] or {"a": "b"}.
+    """
+    for key in ("flip_pairs", "flip_idx", "swap"):
+        try:
+            pairs = category.get(key) and _as_sides(category[key], tuple(category["keypoints"]))
+        except (TypeError, ValueError):
+            say_once(f'{category["name"]}: "{key}" is left out, it does not tell pairs of joints')
+            continue
+        # ours: a list without any pair says nothing, as tools write [] and [0, 1, 2, ...] unasked
+        if pairs:
+            return pairs
+    return None
+
+
+def _as_sides(value, names):
+    """One of the lists of `given_sides` -> its pairs; ValueError or TypeError if it is invalid."""
+    if isinstance(value, dict):
+        value = [[*pair] for pair in value.items()]
+    # joints as names, as numbers from 0 or from 1: where the names tell more of the pairs
+    readings = []
+    for joints in (names, range(len(names)), range(1, len(names) + 1)):
+        number = {str(joint): k for k, joint in enumerate(joints)}
+        pairs = value if isinstance(value[0], list) else zip(joints, value, strict=True)
+        pairs = [(str(a), str(b)) for a, b in pairs if b not in ("", None)]
+        if {*itertools.chain.from_iterable(pairs)} <= {*number}:
+            readings.append([(number[a], number[b]) for a, b in pairs])
+    named = {frozenset(pair): pair for pair in named_sides(names)}
+    pairs = max(readings, key=lambda pairs: len(named.keys() & map(frozenset, pairs)))
+
+    # the left one first, if the names tell; a pair may be listed both ways
+    sides = {}
+    for pair in pairs:
+        sides.setdefault(frozenset(pair), named.get(frozenset(pair), pair))
+    everyone = list(itertools.chain.from_iterable(sides))
+    if len(everyone) > len({*everyone}):
+        raise ValueError
+    return tuple(pair for ends, pair in sides.items() if len(ends) == 2)
 
 
 # ------------------------------------------------------------ people in pictures: windows and crops
@@ -201,11 +305,14 @@ class Augmentation(NamedTuple):
 PLAIN = Augmentation()
 
 
-def draw_augmentation(rng, rotation, scale):
-    """A random one: +-rotation degrees, 1 +- scale, every second mirrored. rng: random.Random."""
+def draw_augmentation(rng, rotation, scale, mirrors=True):
+    """A random one: +-rotation degrees, 1 +- scale, half of them mirrored (if `mirrors`).
+
+    rng: random.Random.
+    """
     turn = rng.uniform(-rotation, rotation)
     zoom = rng.uniform(1 - scale, 1 + scale)
-    return Augmentation(turn, zoom, flip=rng.random() < 0.5)
+    return Augmentation(turn, zoom, flip=rng.random() < 0.5 and mirrors)
 
 
 def crop_matrix(box, size, augmentation=PLAIN, cell=CELL):
@@ -438,7 +545,11 @@ def skeleton_of(about):
     """The skeleton that a network was trained for, from the `about` that was saved with it."""
     limbs = tuple(map(tuple, about["limbs"]))
     sigmas = about.get("sigmas", [])  # older files have none
-    return Skeleton("of a network", tuple(about["joints"]), limbs, tuple(sigmas))
+    skeleton = Skeleton("of a network", tuple(about["joints"]), limbs, tuple(sigmas))
+    if list(skeleton.flip) == about["flip"]:
+        return skeleton
+    pairs = [(k, partner) for k, partner in enumerate(about["flip"]) if k < partner]
+    return replace(skeleton, pairs=tuple(pairs))
 
 
 # ----------------------------------------------------------------------------------- clips, batches
@@ -2175,10 +2286,13 @@ RIGHT = (255, 70, 60)
 MIDDLE = (255, 220, 60)
 
 
-def _side_colour(*names):
-    """The colour of a joint, or of the limb between two, by their names."""
-    sides = {side[0].lower() for side in SIDE.findall(" ".join(names))}
-    return {"l": LEFT, "r": RIGHT}[sides.pop()] if len(sides) == 1 else MIDDLE
+def _side_colour(skeleton, *joints):
+    """The colour of a joint, or of the limb between two."""
+    has_left = any(left in joints for left, _ in skeleton.sides)
+    has_right = any(right in joints for _, right in skeleton.sides)
+    if has_left == has_right:
+        return MIDDLE
+    return LEFT if has_left else RIGHT
 
 
 def draw_pose(image, keypoints, skeleton, threshold=0.2, colour=None):
@@ -2197,10 +2311,10 @@ def draw_pose(image, keypoints, skeleton, threshold=0.2, colour=None):
     # limbs first, the joints lie over them
     for a, b in skeleton.limbs:
         if shown[a] and shown[b]:
-            fill = colour or _side_colour(skeleton.joints[a], skeleton.joints[b])
+            fill = colour or _side_colour(skeleton, a, b)
             draw.line([*points[a], *points[b]], fill=fill, width=line)
     for k in np.flatnonzero(shown):
-        draw.circle(points[k].tolist(), line, fill=_side_colour(skeleton.joints[k]))
+        draw.circle(points[k].tolist(), line, fill=_side_colour(skeleton, k))
     return image
 
 

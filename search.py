@@ -335,8 +335,10 @@ def ap_by_part(keypoints, clips, indices, first):
     # sums over all joints of a part
     total = {}
     count = {}
-    for k, partner in enumerate(clips.skeleton.flip):
-        part = clips.skeleton.joints[min(k, partner)].removeprefix("left_")
+    parts = list(clips.skeleton.joints)
+    for left, right in clips.skeleton.sides:
+        parts[right] = parts[left] = parts[left].removeprefix("left_")
+    for k, part in enumerate(parts):
         own = labelled[..., k]
         total[part] = total.get(part, 0) + passed[..., k][own].sum()
         count[part] = count.get(part, 0) + own.sum()
@@ -594,7 +596,8 @@ def official(nets, clips, device, out):
     # all clips in their order; not kept in memory, as they are used once
     coco = isinstance(clips, CocoPeople)
     evaluation = EvaluationSet(clips, device, keep=False)
-    keypoints = predict(nets, evaluation, flip=coco, quarter=True)
+    flip = coco and clips.skeleton.mirrors
+    keypoints = predict(nets, evaluation, flip=flip, quarter=True)
     if coco:
         results = data.coco_results(keypoints, clips)
         table = data.coco_ap(clips.annotations, results)

@@ -372,6 +372,9 @@ def test_left_and_right_are_partners_and_a_skeleton_is_saved_with_a_network(skel
 
 
 NAMED = ["L_Eye R_Eye", "eye-l eye-r", "LElbow RElbow", "Left Wrist,Right Wrist", "aLEFT aRIGHT"]
+NAMED += ["toeL toeR", "lank rank", "leg_ml leg_mr", "handLTip handRTip", "finL2 finR2"]
+NAMED += ["左眼 右眼", "Nearhoof Offhoof", "ala.sx ala.dx", "pie_izquierdo pie_derecho"]
+NAMED += ["Linke Hand,Rechte Hand", "aile gauche,aile droite", "mão_esq mão_dir"]
 
 
 @pytest.mark.parametrize("names", NAMED)
@@ -393,9 +396,60 @@ def test_other_joints_are_a_skeleton_without_what_is_invalid_about_it(capsys):
         own, order = data.skeleton_from(cat)
     assert (own.name, own.limbs, order) == ("cat", ((0, 1), (2, 0)), [0, 1, 2])
     assert own.sigmas == (0.05, 0.026, 0.035)
-    assert capsys.readouterr().out == 'cat: without "sigmas", OKS takes 0.05 for tail\n'
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == 'cat: without "sigmas", OKS takes 0.05 for tail'
+    assert second.startswith("cat: nothing tells which of tail, nose, left_ear change places")
     assert data.skeleton_from({**cat, "sigmas": [1, 2, 3]})[0].sigmas == (1, 2, 3)
     assert data.skeleton_from({**cat, "sigmas": [1, -2, 3]})[0].sigmas == own.sigmas
+
+
+def own_skeleton(names, **given):
+    return data.skeleton_from({"name": "cat", "keypoints": names.split(), **given})[0]
+
+
+def test_of_a_joint_with_two_sides_both_change():
+    assert own_skeleton("lip_left_r lip_left_l lip_right_r lip_right_l").flip == (3, 2, 1, 0)
+
+
+MIRRORED = {"1 2": False, "nose ear1 ear2": False, "snout tailbase": True, "near_ear far_ear": True}
+MIRRORED |= {"left_ear right_ear left_hip": False, "l_ear r_ear l_hip": True, "knob": True}
+MIRRORED |= {"l_ear r_ear fin3 fin4": False, "l_ear r_ear fin gill": True, "i l m r": False}
+
+
+@pytest.mark.parametrize("names", MIRRORED)
+def test_people_are_mirrored_where_the_sides_of_all_joints_are_known(names, capsys):
+    assert own_skeleton(names).mirrors == MIRRORED[names]
+    assert ('give "flip_pairs"' in capsys.readouterr().out) != MIRRORED[names]
+
+
+GIVEN = [{"flip_pairs": pairs} for pairs in ([["c", "b"]], [[1, 2], [2, 1]], {"b": "c"})]
+GIVEN += [{"flip_idx": [0, 2, 1, 3, 4]}, {"flip_pairs": [], "flip_idx": [1, 3, 2, 4, 5]}]
+GIVEN += [{"swap": ["", "c", "b", "", None]}, {"flip_pairs": 7, "swap": {"a": "", "b": "c"}}]
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_a_file_tells_the_sides_and_they_are_saved(given):
+    skeleton = own_skeleton("a b c l_d r_d", **given)
+    assert skeleton.flip == (0, 2, 1, 3, 4) and skeleton.mirrors
+    assert data.skeleton_from(skeleton.category)[0].flip == skeleton.flip
+    assert data.skeleton_of(data.about(skeleton, (64, 48))).flip == skeleton.flip
+    assert "flip_pairs" not in {**data.COCO.category, **OWN.category}
+
+
+INVALID = [[["a", "b"], ["a", "c"]], [[0, 5]], [[1]], "ab", ["a"], [0, 1, 1, 2, 3], [1, 2, 0, 3, 4]]
+
+
+@pytest.mark.parametrize("pairs", INVALID)
+def test_invalid_sides_of_a_file_are_told_and_the_names_decide(pairs, capsys):
+    data.say_once.cache_clear()
+    assert own_skeleton("a b c l_d r_d", flip_pairs=pairs).flip == (0, 1, 2, 4, 3)
+    assert '"flip_pairs" is left out' in capsys.readouterr().out
+
+
+def test_given_pairs_count_from_1_where_names_say_so_and_the_left_joint_stands_first():
+    skeleton = own_skeleton("nose r_a l_a l_b r_b tip", flip_pairs=[[2, 3], [4, 5]])
+    assert skeleton.sides == ((2, 1), (3, 4))
+    assert own_skeleton("a b c", flip_pairs=[["c", "a"]]).sides == ((2, 0),)
 
 
 # ----------------------------------------------------------------------- data.py: windows and crops
@@ -893,6 +947,21 @@ def test_ids_come_out_as_they_went_in(exports, coco_val, number):
     assert {repr(result["image_id"]) for result in read} == {repr(number(1)), repr(number(2))}
     assert data.coco_ap(people.annotations, results)["AP"] == 1
     assert data.coco_ap(page, results)["AP"] == 1
+
+
+def test_the_official_flip_test_needs_known_sides(exports, tmp_path, monkeypatch):
+    clips = read_coco(exports)
+    flips = []
+
+    def predict(*arguments, flip, **options):
+        flips.append(flip)
+        return clips.joints
+
+    monkeypatch.setattr(search, "predict", predict)
+    for joints in (data.COCO.joints, tuple(string.ascii_letters[:17])):
+        clips.skeleton = replace(data.COCO, joints=joints)
+        search.official([], clips, CPU, tmp_path)
+    assert flips == [True, False]
 
 
 def test_sequences_that_number_their_images_alike_are_kept_apart(
@@ -2528,6 +2597,16 @@ def test_a_batch_follows_from_seed_and_position_alone(people):
     assert epochs[0] != epochs[1]
 
 
+def test_crops_without_known_sides_are_not_mirrored_but_else_the_same(people):
+    options = options_of("--stage s --batch 16 --rotation 20")
+    expected = train.TrainingBatches(people, options)[0].matrices
+    people = people.head(24)
+    people.skeleton = own_skeleton(" ".join(map(str, range(17))))
+    matrices = train.TrainingBatches(people, options)[0].matrices
+    assert (expected[..., :2].det() < 0).any() and (matrices[..., :2].det() > 0).all()
+    assert torch.equal(matrices[..., 1, :], expected[..., 1, :])
+
+
 def same_tensors(net, state):
     torch.testing.assert_close(dict(net.state_dict()), dict(state), rtol=0, atol=0)
 
@@ -2962,6 +3041,9 @@ def test_ap_by_part_holds_each_joint_to_the_thresholds(people):
     ap = search.ap_by_part(keypoints, clips, list(range(8)), first=0)
     assert ap["wrist"] == pytest.approx(100 * 3 / 11)  # of 8 left and 3 right ones
     assert all(value == 100 for part, value in ap.items() if part != "wrist")
+    names = [f"joint_{k}" for k in range(15)]
+    clips.skeleton = data.skeleton_from({"name": "", "keypoints": [*names, "rpaw", "lpaw"]})[0]
+    assert [*search.ap_by_part(keypoints, clips, list(range(8)), first=0)] == [*names, "lpaw"]
 
 
 # ---------------------------------------------------------------------------------- all the modules

@@ -228,6 +228,7 @@ class TrainingBatches:
     def __getitem__(self, step):
         options = self.options
         count = len(self.clips)
+        mirrors = self.clips.skeleton.mirrors
         start = (step * self.world + self.rank) * options.batch
         indices = []
         augmentations = []
@@ -236,7 +237,8 @@ class TrainingBatches:
             indices.append(shuffled(options.seed, epoch, count)[place])
             # one augmentation for all frames of a clip (Sec. 4.2)
             rng = random.Random(f"{options.seed} augment {position}")
-            augmentations.append(data.draw_augmentation(rng, options.rotation, options.scale))
+            augmentation = data.draw_augmentation(rng, options.rotation, options.scale, mirrors)
+            augmentations.append(augmentation)
         return self.clips.batch(indices, augmentations)
 
 
