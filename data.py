@@ -125,7 +125,7 @@ class Skeleton:
     @property
     def mirrors(self):
         """May people be mirrored? Not where it is unknown which joints would change places."""
-        if self.pairs or len(self.joints) == 1:
+        if self.pairs:
             return True
         paired = {*itertools.chain.from_iterable(self.sides)}
         alone = [joint.lower() for k, joint in enumerate(self.joints) if k not in paired]
@@ -134,7 +134,8 @@ class Skeleton:
         # ours: beside pairs, others may be in the middle too, but not paw1, paw2 or paw_a, paw_b
         others = [joint for joint in alone if not MIDDLE_NAME.search(joint)]
         kinds = {SERIAL.sub("", joint) for joint in others}
-        return len(kinds) == len(others) if paired else not others
+        has_pairs = paired or len(self.joints) == 1  # a single joint needs none
+        return len(kinds) == len(others) if has_pairs else not others
 
     @property
     def category(self):

@@ -413,7 +413,12 @@ def test_of_a_joint_with_two_sides_both_change():
 
 MIRRORED = {"1 2": False, "nose ear1 ear2": False, "snout tailbase": True, "near_ear far_ear": True}
 MIRRORED |= {"left_ear right_ear left_hip": False, "l_ear r_ear l_hip": True, "knob": True}
-MIRRORED |= {"l_ear r_ear fin3 fin4": False, "l_ear r_ear fin gill": True, "i l m r": False}
+MIRRORED |= {
+    "l_ear r_ear fin3 fin4": False,
+    "l_ear r_ear fin gill": True,
+    "i l m r": False,
+    "left_eye": False,
+}
 
 
 @pytest.mark.parametrize("names", MIRRORED)
