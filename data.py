@@ -74,28 +74,27 @@ MIDDLE_NAME = re.compile(
     "nose|snout|face|mouth|chin|jaw|beak|head|neck|nape|throat|thor|thrx|chest|breast|spin|back"
     "|waist|belly|abdom|pelv|rump|tail|root|trunk|torso|body|cent|mid|top|bottom|near|far"
 )
-SERIAL = re.compile(r"\d+|(?<![^\W\d_])[^\W\d_](?![^\W\d_])")  # 12, or a letter that stands alone
 
 
 @functools.cache
 def named_sides(joints):
     """The pairs (left, right) of joint numbers that the names tell."""
-    # {name without its sides: {its sides: joint number}}; the sides of eye_left_r are "lr"
-    groups = collections.defaultdict(dict)
+    # < and > for left and right: rsho -> >sho, frontLPaw -> front_<_paw, rear_left -> >ear_<
+    marked = {}
     for k, joint in enumerate(joints):
-        # words apart, in lower case: frontLPaw -> front_l_paw, LKnee -> l_knee
         name = re.sub("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", joint).lower()
-        sides = ["l" if side[1] else "r" for side in SIDE.finditer(name)]
-        groups[SIDE.sub("*", name)]["".join(sides)] = k
+        marked[SIDE.sub(lambda side: "<" if side[1] else ">", name)] = k
 
-    # partners differ wherever the group does: leg_l and leg_r not in their first letter
-    pairs = []
-    for group in groups.values():
-        differences = sum(len({*letters}) - 1 for letters in zip(*group, strict=True))
-        for left, right in itertools.combinations(sorted(group), 2):
-            if sum(a != b for a, b in zip(left, right, strict=True)) == differences:
-                pairs.append((group[left], group[right]))
-    return tuple(pairs)
+    # a partner has the opposite of all marks, or of one
+    pairs = {}
+    for name, left in marked.items():
+        candidates = [name.translate({60: ">", 62: "<"})]
+        for place in [i for i, letter in enumerate(name) if letter == "<"]:
+            candidates.append(name[:place] + ">" + name[place + 1 :])
+        right = [marked[other] for other in candidates if other in marked]
+        if "<" in name and right and not {left, right[0]} & {*pairs, *pairs.values()}:
+            pairs[left] = right[0]
+    return tuple(pairs.items())
 
 
 @dataclass(frozen=True)
@@ -131,11 +130,9 @@ class Skeleton:
         alone = [joint.lower() for k, joint in enumerate(self.joints) if k not in paired]
         if any(SURE_SIDE.search(joint) for joint in alone):
             return False
-        # ours: beside pairs, others may be in the middle too, but not paw1, paw2 or paw_a, paw_b
-        others = [joint for joint in alone if not MIDDLE_NAME.search(joint)]
-        kinds = {SERIAL.sub("", joint) for joint in others}
-        has_pairs = paired or len(self.joints) == 1  # a single joint needs none
-        return len(kinds) == len(others) if has_pairs else not others
+        # ours: beside pairs, all others are in the middle, too
+        in_the_middle = all(MIDDLE_NAME.search(joint) for joint in alone)
+        return bool(paired) or in_the_middle or len(self.joints) == 1
 
     @property
     def category(self):
@@ -1894,16 +1891,20 @@ class FileClips(Clips):
 
     def _check_labels(self):
         """Tell what boxes and joints look like, where that is not what they should be."""
-        boxes = self.boxes.reshape(-1, 4)
-        joints = self.joints.reshape(len(boxes), -1, 3)
+        joints = self.joints.reshape(-1, *self.joints.shape[2:])
+        annotated = (joints[..., 2] > 0).any(axis=1)  # others were detected, or fill up clips
+        if not annotated.any():
+            return
+        joints = joints[annotated]
         labelled = joints[..., 2] > 0  # (P, K), of P people
+        boxes = self.boxes.reshape(-1, 4)[annotated]
         for key, values in (("bbox", boxes), ("keypoints", joints[labelled][:, :2])):
-            if values.size and values.min() >= 0 and values.max() <= 1:
+            if values.min() >= 0 and values.max() <= 1:
                 remedy = "multiply by the width and height of the pictures"
                 raise UserError(f"{self.name}: all {key} lie in 0 .. 1, not in pixels: {remedy}")
 
         # joints outside of the picture; where its size is nan, there are none
-        sizes = self.labelled.reshape(-1, 1, 2)
+        sizes = self.labelled.reshape(-1, 1, 2)[annotated]
         beyond = (joints[..., :2] < -1) | (joints[..., :2] > sizes + 1)  # (P, K, 2)
         outside = (beyond.any(axis=2) & labelled).any(axis=1)
         # boxes that, read as corners, are smaller and yet hold all joints
@@ -1917,12 +1918,12 @@ class FileClips(Clips):
         }
         # of some people both may be true
         looks = {reason: found for reason, found in looks.items() if found.mean() > 0.5}
-        small = (high.max(axis=1) < 8) & labelled.any(axis=1)
-        looks["bbox below 8 pixels: is it in pixels of the picture?"] = small
+        looks["bbox below 8 pixels: is it in pixels of the picture?"] = high.max(axis=1) < 8
         for reason, found in looks.items():
             if found.any():
                 person = found.argmax()
-                example = f"{self.files.flat[person]}: {boxes[person].round(2).tolist()}"
+                file = self.files.flat[np.flatnonzero(annotated)[person]]
+                example = f"{file}: {boxes[person].round(2).tolist()}"
                 self.doubts[reason] = [int(found.sum()), example]
 
 

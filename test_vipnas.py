@@ -408,17 +408,12 @@ def own_skeleton(names, **given):
 
 
 def test_of_a_joint_with_two_sides_both_change():
-    assert own_skeleton("lip_left_r lip_left_l lip_right_r lip_right_l").flip == (3, 2, 1, 0)
+    assert own_skeleton("eye_left_r eye_left_l eye_right_r eye_right_l").flip == (3, 2, 1, 0)
 
 
 MIRRORED = {"1 2": False, "nose ear1 ear2": False, "snout tailbase": True, "near_ear far_ear": True}
 MIRRORED |= {"left_ear right_ear left_hip": False, "l_ear r_ear l_hip": True, "knob": True}
-MIRRORED |= {
-    "l_ear r_ear fin3 fin4": False,
-    "l_ear r_ear fin gill": True,
-    "i l m r": False,
-    "left_eye": False,
-}
+MIRRORED |= {"l_ear r_ear fin gill": True, "left_eye": False}
 
 
 @pytest.mark.parametrize("names", MIRRORED)
