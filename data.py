@@ -1907,10 +1907,11 @@ class FileClips(Clips):
         sizes = self.labelled.reshape(-1, 1, 2)[annotated]
         beyond = (joints[..., :2] < -1) | (joints[..., :2] > sizes + 1)  # (P, K, 2)
         outside = (beyond.any(axis=2) & labelled).any(axis=1)
-        # boxes that, read as corners, are smaller and yet hold all joints
+        # boxes that reach the end of the picture, but read as corners are smaller and hold all joints
         low, high = boxes[:, :2], boxes[:, 2:]
         last = np.where(labelled[..., None], joints[..., :2], 0).max(axis=1)  # (P, 2)
         corners = ((low < high) & (last <= high)).all(axis=1)
+        corners &= (low + high > sizes[:, 0] - 1).any(axis=1)
         corners &= high.prod(axis=1) > 1.2 * (high - low).prod(axis=1)
         looks = {
             "bbox that looks like x1, y1, x2, y2, where x, y, width, height are read": corners,
