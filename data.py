@@ -1907,7 +1907,7 @@ class FileClips(Clips):
         sizes = self.labelled.reshape(-1, 1, 2)[annotated]
         beyond = (joints[..., :2] < -1) | (joints[..., :2] > sizes + 1)  # (P, K, 2)
         outside = (beyond.any(axis=2) & labelled).any(axis=1)
-        # boxes that reach the end of the picture, but read as corners are smaller and hold all joints
+        # boxes to the end of the picture that, read as corners, are smaller and hold all joints
         low, high = boxes[:, :2], boxes[:, 2:]
         last = np.where(labelled[..., None], joints[..., :2], 0).max(axis=1)  # (P, 2)
         corners = ((low < high) & (last <= high)).all(axis=1)
