@@ -373,8 +373,9 @@ def open_picture(path):
 def as_picture(frame):
     """The path of a picture, a PIL image of any mode, or an array -> an RGB PIL image.
 
-    An array is (H, W) or (H, W, 1, 3 or 4), uint8 or uint16; of 16 bits the upper 8 are taken.
-    Raises UserError for anything else.
+    An array is (H, W) or (H, W, 1, 3 or 4), uint8 or uint16; of 16 bits the upper 8 are taken. Its
+    colours are RGB: OpenCV's are BGR, so hand over `frame[:, :, ::-1]`. The picture of a path is
+    turned as its EXIF says, an image is not (`ImageOps.exif_transpose` does). Else UserError.
     """
     if isinstance(frame, (str, os.PathLike)):
         with open_picture(frame) as image:

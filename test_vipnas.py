@@ -507,7 +507,9 @@ def test_frames_of_every_kind_become_the_same_picture(tmp_path):
         assert np.array_equal(picture, np.dstack([grey, grey, grey]))
     red = np.dstack([grey, 0 * grey, 0 * grey])
     image = Image.fromarray(red)
-    for frame in [red, np.dstack([red, grey]), image.convert("RGBA"), image.quantize(256)]:
+    opencv = np.ascontiguousarray(red[:, :, ::-1])  # BGR
+    frames = [red, np.dstack([red, grey]), image.convert("RGBA"), image.quantize(256)]
+    for frame in [*frames, opencv[:, :, ::-1]]:
         assert np.array_equal(np.asarray(data.as_picture(frame)), red)
 
 
@@ -1912,7 +1914,7 @@ def test_an_onnx_file_gives_the_same_for_any_number_of_images(tmp_path):
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     nets = [settled(RESNET), settled(inner_arch("tiny"))]
-    vipnas.export_onnx(nets, tmp_path / "net.onnx")
+    vipnas.export_onnx(nets, tmp_path / "net.onnx", data.about(data.COCO, (256, 192)))
     for t, net in enumerate(nets):
         session = onnxruntime.InferenceSession(tmp_path / f"net_{t}.onnx")
         for count in (1, 3):
@@ -1923,10 +1925,57 @@ def test_an_onnx_file_gives_the_same_for_any_number_of_images(tmp_path):
             close(torch.from_numpy(found), net(**inputs).detach(), 1e-3)
 
 
+OUTSIDE = """
+import json, numpy as np, onnxruntime
+from PIL import Image
+
+network = onnxruntime.InferenceSession("net.onnx")
+texts = network.get_modelmeta().custom_metadata_map
+about = {name: json.loads(text) for name, text in texts.items()}
+# the window: the person's box x, y, w, h in the shape of the crop, and padded
+(x, y, w, h), (height, width) = (70, 50, 60, 90), about["size"]
+scale = about["padding"] * max(w / width, h / height)  # picture pixels in one of the crop
+shift = 0 if about["cell"] else (1 - scale) / 2  # of SBL's and so the published networks' windows
+left, top = x + (w - scale * width) / 2 + shift, y + (h - scale * height) / 2 + shift
+# the crop; of a large window blocks of pixels are averaged
+block = max(int(scale), 1)
+corners = np.array([left, top, left + scale * width, top + scale * height]) / block
+image = Image.open("a.jpg").convert("RGB").reduce(block)
+how = {"method": Image.Transform.EXTENT, "resample": Image.Resampling.BILINEAR}
+crop = image.transform((width, height), data=tuple(corners), **how)
+pixels = (np.array(crop) / 255 - about["mean"]) / about["std"]
+heatmaps = network.run(None, {"images": pixels.astype("f").transpose(2, 0, 1)[None]})[0][0]
+# the highest cell of each heatmap (K, H/4, W/4), then the parabola through it and its neighbours
+row, column = np.divmod(heatmaps.reshape(len(heatmaps), -1).argmax(1), width // 4)
+logs = np.pad(np.log(heatmaps.clip(1e-6)), ((0, 0), (1, 1), (1, 1)), "reflect")
+k, i, j = np.arange(len(heatmaps)), row + 1, column + 1
+before, after = (np.array([logs[k, i, j + n], logs[k, i + n, j]]) for n in (-1, 1))
+cells = np.array([column, row]) + (after - before) / 2 / (2 * logs[k, i, j] - before - after + 1e-9)
+joints = scale * (4 * cells.T + about["cell"] + 0.5) - 0.5 + (left, top)  # (K, 2)
+"""
+
+
+@pytest.mark.parametrize("cell", [data.CELL, data.SBL_CELL])
+def test_an_onnx_file_says_what_is_needed_to_use_it_outside(cell, tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    net = settled(TINY.smallest())
+    known = data.about(data.COCO, TINY.image_size, cell)
+    vipnas.export_onnx([net], Path("net.onnx"), known)
+    frame = data.render_clip("test", 0, 1, (200, 150))[0][0]
+    Image.fromarray(frame).save("a.jpg")
+    pose = VideoPose([net], known).stream((70, 50, 60, 90)).step("a.jpg")
+    names = {}
+    exec(OUTSIDE, names)
+    assert names["about"] == known
+    assert np.abs(names["joints"] - pose[:, :2]).max() < 0.1
+
+
 def test_without_the_package_onnx_there_is_one_sentence_and_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr(vipnas.importlib.util, "find_spec", {}.get)
     net = PoseNet(TINY.smallest())
-    one_sentence("pip install onnx", vipnas.export_onnx, [net], tmp_path / "net.onnx")
+    one_sentence("pip install onnx", vipnas.export_onnx, [net], tmp_path / "net.onnx", {})
     assert not list(tmp_path.iterdir())
 
 
@@ -2045,8 +2094,22 @@ def test_a_published_network_sees_mmposes_window():
 def test_what_is_no_box_is_one_sentence():
     for box in ((1, 2, 3), (1, 2, 0, 4), (1, 2, np.nan, 4), [(1, 2, 3, 4), (1, 2, 3, -4)]):
         one_sentence("box", follow, box, FindsColours())
-    stream = follow((1, 2, 3, 4), FindsColours())
-    one_sentence("boxes", stream.step, figure((100, 100))[0], [None, None])
+
+
+def test_boxes_for_another_number_of_people_start_anew_and_none_are_nobody():
+    image, joints = figure((100, 100), (300, 100))
+    stream = follow([], FindsColours(), Repeats())
+    for box in (None, []):
+        assert stream.step(image, box).shape == (0, 4, 3)
+        assert len(stream.lost) == len(stream.boxes) == 0
+    assert_at(stream.step(image, BOXES)[1], joints[1])
+    stream.step(image, [None])
+    assert stream.last.matrices.shape == (1, 2, 3) and not stream.is_single
+    stream.step(image, BOXES)
+    assert_at(stream.step(image, BOXES[1]), joints[1])  # (K, 3), as of a stream of one box
+    assert stream.step(image, []).shape == (0, 4, 3)
+    one_sentence("no area", stream.step, image, [BOXES[0], (1, 2, 0, 4)])
+    assert stream.step(image.resize((90, 60))).shape == (0, 4, 3)
 
 
 def random_estimator():
@@ -2105,18 +2168,55 @@ def test_a_real_video_is_run_by_command(estimator_file, tmp_path, monkeypatch, c
     assert gif.n_frames == len(list(out.glob("*.png"))) == 5 and max(gif.size) == 480
 
 
-def test_the_command_searches_for_lost_people_at_every_key_frame(tmp_path, monkeypatch):
-    for t in range(4):
-        seen = (100, 100) if t in (0, 3) else (1000, 1000)
-        figure(seen, (300 + 5 * t, 100))[0].save(tmp_path / f"{t}.png")
+@pytest.mark.parametrize("joints, fewest", [(1, 1), (2, 2), (3, 2), (8, 2), (9, 3), (21, 6)])
+def test_who_shows_a_quarter_of_the_joints_and_two_is_not_lost(joints, fewest):
+    pose = np.column_stack([5 + np.arange(joints), 3 * np.ones(joints), np.zeros(joints)])
+    for seen in range(joints + 1):
+        pose[:seen, 2] = 1
+        is_lost = vipnas.box_around(pose, (99, 99), (8, 6)) is None
+        assert is_lost == (seen < fewest)
+
+
+def test_a_lost_persons_box_grows_to_the_frame():
+    assert vipnas.grow((40, 40, 80, 40), (400, 300)) == (30, 35, 100, 50)
+    assert vipnas.grow((-9, -9, 80, 40), (200, 30)) == (0, 0, 100, 30)
+    assert vipnas.grow((500, 5, 80, 40), (400, 300)) == (0, 0, 400, 300)  # was outside
+
+
+class FindsRed(FindsColours):
+    def forward(self, images, arch=None, heatmaps=None):
+        return super().forward(images)[:, :1]
+
+
+def test_a_single_joint_keeps_the_size_of_its_box_when_it_is_found_again():
+    one = data.Skeleton("one", ("a",), (), (0.1,))
+    stream = VideoPose([FindsRed()], data.about(one, SIZE)).stream((70, 50, 60, 90))
+    stream.step(figure((100, 100))[0])
+    assert np.allclose(stream.boxes[0], (55, 25, 60, 90), atol=1)  # red is at (85, 70)
+    image = figure((300, 120))[0]
+    stream.step(image)
+    while stream.lost[0]:
+        box = vipnas.grow(stream.boxes[0], image.size)
+        stream.step(image, box)
+    assert box[2] > 200 and np.allclose(stream.boxes[0], (255, 45, 60, 90), atol=3)
+
+
+def test_the_command_searches_for_lost_people_in_growing_windows(tmp_path, monkeypatch):
+    for t in range(25):
+        person = (60, 100) if t < 3 else (180 + t, 110)
+        if 3 <= t < 6:
+            person = (1000, 1000)
+        figure(person, (700 + 2 * t, 100), size=(800, 200))[0].save(tmp_path / f"{t}.png")
     pose = VideoPose([FindsColours()] * 3, data.about(FOUR, SIZE))
     monkeypatch.setattr(VideoPose, "load", {None: pose}.get)
     monkeypatch.setattr(vipnas, "GIF_FRAMES", 3)
-    vipnas.run_video(tmp_path, None, BOXES, tmp_path / "out")
+    boxes = [(30, 50, 60, 90), (670, 50, 60, 90)]
+    vipnas.run_video(tmp_path, None, boxes, tmp_path / "out")
     page = json.loads((tmp_path / "out" / "poses.json").read_text())
-    assert [image["id"] for image in page["images"]] == [0, 1, 2, 3]
-    found = {(entry["image_id"], entry["track_id"]): entry for entry in page["annotations"]}
-    assert_at(np.reshape(found[3, 0]["keypoints"], (4, 3)), figure((100, 100))[1][0])
+    assert [image["id"] for image in page["images"]] == list(range(25))
+    last = [np.reshape(entry["keypoints"], (4, 3)) for entry in page["annotations"][-2:]]
+    for pose, joints in zip(last, figure((204, 110), (748, 100))[1], strict=True):
+        assert_at(pose, joints)
     # of a long video the GIF shows the first frames
     assert Image.open(tmp_path / "out" / "overlay.gif").n_frames == 3
 
@@ -2137,12 +2237,45 @@ def test_videos_of_every_kind_are_read(name, tmp_path):
     assert np.array_equal(found, frames)
 
 
-def test_a_file_in_a_folder_is_one_frame(tmp_path):
+ORDERS = ["cam1.9 cam1.10 cam2.1", "0.10 0.9 1 1.05 10.0", "1 a9_10 a9_11.5 a10_2 a10_b"]
+ORDERS += ["cam0_1699999999.5 cam0_1700000000 cam0_1700000000.10 cam0_1700000000.9"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_frames_are_in_the_order_of_their_numbers(order):
+    paths = [Path(f"{name}.png") for name in order.split()]
+    backwards = paths[::-1]
+    assert sorted(backwards, key=vipnas.by_number) == paths
+
+
+def test_pictures_of_every_kind_are_frames_and_what_else_is_there_is_told(tmp_path, capsys):
     first, second = [figure((20 + 40 * t, 40), size=(120, 80))[0] for t in (0, 1)]
-    first.save(tmp_path / "0.tif", save_all=True, append_images=[second])
-    ((name, frame),) = vipnas.read_video(tmp_path)
-    assert name == f"{tmp_path.name}/0.tif"
-    assert np.array_equal(frame, first)
+    names = ["0.jfif", "1.PNM", "2.tga", "3.pcx", "4.gif", "5.tif"]
+    for name in names[:5]:
+        first.convert("L").convert("RGB").save(tmp_path / name)
+    first.save(tmp_path / "5.tif", save_all=True, append_images=[second])
+    for other in ("a.mp4", "b.h5", "c.txt", "d.eps", ".hidden.png"):
+        (tmp_path / other).touch()
+    (tmp_path / "e.png").mkdir()
+    found = list(vipnas.read_video(tmp_path))
+    assert [name for name, _ in found] == [f"{tmp_path.name}/{name}" for name in names]
+    assert np.array_equal(found[-1][1], first)
+    left_out, pages = capsys.readouterr().out.splitlines()
+    assert left_out.endswith("left out 5 that are no pictures: a.mp4, b.h5, c.txt, ...")
+    assert "several pages" in pages
+
+
+def test_previews_among_the_pages_of_a_file_are_no_frames(tmp_path, capsys):
+    pages = [figure((20 + 20 * t, 40), size=(120, 80))[0] for t in range(3)]
+    pages[0].save(tmp_path / "a.png", save_all=True, append_images=pages[1:], default_image=True)
+    assert np.array_equal([frame for _, frame in vipnas.read_video(tmp_path / "a.png")], pages[1:])
+    small = [page.reduce(2) for page in pages[:2]]
+    reduced = pages[2].copy()
+    reduced.encoderinfo = {"tiffinfo": {254: 1}}
+    more = [small[0], pages[1], small[1], reduced]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=more)
+    assert np.array_equal([frame for _, frame in vipnas.read_video(tmp_path / "a.tif")], pages[:2])
+    assert "or previews: 3" in capsys.readouterr().out
 
 
 def test_a_film_is_not_decoded_but_told_how_to_make_images_of(tmp_path):

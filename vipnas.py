@@ -27,6 +27,7 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -912,7 +913,6 @@ def frame_times(nets, threads=1):
 # ----------------------------------------------------------------------------- the video estimator
 
 SURE = 0.2  # a joint with a higher score counts as seen
-FEWEST_JOINTS = 4  # a person who shows fewer is lost
 
 
 class VideoPose:
@@ -951,7 +951,8 @@ class VideoPose:
     def stream(self, box=None):
         """A `Stream` that follows the person in `box`, or N people in a list of boxes.
 
-        A box is x, y, w, h in pixels of the first frame; None: the person fills the frame.
+        A box is x, y, w, h in pixels of the first frame; None: the person fills the frame. An
+        empty list is nobody, until `step` is handed other boxes.
         """
         return Stream(self, box)
 
@@ -962,14 +963,20 @@ class Stream:
     ours: every frame is cropped by a window around the person's last pose, so they may walk away
     from where the key frame saw them.
 
-    After a step `lost` (N,) says who shows fewer than 4 joints. A lost person keeps their window;
-    at the next key frame they are left out, and get nan, until `step` is handed a box for them.
-    `boxes` says where each was last seen, and `t` is 0 on a key frame.
+    After a step `boxes` has everybody's box, and `t` is 0 on a key frame. `lost` (N,) says who
+    shows fewer than a quarter of the joints, or than two. A lost person keeps their window; at the
+    next key frame they are left out, and get nan, until `step` is handed a box for them. Without a
+    detector, step(frame, search_boxes(stream, size)) searches around where they were last seen.
     """
 
     def __init__(self, pose, box):
         self.pose = pose
+        self._follow(box)
+
+    def _follow(self, box):
+        """Start with these people, none of whom has been seen yet."""
         self.boxes = as_boxes(box)
+        self.sizes = [None] * len(self.boxes)  # of the boxes in which they were not lost
         self.is_single = len(self.boxes) == 1 and self.boxes[0] is box
         self.lost = np.zeros(len(self.boxes), dtype=bool)
         self.size = None  # width, height of the last frame
@@ -980,15 +987,17 @@ class Stream:
     def step(self, frame, box=None):
         """The next frame -> keypoints (K, 3), or (N, K, 3) for N people: x, y in it, and score.
 
-        frame: whatever `data.as_picture` takes. box: as for `VideoPose.stream`; it makes this a
-        key frame for all. In a list, a person with None is followed from their last pose.
+        frame: whatever `data.as_picture` takes; arrays are RGB, and OpenCV's frames are BGR, so
+        hand over `frame[:, :, ::-1]`. box: as for `VideoPose.stream`; it makes this a key frame for
+        all. In a list, a person with None is followed from their last pose. Boxes for another
+        number of people, or [] for nobody, start anew for all, as `VideoPose.stream` does.
         UserError, and nothing has happened, if frames change their size and somebody has no box.
         """
         image = data.as_picture(frame)
         image.load()  # decoded once, at full size, for all windows
-        given = [None] * len(self.boxes)
-        if box is not None:
-            given = as_boxes(box, len(self.boxes))
+        given = [None] * len(self.boxes) if box is None else as_boxes(box)
+        if len(given) != len(self.boxes):
+            self._follow(box)
         if self.size not in (None, image.size) and any(one is None for one in given):
             raise UserError("the frames have another size now: hand `step` a box for everybody")
         self.size = image.size
@@ -1005,7 +1014,7 @@ class Stream:
                 keypoints[self.running] = self._run(image)
         # 3. the next frame is cropped around what was found in this one
         for person, pose in enumerate(keypoints):
-            found = box_around(pose, image.size)
+            found = box_around(pose, image.size, self.sizes[person])
             self.lost[person] = found is None
             self.boxes[person] = found or self.boxes[person]
         return keypoints[0] if self.is_single else keypoints
@@ -1021,6 +1030,8 @@ class Stream:
                 self.boxes[person] = tuple(box)
             elif self.boxes[person] is None:
                 self.boxes[person] = (0, 0, *self.size)
+            if not self.lost[person]:
+                self.sizes[person] = self.boxes[person][2:]
 
     @torch.inference_mode()
     def _run(self, image):
@@ -1039,13 +1050,11 @@ class Stream:
         return data.transform(keypoints, data.invert(matrices))
 
 
-def as_boxes(box, count=None):
-    """A box (x, y, w, h) or None, or a list of them -> a list (of length `count`), or UserError."""
+def as_boxes(box):
+    """A box (x, y, w, h) or None, or a list of them, maybe empty -> a list, or UserError."""
     # a box is four numbers, maybe an array; a list holds boxes and None
-    is_one = box is None or all(np.ndim(number) == 0 and number is not None for number in box)
+    is_one = box is None or len(box) > 0 and all(np.ndim(n) == 0 and n is not None for n in box)
     boxes = [box] if is_one else list(box)
-    if count not in (None, len(boxes)):
-        raise UserError(f"{len(boxes)} boxes for {count} people: give a box or None for each")
     for one in boxes:
         if one is not None and len(one) != 4:
             raise UserError(f"{one} is no box: it has four numbers x, y, w, h")
@@ -1054,23 +1063,48 @@ def as_boxes(box, count=None):
     return boxes
 
 
-def box_around(pose, size):
+def box_around(pose, size, single):
     """The box (x, y, w, h) around a pose (K, 3) in an image of `size` (width, height).
 
     It holds the joints that are seen: score above .2, inside the image. On each side it is larger
-    by a pixel and a tenth of its longer side. None if fewer than 4 joints are seen.
+    by a pixel and a tenth of its longer side. One joint has no size (K = 1): its box is as large as
+    `single` (width, height). None, lost, if fewer than a quarter of the joints or two are seen.
     """
     x, y, score = pose.T
     inside = (x > -0.5) & (x < size[0] - 0.5)
     inside &= (y > -0.5) & (y < size[1] - 0.5)
     seen = pose[inside & (score > SURE), :2]  # (n, 2); none where they are nan
-    if len(seen) < FEWEST_JOINTS:
+    if len(seen) < max(len(pose) / 4, min(2, len(pose))):
         return None
+    if len(pose) == 1:
+        return (*(seen[0] - np.divide(single, 2)), *single)
     # its corners, and what is added on each side
     low = seen.min(axis=0)
     high = seen.max(axis=0)
     margin = 0.1 * (high - low).max() + 1
     return (*(low - margin), *(high - low + 2 * margin))
+
+
+def grow(box, size):
+    """A box a quarter wider and higher, moved into a frame of `size` (width, height).
+
+    In it a lost person is searched for. A box without area in the frame becomes the whole frame.
+    """
+    corner = np.array(box[:2])
+    extent = np.array(box[2:])
+    if (corner >= size).any() or (corner + extent <= 0).any():
+        return (0, 0, *size)
+    grown = np.minimum(1.25 * extent, size)
+    moved = (corner + (extent - grown) / 2).clip(0, size - grown)
+    return (*moved, *grown)
+
+
+def search_boxes(stream, size):
+    """Boxes for `Stream.step`: larger ones for lost people, None for others; None without any."""
+    if not stream.lost.any():
+        return None
+    people = zip(stream.boxes, stream.lost, strict=True)
+    return [grow(box, size) if is_lost else None for box, is_lost in people]
 
 
 # ------------------------------------------------------------------------------------- checkpoints
@@ -1307,15 +1341,21 @@ def load_mmpose(path):
 # -------------------------------------------------------------------------- ONNX, and the benchmark
 
 
-def export_onnx(nets, path):
+def export_onnx(nets, path, about):
     """Write finished networks as ONNX files, for any number of images each.
 
     Of several networks FILE.onnx becomes FILE_0.onnx, FILE_1.onnx, ... Inputs are called images
     and, of a non-key frame, heatmaps; the output is called output. UserError without the package.
+
+    The metadata of a file say how to use it: about (`data.about`), each value as JSON. The window
+    is the box in the aspect of size (H, W), times padding; images are (RGB / 255 - mean) / std; the
+    centre of heatmap cell i is crop pixel 4 i + cell; joints, their names, flip and limbs.
     """
     # said before anything is written
     if not importlib.util.find_spec("onnx"):
         raise UserError("an ONNX file needs the package onnx: pip install onnx")
+    import onnx
+
     for t, net in enumerate(nets):
         inputs = {name: x.contiguous() for name, x in example_inputs(net).items()}
         options = {"input_names": list(inputs), "output_names": ["output"]}
@@ -1325,12 +1365,15 @@ def export_onnx(nets, path):
             warnings.simplefilter("ignore")  # the exporter that is not deprecated needs a package
             folded = fold(net).cpu()
             torch.onnx.export(folded, (), written, kwargs=inputs, dynamo=False, **options)
+        model = onnx.load_from_string(written.getvalue())
+        texts = {name: json.dumps(value) for name, value in about.items()}
+        onnx.helper.set_model_props(model, texts)
         # whole or not at all
         file = path
         if len(nets) > 1:
             file = path.with_stem(f"{path.stem}_{t}")
         with data.whole_file(file) as opened:
-            opened.write(written.getvalue())
+            opened.write(model.SerializeToString())
         print(f"wrote {file}: {', '.join(inputs)} -> output")
 
 
@@ -1354,38 +1397,80 @@ def benchmark():
 
 # --------------------------------------------------------------------------- the command for videos
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")  # Pillow only opens them
 PEOPLE_COLOURS = ("lime", "deepskyblue", "gold", "violet")  # where there are several
 GIF_SIZE = (480, 480)  # of overlay.gif at most
 GIF_FRAMES = 200  # in it at most: Pillow keeps all of them in memory
 
 
 def by_number(path):
-    """What frames are sorted by, so that 9.jpg comes before 10.jpg."""
-    return "".join([part.zfill(20) for part in re.split("([0-9]+)", path.name)])
+    """What frames are sorted by: the numbers in their names, so that 9.jpg comes before 10.jpg.
+
+    A decimal number is one where it is the whole name or, of nine digits or more, a time stamp:
+    1700000000.10.jpg comes before 1700000000.9.jpg, but shot1.9.jpg before shot1.10.jpg.
+    """
+    number = "[0-9]{9,}[.][0-9]+|[0-9]+"
+    if re.fullmatch("[0-9]+[.][0-9]+", path.stem):
+        number = "[0-9.]+"
+    parts = re.split(f"({number})", path.stem)  # text, number, text, ..., number, text
+    parts[1::2] = [Decimal(part) for part in parts[1::2]]
+    return parts, path.name
+
+
+def is_picture(path):
+    """Whether a file is named like a picture, in any format that Pillow decodes."""
+    form = Image.registered_extensions().get(path.suffix.lower())
+    return form in (*Image.OPEN, "MPO") and form not in NO_PICTURES and not path.is_dir()
+
+
+def frame_files(folder):
+    """The pictures in a folder, in the order of their numbers. What else is in it is told."""
+    files = sorted(folder.glob("[!.]*"), key=by_number)
+    frames = [file for file in files if is_picture(file)]
+    others = [file.name for file in files if not is_picture(file)]
+    if others:
+        names = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        print(f"{folder}: left out {len(others)} that are no pictures: {names}")
+    if not frames:
+        raise UserError(f"there are no frames in {folder}: name a folder of images, or a GIF file")
+    return frames
+
+
+def frame_pages(image):
+    """Turn an opened file to each of its pages that is a frame; yields their numbers."""
+    # an APNG may begin with a picture for programs that cannot play it
+    first = int(image.info.get("default_image", False))
+    levels = 0
+    whole = 0
+    for page in range(first, getattr(image, "n_frames", 1)):
+        image.seek(page)
+        area = math.prod(image.size)
+        whole = whole or area  # of the first page
+        # tag 254 of a TIFF: the page is another one reduced
+        if area < whole or getattr(image, "tag_v2", {}).get(254, 0) & 1:
+            levels += 1
+        else:
+            yield page
+    if levels:
+        print(f"{image.filename}: pages left out, as they are smaller copies or previews: {levels}")
 
 
 def read_video(path):
-    """(name, Pillow image) of every frame: of a folder's images, or of one GIF, WebP or TIFF."""
+    """(name, Pillow image) of every frame: of a folder's pictures, or of the pages of one file."""
     path = Path(path).resolve()
-    # one file with all frames, or a folder with one in each, in the order of their numbers
-    files = [path]
-    if path.is_dir():
-        files = [file for file in path.glob("[!.]*") if file.suffix.lower() in PICTURES]
-        files.sort(key=by_number)
-    elif path.is_file() and path.suffix.lower() not in (*PICTURES, ".gif"):
+    if path.is_file() and not is_picture(path):
         make = f"mkdir frames; ffmpeg -i {path.name} frames/%06d.png"
         raise UserError(f"{path} is no GIF, WebP or TIFF: make images of a film first ({make})")
-    if not files:
-        raise UserError(f"there are no frames in {path}: name a folder of images, or a GIF file")
-    for file in files:
+    for file in frame_files(path) if path.is_dir() else [path]:
         with data.open_picture(file) as image:
-            # in a folder further pages are something else, such as a preview
-            pages = getattr(image, "n_frames", 1) if file == path else 1
-            for i in range(pages):
-                image.seek(i)
-                name = i if file == path else file.name
-                yield f"{path.name}/{name}", data.as_picture(ImageOps.exif_transpose(image))
+            pages = frame_pages(image)
+            if file != path:
+                # in a folder further pages are something else, such as a preview
+                pages = [file.name]
+                if getattr(image, "n_frames", 1) > 1:
+                    data.say_once(f"{path}: of a file with several pages the first is the frame")
+            for page in pages:
+                yield f"{path.name}/{page}", data.as_picture(ImageOps.exif_transpose(image))
 
 
 def draw_people(overlay, poses, skeleton):
@@ -1428,11 +1513,11 @@ def run_video(video, checkpoint, boxes, out):
     times = {"key": [], "non-key": []}  # milliseconds of every frame
     try:
         for number, (name, frame) in enumerate(read_video(video)):
-            # nobody can give a new box: at a key frame a lost person is searched for again
-            if number % len(pose.nets) == 0:
-                stream.lost[:] = False
+            # nobody can give a new box: lost people are searched for in larger ones
+            is_key = number % len(pose.nets) == 0
+            given = search_boxes(stream, frame.size) if is_key else None
             start = time.perf_counter()
-            poses = stream.step(frame)
+            poses = stream.step(frame, given)
             kind = "non-key" if stream.t else "key"
             times[kind].append(1000 * (time.perf_counter() - start))
             print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}")
@@ -1536,7 +1621,7 @@ def main():
     add = parser.add_argument
     add("--arch", help=f"what to show: {', '.join(ARCHS)}, a JSON file or a finished checkpoint")
     add("--picture", help="PNG file to draw --arch into, as Fig. 5 does")
-    add("--video", help="folder of frames, or a GIF, WebP or TIFF file of many")
+    add("--video", help="folder of frames, or a GIF, WebP, TIFF or APNG file of many")
     add("--checkpoint", help="finished networks for --video or --onnx, such as vipnas_t.pt")
     add("--onnx", help="file for the networks of --checkpoint, one a file, to run them elsewhere")
     add("--box", action="append", type=read_box, help="x,y,w,h of a person in the first frame")
@@ -1557,7 +1642,8 @@ def main():
     if options.benchmark:
         benchmark()
     elif options.onnx:
-        export_onnx(load_networks(options.checkpoint)[0], Path(options.onnx))
+        nets, about = load_networks(options.checkpoint)
+        export_onnx(nets, Path(options.onnx), about)
     elif options.video:
         run_video(options.video, options.checkpoint, options.box or [None], options.out)
     elif options.arch:
