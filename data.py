@@ -1486,6 +1486,7 @@ def person_key(entry):
 # entry that fails is left out and counted by reason; only a useless file is a UserError.
 LARGEST = 1e5  # pixels: nothing lies farther away, and COCO's evaluation knows no larger people
 ID = (int, float, str)  # what tells images, people or categories apart
+EXIF_TURN = 0x0112  # the entry that says how a picture is turned: 1, not at all, to 8
 MISSING = (None, "", "NaN", "nan")  # how exporters write a number that they do not have
 
 
@@ -1872,7 +1873,7 @@ class FileClips(Clips):
         try:
             with open_picture(path) as picture:
                 stored = picture.size
-                on_its_side = picture.getexif().get(0x0112, 1) > 4  # 1 to 8: how it is turned
+                on_its_side = picture.getexif().get(EXIF_TURN, 1) > 4
         except UserError:  # told when it is cropped
             return (math.nan, math.nan), False
         stated = as_numbers([image.get("width"), image.get("height")], (2,), LARGEST)

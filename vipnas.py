@@ -22,7 +22,9 @@ import io
 import itertools
 import json
 import math
+import os
 import re
+import shutil
 import sys
 import time
 import warnings
@@ -1063,6 +1065,14 @@ def as_boxes(box):
     return boxes
 
 
+def is_seen(pose, size):
+    """Which joints of a pose (K, 3) are seen in an image of `size` (width, height): (K) bool."""
+    x, y, score = pose.T
+    inside = (x > -0.5) & (x < size[0] - 0.5)
+    inside &= (y > -0.5) & (y < size[1] - 0.5)
+    return inside & (score > SURE)  # False where they are nan
+
+
 def box_around(pose, size, single):
     """The box (x, y, w, h) around a pose (K, 3) in an image of `size` (width, height).
 
@@ -1070,10 +1080,7 @@ def box_around(pose, size, single):
     by a pixel and a tenth of its longer side. One joint has no size (K = 1): its box is as large as
     `single` (width, height). None, lost, if fewer than a quarter of the joints or two are seen.
     """
-    x, y, score = pose.T
-    inside = (x > -0.5) & (x < size[0] - 0.5)
-    inside &= (y > -0.5) & (y < size[1] - 0.5)
-    seen = pose[inside & (score > SURE), :2]  # (n, 2); none where they are nan
+    seen = pose[is_seen(pose, size), :2]  # (n, 2)
     if len(seen) < max(len(pose) / 4, min(2, len(pose))):
         return None
     if len(pose) == 1:
@@ -1483,32 +1490,84 @@ def draw_people(overlay, poses, skeleton):
     return overlay
 
 
-def add_frame(page, name, poses):
+def add_frame(page, name, size, poses, stream):
     """Add what was found in a frame to `page`, which has PoseTrack18's format of results."""
     number = len(page["images"])
     image = {"id": number, "frame_id": number, "file_name": name, "is_labeled": True}
-    page["images"].append(image)
+    page["images"].append(image | {"width": size[0], "height": size[1]})
     for person, pose in enumerate(poses):
         # track_id: the people are numbered as their boxes were handed in
         entry = {"image_id": number, "track_id": person}
         entry["keypoints"] = pose.round(3).ravel().tolist()
         entry["scores"] = pose[:, 2].round(4).tolist()
+        if not stream.lost[person]:
+            entry["bbox"] = np.round(stream.boxes[person], 2).tolist()
         page["annotations"].append(entry)
 
 
+def keep_frame(file, frame, path):
+    """Put a frame under `path`, without its ending: a link to its own file, or a copy of it; else,
+    where it has none or is turned in it, a new picture. Returns the path."""
+    is_own = file.is_file()
+    if is_own:
+        with data.open_picture(file) as stored:
+            is_own = stored.getexif().get(data.EXIF_TURN, 1) == 1
+    path = path.with_name(path.name + (file.suffix if is_own else ".png"))
+    path.unlink(missing_ok=True)
+    if not is_own:
+        data.save_image(frame, path)
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, path)
+    except OSError:  # on another disk
+        shutil.copyfile(file, path)
+    return path
+
+
+def write_labels(page, pictures, out, checkpoint):
+    """Write what was found as labels in PoseTrack18's layout: OUT/annotations/train/NAME.json and,
+    for the last fifth of the frames, OUT/annotations/val/NAME.json.
+
+    With them `train.py --stage t --data posetrack --root OUT` trains on a video that nobody has
+    labelled. Lost people, and joints that are not seen, have no label. pictures: of the frames.
+    """
+    first = len(pictures) - max(1, len(pictures) // 5)
+    for split, frames in {"train": range(first), "val": range(first, len(pictures))}.items():
+        labels = {"labelled_by": str(checkpoint), "categories": page["categories"]}
+        labels |= {"images": [], "annotations": []}
+        for t in frames:
+            picture = pictures[t].relative_to(out).as_posix()
+            labels["images"].append({**page["images"][t], "file_name": picture})
+        for entry in page["annotations"]:
+            if entry["image_id"] in frames and "bbox" in entry:
+                image = page["images"][entry["image_id"]]
+                pose = np.reshape(entry["keypoints"], (-1, 3))
+                seen = is_seen(pose, (image["width"], image["height"]))
+                pose = np.column_stack([pose[:, :2], np.ones(len(pose))]) * seen[:, None]
+                label = {key: entry[key] for key in ("image_id", "track_id", "bbox")}
+                labels["annotations"].append(label | {"keypoints": pose.ravel().tolist()})
+        data.write_json(labels, out / "annotations" / split / f"{pictures[0].parent.name}.json")
+
+
 def run_video(video, checkpoint, boxes, out):
-    """Poses through a video; into the folder `out`: 000000.png ..., overlay.gif, poses.json.
+    """Poses through a video; into the folder `out`: 000000.png ..., overlay.gif, poses.json, and
+    labels, see `write_labels`.
 
     After an error in mid-video what was found so far is written, then the error is raised.
     """
-    folder = Path(video) if Path(video).is_dir() else Path(video).parent
-    if Path(out).resolve() == folder.resolve():
-        raise UserError(f"--out {out} is the folder of the video; name another to be written to")
+    out = Path(out)
+    video = Path(video).resolve()
+    folder = video if video.is_dir() else video.parent
+    if out.resolve() == folder or (out / "images").resolve() in (folder, *folder.parents):
+        raise UserError(f"the video lies in --out {out}; name another folder to be written to")
     # everybody is followed from the first frame on
     pose = VideoPose.load(checkpoint)
     skeleton = data.skeleton_of(pose.about)
     stream = pose.stream(boxes)
-    page = {"categories": [skeleton.category], "images": [], "annotations": []}
+    category = skeleton.category | {"sigmas": list(skeleton.sigmas)}
+    page = {"categories": [category], "images": [], "annotations": []}
+    pictures = []  # the frames in OUT/images
     small = []  # the first overlays, of 256 colours, for the GIF
     times = {"key": [], "non-key": []}  # milliseconds of every frame
     try:
@@ -1521,18 +1580,21 @@ def run_video(video, checkpoint, boxes, out):
             kind = "non-key" if stream.t else "key"
             times[kind].append(1000 * (time.perf_counter() - start))
             print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}")
-            add_frame(page, name, poses)
+            add_frame(page, name, frame.size, poses, stream)
+            picture = out / "images" / video.stem / f"{number:06d}"
+            pictures.append(keep_frame(video.parent / name, frame, picture))
             # the overlay: at once as a file of its own, in the end as a part of the GIF
             overlay = draw_people(frame, poses, skeleton)
-            data.save_image(overlay, Path(out) / f"{number:06d}.png")
+            data.save_image(overlay, out / f"{number:06d}.png")
             if number < GIF_FRAMES:
                 overlay.thumbnail(GIF_SIZE)
                 small.append(overlay.quantize())
     finally:
         if small:
-            data.write_json(page, Path(out) / "poses.json")
-            data.save_image(small, Path(out) / "overlay.gif")
-    print(f"{out}: overlays, overlay.gif of the first {len(small)} frames, poses.json")
+            data.write_json(page, out / "poses.json")
+            write_labels(page, pictures, out, checkpoint)
+            data.save_image(small, out / "overlay.gif")
+    print(f"{out}: overlays, overlay.gif of the first {len(small)} frames, poses.json, labels")
     parts = [f"{kind} {np.mean(values):.1f} ms" for kind, values in times.items() if values]
     print(f"a frame of {len(boxes)} on {pose.device}: {', '.join(parts)}")
 
