@@ -37,6 +37,7 @@ import re
 import signal
 import statistics
 import sys
+import tempfile
 import time
 import uuid
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageDraw, ImageOps
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from torch.utils.data import DataLoader, default_collate
 
 try:
@@ -573,6 +574,7 @@ class Clips:
     boxes     array (N, F, 4): x, y, w, h of the person in each frame, image pixels
     joints    array (N, F, K, 3): x, y in image pixels; 0 not annotated, 1 hidden, 2 visible
     areas     array (N, F): of the person, in square image pixels, for OKS
+    workers   processes that read the pictures ahead; None: see `batch_loader`
 
     Subclasses add `open_image(index, t)`, a context manager: frame t of a clip as a PIL image. All
     their arrays have an entry for each clip.
@@ -582,7 +584,7 @@ class Clips:
     labelled_by = None  # people; or the network that made the labels
     labelled = None  # the sizes of the pictures when they were labelled; None: as they are
 
-    def __init__(self, name, size, boxes, joints, areas, cell=CELL):
+    def __init__(self, name, size, boxes, joints, areas, cell=CELL, workers=None):
         if min(size) < 4 or size[0] % 4 or size[1] % 4:
             raise UserError(f"crops of {size[0]}x{size[1]} pixels do not work: use multiples of 4")
         self.name = name
@@ -592,6 +594,7 @@ class Clips:
         self.boxes = boxes
         self.joints = joints
         self.areas = areas
+        self.workers = workers
 
     def __len__(self):
         return len(self.boxes)
@@ -647,14 +650,22 @@ def _as_arrays(batch):
 def batch_loader(dataset, items, clips, device):
     """Yields dataset[i], a batch, for each i of `items`: a tuple of tensors.
 
-    Where the clips are read from files, worker processes make the batches ahead.
+    Where the clips are read from files, worker processes make the batches ahead: as many as the
+    clips say, else one for each processor, at most 8.
     """
-    # the processes that torchrun starts on a machine share its processors
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    workers = 0 if isinstance(clips, SyntheticClips) else max(1, cores() // sharing)
-    # no batch size: an item is a batch
+    workers = clips.workers
+    if workers is None:
+        # the processes that torchrun starts on a machine share its processors
+        workers = max(1, min(8, cores() // launcher_number("LOCAL_WORLD_SIZE", least=1)))
+    if isinstance(clips, SyntheticClips):
+        workers = 0
     loader = DataLoader(
-        dataset, sampler=items, batch_size=None, num_workers=workers, collate_fn=_as_arrays
+        dataset,
+        sampler=items,
+        batch_size=None,  # an item is a batch
+        num_workers=workers,
+        collate_fn=_as_arrays,
+        worker_init_fn=replace_unprintable,  # a worker prints which pictures are damaged
     )
     for arrays in loader:
         tensors = [torch.from_numpy(array) for array in arrays]
@@ -1002,7 +1013,8 @@ class SyntheticClips(Clips):
     """The first `count` synthetic clips of a split, rendered here, as one uint8 array `images`; and
     their frames' `conditions`, array (N, F, 4).
 
-    workers: processes to render with (no picture depends on it); None: one for each processor.
+    workers: processes to render with (no picture depends on it), 0: none besides this one, None:
+    one for each processor.
     """
 
     skeleton = COCO
@@ -1016,7 +1028,8 @@ class SyntheticClips(Clips):
         name = f"synthetic people ({split})"
         progress = Progress()
         render = functools.partial(render_clip, split, frames=frames, size=tuple(size))
-        for i, clip in enumerate(_map_in_processes(render, count, workers or cores())):
+        processes = cores() if workers is None else workers
+        for i, clip in enumerate(_map_in_processes(render, count, processes)):
             self.images[i], joints[i], self.conditions[i] = clip
             progress.show(f"{name}: {i + 1} of {count} clips")
         # the window of this box is the whole frame: a plain crop changes nothing
@@ -1025,7 +1038,7 @@ class SyntheticClips(Clips):
         boxes = np.tile(box, (count, frames, 1))
         extent = np.ptp(joints[..., :2], axis=2)  # (N, F, 2)
         areas = BOX_TO_AREA * (1.1 * extent).prod(axis=-1)  # a body reaches beyond its joints
-        super().__init__(name, size, boxes, joints, areas, cell)
+        super().__init__(name, size, boxes, joints, areas, cell, workers)
 
     @contextlib.contextmanager
     def open_image(self, index, t):
@@ -1720,7 +1733,7 @@ class FileClips(Clips):
 
     needed_to_score = ()
 
-    def __init__(self, name, size, clips, where, cell):
+    def __init__(self, name, size, clips, where, cell, workers):
         """clips: lists of F `Person`s; where: the file or folder they were read from."""
         if not clips:
             reason = f"left out {self.left_out}" if self.skipped else "it lists no person"
@@ -1738,7 +1751,7 @@ class FileClips(Clips):
         self.labelled = array("labelled")
         self.ids = np.stack([array("image_id", object), array("track_id", object)], axis=-1)
         self.scores = array("score")[:, 0]
-        super().__init__(name, size, array("box"), array("joints"), array("area"), cell)
+        super().__init__(name, size, array("box"), array("joints"), array("area"), cell, workers)
         self._check_labels()
         for reason, (count, first) in self.doubts.items():
             print(f"{name}: {count} x {reason} ({first})")
@@ -1950,7 +1963,7 @@ class CocoPeople(FileClips):
     skeleton = COCO
     needed = ("image_id", "bbox", "keypoints")
 
-    def __init__(self, root, split, size=(256, 192), boxes=None, cell=CELL):
+    def __init__(self, root, split, size=(256, 192), boxes=None, cell=CELL, workers=None):
         self.skipped = {}
         self.doubts = {}
         self.pictures = {}
@@ -1972,7 +1985,8 @@ class CocoPeople(FileClips):
             self.needed = ("image_id", "bbox", "score")
             _, people = self._people(page, dicts_of(detections, "boxes"), folder)
             name += ", detected boxes"
-        super().__init__(name, size, [[person] for person in people], boxes or where, cell)
+        clips = [[person] for person in people]
+        super().__init__(name, size, clips, boxes or where, cell, workers)
 
 
 class PoseTrackClips(FileClips):
@@ -2001,7 +2015,7 @@ class PoseTrackClips(FileClips):
     needed = ("image_id", "track_id", "keypoints")
     needed_to_score = ("bbox_head",)
 
-    def __init__(self, root, split, frames=4, size=(256, 192), whole=True, cell=CELL):
+    def __init__(self, root, split, frames=4, size=(256, 192), whole=True, cell=CELL, workers=None):
         self.skipped = {}
         self.doubts = {}
         self.pictures = {}
@@ -2033,7 +2047,7 @@ class PoseTrackClips(FileClips):
                 clips += self._cut(track, frames, whole)
             sequence += [path.name] * (len(clips) - len(sequence))
         self.sequence = np.array(sequence)
-        super().__init__(f"PoseTrack18 {split}", size, clips, folder, cell)
+        super().__init__(f"PoseTrack18 {split}", size, clips, folder, cell, workers)
         if headless and split != "train":
             reason = f"{headless} people have no head box (bbox_head)"
             say_once(f"{self.name}: {reason}, so PoseTrack's official numbers leave them out")
@@ -2079,24 +2093,25 @@ class PoseTrackClips(FileClips):
         return clips
 
 
-def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CELL):
+def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CELL, workers=None):
     """Clips of `kind` "synthetic", "coco" or "posetrack"; prints how many people are left out.
 
     split: train; val, for the search; test, for the report. The test annotations of the real data
     sets are secret: there it is val too, with every labelled frame of PoseTrack18. boxes: see
     CocoPeople. count: how many clips to train with; of synthetic people the others are four times
-    as many, at most 400, of real data all.
+    as many, at most 400, of real data all. workers: processes that read or render them.
     """
     if kind == "synthetic":
         count = count if split == "train" else min(400, 4 * count)
-        return SyntheticClips(split, count, frames, size, cell=cell)
+        return SyntheticClips(split, count, frames, size, workers, cell)
 
     # the annotated parts of the real data sets are train and val
     part = "val" if split == "test" else split
     if kind == "coco":
-        clips = CocoPeople(root, part.removesuffix("2017"), size, boxes, cell)
+        clips = CocoPeople(root, part.removesuffix("2017"), size, boxes, cell, workers)
     else:
-        clips = PoseTrackClips(root, part, frames, size, whole=split != "test", cell=cell)
+        whole = split != "test"
+        clips = PoseTrackClips(root, part, frames, size, whole, cell, workers)
     if clips.left_out:
         print(f"{clips.name}: left out {clips.left_out}")
     if split == "train":
@@ -2140,10 +2155,39 @@ def write_json(contents, path):
         file.write(text.encode())
 
 
+def try_folder(folder):
+    """Try what comes last before hours of work: draw text, make a GIF, write it into the folder.
+
+    Neither the file nor, if it is new, the folder stays. UserError if any of this fails.
+    """
+    is_new = not os.path.isdir(folder)
+    try:
+        frames = [Image.new("L", (16, 16), grey) for grey in (0, 99)]
+        for frame in frames:
+            font = ImageFont.load_default(13)
+            ImageDraw.Draw(frame).text((8, 8), "AP", 255, font, anchor="mm")
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp") as file:
+            frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+            file.flush()
+    except OSError as error:
+        problem = f"the results cannot be written to {folder} ({error.strerror or error})"
+        raise UserError(f"{problem}: name another folder") from None
+    except Exception as error:
+        # a Pillow that is too old, or built without fonts, raises many kinds
+        remedy = "pip install --upgrade --force-reinstall pillow"
+        raise UserError(f"Pillow cannot draw the results ({error}): {remedy}") from None
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # it could not be made, or another run is in it
+                os.rmdir(folder)
+
+
 @contextlib.contextmanager
 def locked(folder):
     """Inside, no other process on this machine may be in `locked` with this folder: UserError.
-    However a process ends, its lock ends with it."""
+    However a process ends, its lock ends with it. Where the file system has no locks, it is said.
+    """
     if not fcntl:
         yield
         return
@@ -2158,6 +2202,9 @@ def locked(folder):
         except BlockingIOError:
             remedy = "wait, or name another folder"
             raise UserError(f"another run writes to {folder}: {remedy}") from None
+        except OSError as error:  # some file systems of networks and containers have no locks
+            reason = error.strerror or error
+            say_once(f"{folder} cannot be locked ({reason}): start no other run that writes there")
         yield
 
 
@@ -2185,6 +2232,47 @@ def cores():
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def left_over(name, why=""):
+    """The UserError for an environment variable of torchrun that was left over."""
+    what = f"the environment variable {name} is {os.environ.get(name)!r}{why}"
+    return UserError(f"{what}: unset it, or start with torchrun")
+
+
+def launcher_number(name, least=0):
+    """The number in an environment variable of torchrun, or `least` without it. UserError if it is
+    no number, or below `least`."""
+    with contextlib.suppress(ValueError):
+        number = int(os.environ.get(name, least))
+        if number >= least:
+            return number
+    raise left_over(name)
+
+
+# the `type` of options that are paths: in --out=~/runs a shell leaves the home folder to us
+path_option = os.path.expanduser
+
+
+def replace_unprintable(*_):
+    """From now on what the console cannot show, such as a name, is escaped and raises no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a program may have put another object there
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def command(name, stopped="stopped"):
+    """Around a command: whatever the user can mend ends it with one sentence and exit code 1."""
+    replace_unprintable()
+    try:
+        yield
+    except (UserError, OSError) as error:
+        # what a loader process raised carries its traceback before the sentence
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        sys.exit(f"{name}: " + lines[-1].removeprefix("data.UserError: "))
+    except KeyboardInterrupt:
+        sys.exit(f"{name}: {stopped}")
 
 
 # ------------------------------------------------------------------------------------------- export
@@ -2357,13 +2445,15 @@ def save_image(image, path):
 def main():
     """Draw a few clips of synthetic people; or export a data set of them."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--out", help="picture to write (people.png), or folder to export to")
-    parser.add_argument("--export", choices=("coco", "posetrack"), help="layout of the data set")
-    parser.add_argument("--clips", type=int, default=200, help="people or sequences to export")
+    add = parser.add_argument
+    add("--out", type=path_option, help="picture to write (people.png), or folder to export to")
+    add("--export", choices=("coco", "posetrack"), help="layout of the data set")
+    add("--clips", type=int, default=200, help="people or sequences to export")
     options = parser.parse_args()
     if options.export:
         if not options.out:
             raise UserError("--export needs --out DIR, the folder to write the data set to")
+        try_folder(options.out)
         export(options.export, options.out, options.clips)
         print(f"{options.out}: synthetic people in the layout of {options.export}")
         return
@@ -2383,7 +2473,5 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
+    with command("data"):
         main()
-    except UserError as error:
-        sys.exit(f"data: {error}")

@@ -21,7 +21,6 @@ import itertools
 import json
 import math
 import random
-import sys
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -590,8 +589,8 @@ def official(nets, clips, device, out):
     """The official numbers of finished networks on COCO or PoseTrack18 val, in percent.
 
     COCO with the flip test; PoseTrack18 in one pass for each frame, as the video estimator works;
-    both with SBL's quarter offset. Prints them and returns {column: number}. Writes the official
-    list OUT/results.json, and for PoseTrack18 OUT/posetrack/SEQUENCE.json, which poseval reads.
+    both with SBL's quarter offset. Prints them and returns {column: number}. Then it writes the
+    official list OUT/results.json, and for PoseTrack18 OUT/posetrack/SEQUENCE.json for poseval.
     """
     # all clips in their order; not kept in memory, as they are used once
     coco = isinstance(clips, CocoPeople)
@@ -605,18 +604,23 @@ def official(nets, clips, device, out):
     else:
         results = data.posetrack_results(keypoints, clips)
         table = data.posetrack_ap(clips.annotations, results)
+
+    # first the numbers: should a file fail now, they are not lost
+    print(f"{clips.name}, official evaluation of {len(results)} poses")
+    if clips.annotations["annotations"]:
+        print("".join(f"{name:>7}" for name in table))
+        print("".join(f"{value:7.1f}" for value in table.values()))
+    else:
+        print("its annotations are not public: upload results.json to COCO's evaluation server")
+        table = {}
+    if not coco:
         for name, images in clips.sequences.items():
             poses = [result for result in results if result["sequence"] == name]
             page = {**clips.annotations, "images": images, "annotations": poses}
             data.write_json(page, Path(out, "posetrack", name))
 
     data.write_json(results, Path(out, "results.json"))
-    print(f"{clips.name}, official evaluation of {len(results)} poses (results.json in {out})")
-    if not clips.annotations["annotations"]:
-        print("its annotations are not public: upload results.json to COCO's evaluation server")
-        return {}
-    print("".join(f"{name:>7}" for name in table))
-    print("".join(f"{value:7.1f}" for value in table.values()))
+    print(f"results.json is in {out}")
     return table
 
 
@@ -700,11 +704,11 @@ def check_options(options, kind, stage=None):
                 raise UserError(f"--{name} belongs to {place}")
 
 
-def open_clips(kind, root, split, frames, about, path, count=None, boxes=None):
+def open_clips(kind, root, split, frames, about, path, count=None, boxes=None, workers=None):
     """`data.open_clips` for the network in `path`. UserError if it predicts other joints."""
     size = tuple(about["size"])
     cell = about["cell"]
-    clips = data.open_clips(kind, root, split, frames, size, count, boxes, cell)
+    clips = data.open_clips(kind, root, split, frames, size, count, boxes, cell, workers)
     if list(clips.skeleton.joints) != list(about["joints"]):
         remedy = "fine-tune it there first (train.py --stage s --arch FILE --init CKPT)"
         raise UserError(f"{path} predicts other joints than {clips.name} has: {remedy}")
@@ -721,25 +725,28 @@ def evaluate_finished(options, device):
     nets, about = vipnas.load_networks(path)
     if kind == "coco" and len(nets) > 1:
         raise UserError("COCO has no videos: name the key frame's network, vipnas_s.pt")
+    out = options.out or path.with_name(f"official_{kind}")
+    data.try_folder(out)
     split = options.split or "test"
-    clips = open_clips(kind, options.root, split, len(nets), about, path, boxes=options.boxes)
+    more = {"boxes": options.boxes, "workers": options.workers}
+    clips = open_clips(kind, options.root, split, len(nets), about, path, **more)
     if kind == "posetrack" and not clips.has_official_numbers:
         raise UserError(f"nobody in {options.root} has a head box, which PoseTrack's numbers need")
     show_frames(nets, about)
     nets = [net.to(device, memory_format=torch.channels_last) for net in nets]
-    official(nets, clips, device, options.out or path.with_name(f"official_{kind}"))
+    official(nets, clips, device, out)
 
 
 def open_sets(options, contents, frames, key_net, device):
     """[calibration set, validation set] of the run that trained a super-network."""
     config = contents["config"]
     root = options.root or config["root"]
-    count = config["clips"]
+    more = {"count": config["clips"], "workers": options.workers}
     about = contents["about"]
     sets = []
     for split, choose in {"train": calibration_set, "val": validation_set}.items():
         path = options.checkpoint
-        clips = open_clips(config["data"], root, split, frames, about, path, count=count)
+        clips = open_clips(config["data"], root, split, frames, about, path, **more)
         sets.append(choose(clips, device, options.seed, key_net))
     return sets
 
@@ -756,13 +763,14 @@ def search_again(options, device):
         net.to(device, memory_format=torch.channels_last)
     choices = {"budget": options.gflops, "seed": options.seed, "shared": options.shared}
     choices["key_arch"] = key_net and key_net.arch
+    name = f"search_{options.gflops:g}_{frames}" + ("_shared" if options.shared else "")
+    out = Path(options.out or path.with_name(name))
     # a budget that is too small is an error here, before any picture is read
     draw_candidates(supernet.space, count=1, joints=supernet.joints, frames=frames, **choices)
+    data.try_folder(out)
     every_frame = len(nets) + frames
     calibration, validation = open_sets(options, contents, every_frame, key_net, device)
 
-    name = f"search_{options.gflops:g}_{frames}" + ("_shared" if options.shared else "")
-    out = Path(options.out or path.with_name(name))
     out.mkdir(parents=True, exist_ok=True)
     with data.locked(out):
         archs, table = find(
@@ -776,17 +784,19 @@ def search_again(options, device):
             **choices,
         )
         nets += extract_calibrated(supernet, archs, calibration)
+        show_frames(nets, contents["about"])
+        print(f"val AP {table[best(table)]['ap']:.1f}")
         vipnas.save_finished(out / f"vipnas_{contents['stage']}.pt", nets, contents["about"])
         vipnas.write_archs(list(archs), out / "arch.json")
-    show_frames(nets, contents["about"])
-    print(f"val AP {table[best(table)]['ap']:.1f}; networks, arch.json and search.* are in {out}")
+    print(f"networks, arch.json and search.* are in {out}")
 
 
 def main(arguments=None):
     """Search a trained super-network again, without training; or evaluate finished networks."""
     parser = Parser(description=main.__doc__)
     add = parser.add_argument
-    add("--checkpoint", required=True, help="supernet.pt to search in, or a finished network")
+    path = data.path_option
+    add("--checkpoint", type=path, required=True, help="supernet.pt, or a finished network")
     add("--gflops", type=positive_number, help="search: budget of S, or average over all frames")
     add("--frames", type=positive_int, help="search: T, non-key frames (as in the run)")
     add("--shared", action="store_true", help="search: one architecture for all non-key frames")
@@ -794,21 +804,21 @@ def main(arguments=None):
     add("--candidates", type=positive_int, help="search: how many (as in the run)")
     add("--seed", type=int, default=0, help="search: of candidates and clips (default: 0)")
     add("--data", choices=("coco", "posetrack"), help="finished network: what to evaluate it on")
-    add("--root", help="folder of the real data (search: where the run had it)")
-    add("--boxes", help="finished network, coco: JSON file of detected people")
+    add("--root", type=path, help="folder of the real data (search: where the run had it)")
+    add("--boxes", type=path, help="finished network, coco: JSON file of detected people")
     add("--split", choices=["test-dev2017"], help="coco: results for the evaluation server")
-    add("--out", help="folder for the result (default: beside the checkpoint)")
+    add("--out", type=path, help="folder for the result (default: beside the checkpoint)")
+    add("--workers", type=non_negative_int, help="processes that read or render pictures")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
+    with data.command("search"):
         options = parser.parse_args(arguments)
+        data.launcher_number("LOCAL_WORLD_SIZE", least=1)  # a wrong one is told before any work
         if options.gflops:
             search_again(options, device)
         elif options.data:
             evaluate_finished(options, device)
         else:
             raise UserError("give --gflops to search, or --data to evaluate a finished network")
-    except (UserError, OSError) as error:
-        sys.exit(f"search: {error}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import signal
 import string
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageFont
 from scipy.stats import chi2_contingency
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -355,6 +356,36 @@ def test_a_refused_lock_leaves_files_of_later_processes_alone(tmp_path):
             process.start()
             process.join()
     assert caught and process.exitcode == 0
+
+
+def test_a_file_system_without_locks_is_told_once_and_worked_on(tmp_path, monkeypatch, capsys):
+    def no_locks(descriptor, how):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(data.fcntl, "flock", no_locks)
+    for name in ("a", "b"):
+        with data.locked(tmp_path):
+            (tmp_path / name).touch()
+    message = f"{tmp_path} cannot be locked (Function not implemented)"
+    assert capsys.readouterr().out.count(message) == 1
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_folder_is_tried_without_a_trace(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").touch()
+    for name in ("there", "new"):
+        data.try_folder(tmp_path / name)
+    for name in ("file", "file/a", "/proc/a"):
+        one_sentence(f"written to .*{name} .*another folder", data.try_folder, tmp_path / name)
+    # a Pillow without fonts, or without GIFs
+    for module, part in ((ImageFont, "load_default"), (Image, "SAVE_ALL")):
+        monkeypatch.setattr(module, part, None)
+        one_sentence("cannot draw .*: pip install", data.try_folder, tmp_path / "new")
+        archs = [TINY.smallest()]
+        one_sentence("cannot draw", vipnas.picture, archs, tmp_path / "a.png")
+        monkeypatch.undo()
+    assert {path.name for path in tmp_path.rglob("*")} == {"file", "there"}
 
 
 OWN = data.Skeleton("own", ("tail", "left_knee", "right_knee"), ((0, 1),), (0.05, 0.087, 0.087))
@@ -1038,6 +1069,26 @@ def test_a_loader_makes_batches_of_files_ahead(exports):
     assert process != os.getpid()
     assert len(first) == 2 and torch.equal(second, clips.batch([2]).images)
     assert not first.is_shared()  # in a container /dev/shm is small
+
+
+@pytest.mark.parametrize("workers, expected", [(None, [8, 6, 1]), (0, [0] * 3), (9, [9] * 3)])
+def test_loader_processes_are_as_many_as_said(workers, expected, exports, monkeypatch):
+    clips = data.open_clips("coco", exports / "coco", "val", 1, (128, 96), workers=workers)
+    found = []
+    monkeypatch.setattr(
+        data, "DataLoader", lambda *_, **how: found.append(how["num_workers"]) or []
+    )
+    monkeypatch.setattr(data, "cores", lambda: 24)
+    for sharing in ("1", "4", "32"):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", sharing)
+        assert list(data.batch_loader(None, [], clips, CPU)) == []
+    assert found == expected
+
+
+def test_synthetic_people_are_rendered_without_workers(monkeypatch):
+    monkeypatch.setattr(data, "cores", lambda: 2)
+    monkeypatch.setattr(data.multiprocessing, "get_context", None)
+    assert len(data.open_clips("synthetic", None, "train", 1, (32, 24), 32, workers=0)) == 32
 
 
 @needs_samples
@@ -2611,6 +2662,18 @@ def test_official_numbers_on_exports(runs, exports, capsys):
     one_sentence(message, search.main, words, error=SystemExit)
 
 
+def test_numbers_are_printed_before_files_are_written(runs, exports, monkeypatch, capsys):
+    monkeypatch.setattr(vipnas, "save_finished", None)
+    words = f"--checkpoint {runs}/s/supernet.pt --gflops .016 --candidates 2 --out {exports}"
+    with pytest.raises(TypeError):
+        search.main(words.split())
+    clips = data.PoseTrackClips(exports / "posetrack", "val", 1, (128, 96))
+    nets = [PoseNet(TINY.smallest()).eval()]
+    one_sentence("cannot be written", search.official, nets, clips, CPU, "/proc/a")
+    printed = capsys.readouterr().out
+    assert re.search("key frame .*\nval AP [0-9.]+\n", printed) and " Total\n" in printed
+
+
 # ----------------------------------------------------------------------------------------- train.py
 
 INNER = TINY.within(TINY.largest())  # what a stage t searches in
@@ -2812,7 +2875,7 @@ def test_a_resumed_run_has_the_same_options_and_the_same_log(runs, tmp_path):
         log.write("a line of a step that is not in the checkpoint")
     words = f"--stage s --steps 4 --out {tmp_path}/s --resume {SMALL}"
     one_sentence("lr was 0.02", run_train, f"{words} --lr 1", error=SystemExit)
-    run_train(words)
+    run_train(f"{words} --workers 2")  # which may change
     same_run(tmp_path / "s", runs / "s", ("supernet.pt",))
 
 
@@ -2841,6 +2904,83 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     words = f"--stage s --steps 1 --out {tmp_path} {SMALL}"
     one_sentence("supernet.pt cannot be written .No space", run_train, words, error=SystemExit)
     assert not list(tmp_path.glob("*.pt*"))
+
+
+LAST_STEPS = {
+    "train": "--stage s",
+    "search": "--checkpoint=~/s/supernet.pt --gflops .016",
+    "search ": "--checkpoint=~/s/vipnas_s.pt --data coco --root x",
+    "vipnas": "--video x --checkpoint x",
+    "data": "--export coco",
+}
+
+
+@pytest.mark.parametrize("name", LAST_STEPS)
+def test_the_last_step_is_tried_before_any_work(name, runs, monkeypatch):
+    for module, work in ((data, "open_clips"), (vipnas, "run_video"), (data, "export")):
+        monkeypatch.setattr(module, work, None)
+    monkeypatch.setenv("HOME", str(runs))
+    monkeypatch.setattr(sys, "argv", [name, *LAST_STEPS[name].split(), "--out=~/s/arch.json/x"])
+    message = f"written to {runs}/s/arch.json/x .Not a directory"
+    one_sentence(message, MODULES[name.strip()].main, error=(UserError, SystemExit))
+
+
+LEFT_OVER = ["WORLD_SIZE=3", "WORLD_SIZE=", "RANK=one", "RANK=4 WORLD_SIZE=4", "LOCAL_RANK=1.0"]
+
+
+@pytest.mark.parametrize("variables", [*LEFT_OVER, "LOCAL_RANK=2", "LOCAL_WORLD_SIZE=0"])
+def test_variables_that_a_launcher_left_over_are_told_before_any_work(variables, monkeypatch):
+    for variable in variables.split():
+        monkeypatch.setenv(*variable.split("="))
+    if variables == "LOCAL_RANK=2":
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    name, value = variables.split()[0].split("=")
+    message = f" {name} is '{value}'.*: unset it, or start with torchrun"
+    one_sentence(message, run_train, "--stage s --out /proc/a", error=SystemExit)
+    if name == "LOCAL_WORLD_SIZE":
+        one_sentence(message, search.main, ["--checkpoint", "/proc/a"], error=SystemExit)
+
+
+def test_a_thread_may_train(exports):
+    words = f"--stage s --data coco --root {exports}/coco --steps 1 --batch 2 --candidates 1"
+    thread = threading.Thread(target=run_train, args=[f"{words} --out {exports}/run"])
+    thread.start()
+    thread.join()
+    assert (exports / "run" / "report.json").exists()
+
+
+def test_a_tilde_in_an_option_is_the_home_folder(runs, monkeypatch):
+    monkeypatch.setenv("HOME", str(runs))
+    paths = ("root", "boxes", "arch", "init", "s", "out")
+    words = ["--stage=s", *[f"--{name}=~/{name}" for name in paths]]
+    options = vars(train.option_parser().parse_args(words))
+    assert [options[name] for name in paths] == [f"{runs}/{name}" for name in paths]
+    command(monkeypatch, "--arch=~/s/arch.json --picture=~/a.png")
+    assert (runs / "a.png").exists()
+
+
+ODD = os.fsdecode(b"caf\xe9_\xce\xb1")  # no UTF-8, and Greek
+PRINTED = {
+    "train.py": "--stage s --clips 2 --batch 2 --candidates 1 --steps 1 --finish 1 --out OUT",
+    "search.py": "--checkpoint OUT/net.pt --data coco --root OUT --out OUT",
+    "vipnas.py": "--arch hrnet_w32 --picture OUT/a.png",
+    "data.py": "--export coco --clips 4 --out OUT",
+}
+
+
+@pytest.mark.parametrize("file", PRINTED)
+def test_what_a_console_cannot_print_is_escaped(file, tmp_path):
+    folder = tmp_path / ODD
+    folder.mkdir()
+    if file == "search.py":
+        data.export("coco", folder, 8, size=(128, 96))
+        (folder / "val2017" / "000000000001.jpg").write_bytes(b"damaged")
+        save_estimator(folder / "net.pt", [PoseNet(TINY.smallest())])
+    words = [word.replace("OUT", str(folder)) for word in PRINTED[file].split()]
+    encoding = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    run = subprocess.run([sys.executable, HERE / file, *words], env=encoding, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert rb"caf\udce9_\u03b1" in run.stdout
 
 
 @pytest.mark.parametrize("error, sentence", [(OSError(), "train: OSError"), (None, "stopped")])

@@ -24,6 +24,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -377,6 +378,8 @@ def without_nan(value):
 def run_stage(options, device):
     """Super-network, search under a budget, finished networks (Secs 3.4.1 to 3.4.3); with --arch,
     the networks that it names are trained alone."""
+    if search.rank_and_world()[0] == 0:
+        data.try_folder(options.out)
     run = prepare_s(options, device) if options.stage == "s" else prepare_t(options, device)
     with run_folder(run.out, run.resumed):
         given = [f"{name} {value}" for name, value in vars(options).items() if value]
@@ -434,9 +437,10 @@ def train_baseline(run, chain):
     # it is searched on single frames, as S was, and synthetic people are alike everywhere
     size = run.val.size
     cell = run.val.cell
-    people = data.SyntheticClips("train", min(256, options.clips), frames=1, size=size, cell=cell)
+    workers = options.workers
+    people = data.SyntheticClips("train", min(256, options.clips), 1, size, workers, cell)
     calibration = search.calibration_set(people, run.device, options.seed)
-    people = data.SyntheticClips("val", len(run.val), frames=1, size=size, cell=cell)
+    people = data.SyntheticClips("val", len(run.val), 1, size, workers, cell)
     validation = search.validation_set(people, run.device, options.seed)
     archs, _ = search.find(
         supernet,
@@ -517,9 +521,8 @@ class Run:
         root = options.root
         frames = self.val.frames
         path = options.s or f"a network for {self.val.name}"
-        return search.open_clips(
-            options.data, root, split, frames, self.about, path, count=options.clips, boxes=boxes
-        )
+        more = {"count": options.clips, "boxes": boxes, "workers": options.workers}
+        return search.open_clips(options.data, root, split, frames, self.about, path, **more)
 
     @cached_property
     def calibration(self):
@@ -546,7 +549,8 @@ def prepare_s(options, device):
         (larger, *_), about = vipnas.load_networks(options.init)
         cell = about["cell"]  # the published networks have their own
         identity["weights of --init"] = weights_of(larger)
-    val = data.open_clips(options.data, options.root, "val", 1, size, options.clips, cell=cell)
+    more = {"count": options.clips, "cell": cell, "workers": options.workers}
+    val = data.open_clips(options.data, options.root, "val", 1, size, **more)
     about = data.about(val.skeleton, size, cell)
     joints = len(about["joints"])  # one heatmap for each that the data name
     if not archs:
@@ -602,9 +606,8 @@ def prepare_t(options, device):
     baseline = open_baseline(options, about, average_gflops([key_arch, *archs], about))
     for net in (key_net, *nets):
         net.to(device, memory_format=torch.channels_last)
-    val = search.open_clips(
-        options.data, options.root, "val", frames + 1, about, options.s, count=options.clips
-    )
+    more = {"count": options.clips, "workers": options.workers}
+    val = search.open_clips(options.data, options.root, "val", frames + 1, about, options.s, **more)
     return Run(options, device, nets, about, val, identity, key_net, baseline)
 
 
@@ -801,8 +804,8 @@ def draw_predictions(clips, keypoints, path):
 
 # --------------------------------------------------------------------------------- the run folder
 
-# it does not matter to a resumed run where things lie, but what they are
-PATHS = ("out", "root", "boxes", "s", "init", "arch")
+# it does not matter to a resumed run where things lie, but what they are; nor who reads them
+MAY_CHANGE = ("resume", "workers", "out", "root", "boxes", "s", "init", "arch")
 
 
 def check_resume(out, config):
@@ -812,7 +815,7 @@ def check_resume(out, config):
         return False
     saved = vipnas.load_checkpoint(path, "supernet", "alone")["config"]
     for name, value in config.items():
-        if saved.get(name) != value and name not in ("resume", *PATHS):
+        if saved.get(name) != value and name not in MAY_CHANGE:
             was = f"{name} was {saved.get(name)}"
             raise UserError(f"--resume goes on with the same options, but in {out} {was}")
     return True
@@ -852,16 +855,17 @@ def option_parser():
     add = parser.add_argument
     count = search.positive_int
     number = search.positive_number
+    path = data.path_option
     add("--stage", choices=("s", "t"), required=True, help="s first, then t")
     add("--space", choices=vipnas.SPACES, help="stage s: the search space (default tiny)")
     add("--data", choices=("synthetic", "coco", "posetrack"), default="synthetic")
-    add("--root", help="folder of the real data set, as it is unpacked")
-    add("--boxes", help="coco: JSON file of detections, for the official numbers at the end")
-    add("--out", help="run folder (default runs/s or runs/t)")
-    add("--s", help="stage t: the key frame's network, or a published one (runs/s/vipnas_s.pt)")
-    add("--arch", help="train this alone: JSON file, finished network, or a name in vipnas.ARCHS")
+    add("--root", type=path, help="folder of the real data set, as it is unpacked")
+    add("--boxes", type=path, help="coco: JSON file of detections, for the official numbers")
+    add("--out", type=path, help="run folder (default runs/s or runs/t)")
+    add("--s", type=path, help="stage t: key frame's or published network (runs/s/vipnas_s.pt)")
+    add("--arch", type=path, help="train this alone: JSON file, network, name in vipnas.ARCHS")
     add("--no-fusion", action="store_true", help="stage t, --arch: without its fusions (Fig. 6a)")
-    add("--init", help="stage s: start from this finished network, or a published one")
+    add("--init", type=path, help="stage s: start from this finished network, or a published one")
     add("--init-std", type=number, help="stage s: .001 is the paper's start (default: He's)")
     add("--frames", type=count, help="stage t: T, non-key frames after a key frame (default 3)")
     add("--clips", type=count, help="train with so many clips")
@@ -877,6 +881,7 @@ def option_parser():
     add("--shared", action="store_true", help="stage t: one architecture for all frames (Fig. 6b)")
     add("--compare", type=int, choices=(0, 1), help="stage t: 1 trains a single-frame baseline")
     add("--seed", type=int, default=0, help="all randomness follows from it")
+    add("--workers", type=search.non_negative_int, help="processes that read or render pictures")
     add("--resume", action="store_true", help="go on with the run in the run folder, exactly")
     return parser
 
@@ -946,17 +951,30 @@ def fill_in(options, backbone, key_gflops=1):
 def processes():
     """Make one group of the processes that torchrun started; gives the device of this one.
 
-    Only the first prints. The others wait while it reports, which can take hours.
+    Only the first prints. The others wait while it reports, which can take hours. UserError where
+    the variables of torchrun contradict each other, because something else left them over.
     """
     gpus = torch.cuda.device_count()
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    rank = data.launcher_number("RANK")
+    world = data.launcher_number("WORLD_SIZE", least=1)
+    local = data.launcher_number("LOCAL_RANK")
+    data.launcher_number("LOCAL_WORLD_SIZE", least=1)  # for `data.batch_loader`
+    if rank >= world:
+        raise data.left_over("RANK", f", but WORLD_SIZE is {world}")
+    if 0 < gpus <= local:
+        raise data.left_over("LOCAL_RANK", f", but the number of GPUs is {gpus}")
     device = torch.device(f"cuda:{local}" if gpus else "cpu")
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if world == 1:
         yield device
         return
     if gpus:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(hours=12))
+    print(f"waiting for all {world} processes that WORLD_SIZE announces", flush=True)
+    try:
+        dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(hours=12))
+    except (ValueError, RuntimeError) as error:  # such as: RANK or MASTER_ADDR is not set
+        reason = " ".join(str(error).split())
+        raise data.left_over("WORLD_SIZE", f", but its processes cannot meet ({reason})") from None
     with contextlib.redirect_stdout(None if dist.get_rank() else sys.stdout):
         yield device
         dist.barrier()
@@ -965,18 +983,13 @@ def processes():
 
 def main(argv=None):
     """Run a stage. Whatever the user can mend is one sentence and exit code 1."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it stops a run as Ctrl-C does
+    if threading.current_thread() is threading.main_thread():  # others get no signals
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # it stops a run as Ctrl-C does
     begun = time.time()
-    try:
-        with processes() as device:
-            run_stage(read_options(argv), device)
-            print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
-    except (UserError, OSError) as error:
-        # what a loader process raised carries its traceback before the sentence
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        sys.exit("train: " + lines[-1].removeprefix("data.UserError: "))
-    except KeyboardInterrupt:
-        sys.exit("train: stopped; what was saved is kept, and --resume goes on from there")
+    stopped = "stopped; what was saved is kept, and --resume goes on from there"
+    with data.command("train", stopped), processes() as device:
+        run_stage(read_options(argv), device)
+        print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

@@ -1634,6 +1634,7 @@ FUSION_RED = (220, 20, 60)
 def picture(archs, path):
     """Draw the networks of successive frames as Fig. 5 does, into a PNG: a row a frame, a box a
     stage {depth, width, kernel, groups}, in red where the heatmaps of the row above come in."""
+    data.try_folder(Path(path).parent)  # fonts too
     high = 30 + 17 * max(len(stage.branches) for stage in archs[0].stages)  # a box
     wide = 220  # a box and the gap behind it
     right = 100 + wide * len(archs[0].stages)
@@ -1681,18 +1682,18 @@ def main():
     """Show architectures and spaces; time or export networks; or find poses in a video."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     add = parser.add_argument
-    add("--arch", help=f"what to show: {', '.join(ARCHS)}, a JSON file or a finished checkpoint")
-    add("--picture", help="PNG file to draw --arch into, as Fig. 5 does")
-    add("--video", help="folder of frames, or a GIF, WebP, TIFF or APNG file of many")
-    add("--checkpoint", help="finished networks for --video or --onnx, such as vipnas_t.pt")
-    add("--onnx", help="file for the networks of --checkpoint, one a file, to run them elsewhere")
+    path = data.path_option
+    add("--arch", type=path, help=f"what to show: {', '.join(ARCHS)}, a JSON file, a checkpoint")
+    add("--picture", type=path, help="PNG file to draw --arch into, as Fig. 5 does")
+    add("--video", type=path, help="folder of frames, or a GIF, WebP, TIFF or APNG file")
+    add("--checkpoint", type=path, help="finished networks for --video or --onnx (vipnas_t.pt)")
+    add("--onnx", type=path, help="file for each network of --checkpoint, to run it elsewhere")
     add("--box", action="append", type=read_box, help="x,y,w,h of a person in the first frame")
-    add("--out", help="folder for what --video writes")
+    add("--out", type=path, help="folder for what --video writes")
     add("--benchmark", action="store_true", help="how fast deployed networks are")
     # argparse takes -20,30,80,120 for an option, but not where a space is before it
     words = [f" {word}" if re.match("-[0-9.]", word) else word for word in sys.argv[1:]]
     options = parser.parse_args(words)
-    # which options go together
     uses = bool(options.video) + bool(options.onnx)
     if uses != bool(options.checkpoint) or options.video and not options.out:
         message = "--checkpoint FILE goes with --video V and --out DIR, or with --onnx FILE alone"
@@ -1700,13 +1701,13 @@ def main():
     if options.picture and not options.arch:
         raise UserError("--picture needs --arch: what shall it show?")
 
-    # one thing at a time
     if options.benchmark:
         benchmark()
     elif options.onnx:
         nets, about = load_networks(options.checkpoint)
         export_onnx(nets, Path(options.onnx), about)
     elif options.video:
+        data.try_folder(options.out)
         run_video(options.video, options.checkpoint, options.box or [None], options.out)
     elif options.arch:
         archs = read_archs(options.arch)
@@ -1720,7 +1721,5 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
+    with data.command("vipnas"):
         main()
-    except UserError as error:
-        sys.exit(f"vipnas: {error}")
