@@ -2008,7 +2008,7 @@ class PoseTrackClips(FileClips):
     sequence     array (N,): the file that a clip is from
     annotations  the lists of all files joined, with joints in the skeleton's order. As files may
                  number their images alike, each entry says of which "sequence" it is
-    labelled_by  None, or the network that made the labels, see `vipnas.write_film`
+    labelled_by  None, or the network that made the labels, see `vipnas.write_labels`
     """
 
     skeleton = POSETRACK

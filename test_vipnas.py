@@ -2356,7 +2356,7 @@ def test_the_frames_before_a_corrupt_one_are_written(estimator_file, tmp_path):
     one_sentence("10.png is missing, damaged or no picture", *run, out)
     assert len(json.loads((out / "poses.json").read_text())["images"]) == 2
     assert Image.open(out / "overlay.gif").n_frames == 2
-    one_sentence("folder of the video", *run, video)
+    one_sentence("the video lies in --out", *run, video)
 
 
 def test_the_commands_show_architectures_and_spaces(monkeypatch, capsys, tmp_path):
@@ -3098,6 +3098,45 @@ def test_own_joints_are_trained_searched_evaluated_and_drawn(exports, capsys):
     vipnas.run_video(exports / "coco/val2017", exports / "run/vipnas_s.pt", [None], exports / "out")
     poses = json.loads((exports / "out" / "poses.json").read_text())
     assert len(poses["annotations"][0]["keypoints"]) == 15
+
+
+def test_s_labels_a_film_that_t_learns_from(exports, monkeypatch, capsys):
+    name_other_joints(exports / "coco")
+    few = "--batch 2 --candidates 2 --steps 1"
+    run_train(f"--stage s --data coco {few} --root {exports}/coco --out {exports}/s")
+    frames = exports / "frames"
+    frames.mkdir()
+    for t, file in enumerate(sorted((exports / "posetrack/images").glob("train/*/*.jpg"))):
+        file.rename(frames / f"{t}.jpg")
+    monkeypatch.setattr(vipnas, "SURE", -1)  # after one step hardly any joint would be sure
+    network = f"{exports}/s/vipnas_s.pt"
+    command(monkeypatch, f"--video {frames} --checkpoint {network} --out {exports}/film")
+    labels = json.loads((exports / "film/annotations/val/frames.json").read_text())
+    assert [image["id"] for image in labels["images"]] == list(range(39, 48))
+    assert (exports / "film/images/frames/000047.jpg").samefile(frames / "47.jpg")
+    capsys.readouterr()
+    words = f"--stage t --data posetrack {few} --s {network} --out {exports}/t"
+    run_train(f"{words} --root {exports}/film")
+    before, after = capsys.readouterr().out.split("step 1", 1)
+    assert "9 people have no head box (bbox_head), so PoseTrack's official numbers" in before
+    assert f"the labels are those of {network}: these AP are agreement with it" in after
+    words = ["--checkpoint", network, "--data", "posetrack", "--root", f"{exports}/film"]
+    one_sentence("head box, which PoseTrack's numbers need", search.main, words, error=SystemExit)
+
+
+def test_joints_that_are_not_seen_and_lost_people_are_no_labels(tmp_path):
+    pose = [[5, 5, 0.9], [7, 7, 0.1], [99, 7, 0.9], [6, 8, 0.3]]
+    image = {"id": 0, "file_name": "a.jpg", "width": 20, "height": 20}
+    found = {"image_id": 0, "track_id": 0, "bbox": [1, 2, 3, 4]}
+    found["keypoints"] = np.ravel(pose).tolist()
+    lost = {"image_id": 0, "track_id": 1, "keypoints": found["keypoints"]}
+    page = {"categories": [], "images": [image], "annotations": [found, lost]}
+    vipnas.write_labels(page, [tmp_path / "images/film/0.jpg"], tmp_path, "s.pt")
+    assert not json.loads((tmp_path / "annotations/train/film.json").read_text())["images"]
+    labels = json.loads((tmp_path / "annotations/val/film.json").read_text())
+    assert labels["labelled_by"] == "s.pt" and len(labels["annotations"]) == 1
+    assert labels["annotations"][0]["keypoints"] == [5, 5, 1, 0, 0, 0, 0, 0, 0, 6, 8, 1]
+    assert labels["images"][0]["file_name"] == "images/film/0.jpg"
 
 
 def test_train_and_val_have_the_same_joints(exports):

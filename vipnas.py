@@ -1550,6 +1550,17 @@ def write_labels(page, pictures, out, checkpoint):
         data.write_json(labels, out / "annotations" / split / f"{pictures[0].parent.name}.json")
 
 
+def follow(stream, video):
+    """Yields (name, frame, poses, milliseconds) for every frame of a video."""
+    for number, (name, frame) in enumerate(read_video(video)):
+        # nobody can give a new box: at key frames lost people are searched for in larger ones
+        is_key = number % len(stream.pose.nets) == 0
+        boxes = search_boxes(stream, frame.size) if is_key else None
+        start = time.perf_counter()
+        poses = stream.step(frame, boxes)
+        yield name, frame, poses, 1000 * (time.perf_counter() - start)
+
+
 def run_video(video, checkpoint, boxes, out):
     """Poses through a video; into the folder `out`: 000000.png ..., overlay.gif, poses.json, and
     labels, see `write_labels`.
@@ -1571,17 +1582,12 @@ def run_video(video, checkpoint, boxes, out):
     small = []  # the first overlays, of 256 colours, for the GIF
     times = {"key": [], "non-key": []}  # milliseconds of every frame
     try:
-        for number, (name, frame) in enumerate(read_video(video)):
-            # nobody can give a new box: lost people are searched for in larger ones
-            is_key = number % len(pose.nets) == 0
-            given = search_boxes(stream, frame.size) if is_key else None
-            start = time.perf_counter()
-            poses = stream.step(frame, given)
+        for number, (name, frame, poses, milliseconds) in enumerate(follow(stream, video)):
             kind = "non-key" if stream.t else "key"
-            times[kind].append(1000 * (time.perf_counter() - start))
+            times[kind].append(milliseconds)
             print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}")
             add_frame(page, name, frame.size, poses, stream)
-            picture = out / "images" / video.stem / f"{number:06d}"
+            picture = out / "images" / video.name / f"{number:06d}"
             pictures.append(keep_frame(video.parent / name, frame, picture))
             # the overlay: at once as a file of its own, in the end as a part of the GIF
             overlay = draw_people(frame, poses, skeleton)
