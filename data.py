@@ -1114,6 +1114,8 @@ def by_image(annotations, results):
         return sequence, isinstance(entry[name], str), entry[name]
 
     triples = {key(image, "id"): (image, [], []) for image in images}
+    if len(triples) < len(images):
+        raise UserError("images of the annotations have the same id: give each one of its own")
     for person in annotations["annotations"]:
         place = key(person, "image_id")
         if place in triples:
