@@ -1159,10 +1159,11 @@ def check_result(result, score, count):
     """LeftOut if a result of an evaluation lacks something; K = count."""
     if not (isinstance(result, dict) and isinstance(result.get("image_id"), ID)):
         raise LeftOut("no image_id in a result", result)
-    joints = np.array(result.get("keypoints"), dtype=object)
-    if joints.size != 3 * count:
-        reason = f"{joints.size} keypoints in a result"
-        raise LeftOut(reason, result["image_id"], f"{3 * count} numbers")
+    size = 0
+    with contextlib.suppress(TypeError, ValueError):
+        size = np.array(result.get("keypoints"), float).size  # null and NaN are nan
+    if size != 3 * count:
+        raise LeftOut(f"{size} keypoints in a result", result["image_id"], f"{3 * count} numbers")
     numbers = as_numbers(result.get(score), (count,) if score == "scores" else ())
     if numbers is None:
         raise LeftOut(f"no {score} in a result, or none that is finite", result.get(score))
@@ -1620,7 +1621,7 @@ def is_missing(joint, size):
     """Whether this is how exporters write a joint, of `size` numbers, that they do not have."""
     if not isinstance(joint, list):
         return joint in MISSING
-    return len(joint) < size or any(number in MISSING for number in joint)
+    return len(joint) < size or any(number in MISSING or number != number for number in joint)
 
 
 def dicts_of(page, key):
