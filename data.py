@@ -38,9 +38,11 @@ import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +77,8 @@ MIDDLE_NAME = re.compile(
     "nose|snout|face|mouth|chin|jaw|beak|head|neck|nape|throat|thor|thrx|chest|breast|spin|back"
     "|waist|belly|abdom|pelv|rump|tail|root|trunk|torso|body|cent|mid|top|bottom|near|far"
 )
+CHAIN_NAME = re.compile("neck|spin|back|trunk|tail")
+SERIAL = re.compile(r"\d+|(?<![^\W\d_])[^\W\d_](?![^\W\d_])")  # 12, or a letter that stands alone
 
 
 @functools.cache
@@ -130,6 +134,10 @@ class Skeleton:
         paired = {*itertools.chain.from_iterable(self.sides)}
         alone = [joint.lower() for k, joint in enumerate(self.joints) if k not in paired]
         if any(SURE_SIDE.search(joint) for joint in alone):
+            return False
+        # joints that differ in a number or a letter alone may well be sides, but not tail1, tail2
+        kinds = [SERIAL.sub("", joint) for joint in alone if not CHAIN_NAME.search(joint)]
+        if len(kinds) > len({*kinds}):
             return False
         # ours: beside pairs, all others are in the middle, too
         in_the_middle = all(MIDDLE_NAME.search(joint) for joint in alone)
@@ -1123,7 +1131,8 @@ def by_image(annotations, results):
     for result in results:
         place = key(result, "image_id")
         if place not in triples:
-            raise UserError(f"a result is for image {place[-1]}, which the annotations do not list")
+            name = repr(place[-1])
+            raise UserError(f"a result is for image {name}, which the annotations do not list")
         triples[place][2].append(result)
     return [triples[place] for place in sorted(triples)]
 
@@ -1145,9 +1154,13 @@ def counted(annotations, results, needed, score):
         people = dicts_of(annotations, "annotations")
         people = [person for person in people if person.get("category_id") in own]
         page["annotations"] = [complete_entry(person, needed, count) for person in people]
-        for result in results:
+        found = [
+            result
+            for result in results
+            if not isinstance(result, dict) or result.get("category_id") in own
+        ]
+        for result in found:
             check_result(result, score, count)
-        found = [result for result in results if result.get("category_id") in own]
     except LeftOut as error:
         raise UserError(f"this cannot be evaluated: {error}") from None
     if results and not found:
@@ -1269,7 +1282,8 @@ def coco_ap(annotations, results, sigmas=None):
     annotations: a COCO keypoint dict; results: a list of dicts with image_id, keypoints (3K
     numbers) and score; sigmas (K): None for those of the category's joints. UserError as for
     `counted` and `by_image`. On purpose we differ from pycocotools in two points: of several
-    categories only people count, and a result with a joint that is nan is like nobody.
+    categories only people count, and a result with a joint that is nan is like nobody. What the
+    annotations say counts as it is, also an area of 0; only what is missing is filled in.
     """
     category, page, found = counted(annotations, results, CocoPeople.needed, "score")
     if sigmas is None:
@@ -1501,7 +1515,7 @@ def person_key(entry):
 # picture was not copied. Every entry is checked once, and what may be missing is filled in. An
 # entry that fails is left out and counted by reason; only a useless file is a UserError.
 LARGEST = 1e5  # pixels: nothing lies farther away, and COCO's evaluation knows no larger people
-ID = (int, float, str)  # what tells images, people or categories apart
+ID = (int, float, str, np.integer)  # what tells images, people or categories apart
 EXIF_TURN = 0x0112  # the entry that says how a picture is turned: 1, not at all, to 8
 MISSING = (None, "", "NaN", "nan")  # how exporters write a number that they do not have
 
@@ -1599,9 +1613,9 @@ def read_joints(value, count):
         size = len(listed) // count
         listed = [listed[start : start + size] for start in range(0, len(listed), size)]
     if len(listed) != count:
-        found = f"{len(listed)} values" if listed else f"{value!r:.50}"
-        reason = f"keypoints has {found}, wanted are {3 * count} finite numbers"
-        raise LeftOut(reason, listed[:6], "x, y, v of each joint that the category names")
+        reason = f"keypoints has {len(listed)} values, wanted are {3 * count} finite numbers"
+        example = listed[:6] or value
+        raise LeftOut(reason, example, "x, y, v of each joint that the category names")
 
     # one that is shorter than others is as good as missing
     size = max([2, *[len(joint) for joint in listed if isinstance(joint, list)]])
@@ -1668,21 +1682,41 @@ def joint_names(category, entries, skeleton, path):
 
 
 def video_of(image):
-    """What tells videos in one file apart."""
-    return image.get("vid_id"), image.get("video_id"), os.path.dirname(image["file_name"])
+    """What tells videos in one file apart: a name of theirs, else the folder."""
+    video = image.get("vid_id", image.get("video_id"))
+    return os.path.dirname(image["file_name"]) if video is None else video
+
+
+def by_number(path):
+    """What frames are sorted by: the numbers in their names, so that 9.jpg comes before 10.jpg.
+
+    A decimal number is one where it is the whole name or, of nine digits or more, a time stamp:
+    1700000000.10.jpg comes before 1700000000.9.jpg, but shot1.9.jpg before shot1.10.jpg.
+    """
+    number = "[0-9]{9,}[.][0-9]+|[0-9]+"
+    if re.fullmatch("[0-9]+[.][0-9]+", path.stem):
+        number = "[0-9.]+"
+    parts = re.split(f"({number})", path.stem)  # text, number, text, ..., number, text
+    parts[1::2] = [Decimal(part) for part in parts[1::2]]
+    return parts, path.name
 
 
 def number_frames(images):
     """The images of a file, each with a whole frame_id: that of the file, where every frame of a
-    video has one of its own; else their order."""
+    video has one of its own; else as their files are called, one by one."""
     videos = {}
     for image in images:
         videos.setdefault(video_of(image), []).append(image)
     numbered = []
     for frames in videos.values():
         numbers = as_numbers([image.get("frame_id") for image in frames], (len(frames),))
-        if numbers is None or len({*numbers.astype(int)}) < len(frames):
-            numbers = np.arange(len(frames))
+        if numbers is None:
+            frames.sort(key=lambda image: by_number(Path(image["file_name"])))
+            numbers = np.zeros(len(frames))
+        if len({*numbers.astype(int)}) < len(frames):
+            # where they begin again there is another video: no clip goes on over such a gap
+            restarts = np.cumsum(np.diff(numbers, prepend=numbers[0]) < 0)
+            numbers = np.arange(len(frames)) + 100 * restarts
         for image, number in zip(frames, numbers.astype(int).tolist(), strict=True):
             numbered.append({**image, "frame_id": number})
     return numbered
@@ -1811,7 +1845,7 @@ class FileClips(Clips):
         for image in dicts_of(page, "images"):
             if not (isinstance(image.get("id"), ID) and isinstance(image.get("file_name"), str)):
                 continue
-            if images.setdefault(image["id"], image) != image:
+            if images.setdefault(image["id"], image)["file_name"] != image["file_name"]:
                 remedy = "give each its own (were two files merged?)"
                 raise UserError(f"{path} has two images of id {image['id']!r}: {remedy}")
         page |= {"images": list(images.values()), "annotations": entries}
@@ -1838,14 +1872,23 @@ class FileClips(Clips):
         return usable, people
 
     def _mend(self, entry):
-        """Compute again what is 0 in a complete entry, though its box and its joints say more."""
+        """Compute again what contradicts the rest of a complete entry."""
+        example = f"image {entry['image_id']!r}"
         computed = {"area": box_area(entry)}
         if "keypoints" in self.needed:
-            computed["num_keypoints"] = sum(v > 0 for v in entry["keypoints"][2::3])
+            joints = np.reshape(entry["keypoints"], (-1, 3))
+            # exporters put what they do not have at a corner
+            missing = (joints[:, 2] > 0) & np.isin(joints[:, 0], (0, -1))
+            missing &= joints[:, 0] == joints[:, 1]
+            if missing.any():
+                joints[missing] = 0
+                entry["keypoints"] = joints.ravel().tolist()
+                self._doubt("joint at 0, 0 or -1, -1, which counts as unlabelled", example)
+            computed["num_keypoints"] = int((joints[:, 2] > 0).sum())
         for key, value in computed.items():
-            if entry.get(key) == 0 < value:
+            if entry.get(key, value) < 0.001 * value:
                 entry[key] = value
-                self._doubt(f"{key} is 0, so it is computed again", f"image {entry['image_id']!r}")
+                self._doubt(f"{key} is too small for the rest, so it is computed again", example)
 
     def _person(self, entry, image, folder):
         """A complete entry -> Person; LeftOut if it has nothing for us, though an evaluation asks
@@ -1909,40 +1952,40 @@ class FileClips(Clips):
 
     def _check_labels(self):
         """Tell what boxes and joints look like, where that is not what they should be."""
-        joints = self.joints.reshape(-1, *self.joints.shape[2:])
-        annotated = (joints[..., 2] > 0).any(axis=1)  # others were detected, or fill up clips
-        if not annotated.any():
-            return
-        joints = joints[annotated]
-        labelled = joints[..., 2] > 0  # (P, K), of P people
-        boxes = self.boxes.reshape(-1, 4)[annotated]
-        for key, values in (("bbox", boxes), ("keypoints", joints[labelled][:, :2])):
-            if values.min() >= 0 and values.max() <= 1:
+        boxes = self.boxes.reshape(-1, 4)
+        joints = self.joints.reshape(len(boxes), -1, 3)
+        labelled = joints[..., 2] > 0  # (P, K), of P people; none of those who were detected
+        places = joints[..., :2]  # (P, K, 2)
+        for key, values in (("bbox", boxes), ("keypoints", places[labelled])):
+            if values.size and values.min() >= 0 and values.max() <= 1:
                 remedy = "multiply by the width and height of the pictures"
                 raise UserError(f"{self.name}: all {key} lie in 0 .. 1, not in pixels: {remedy}")
 
         # joints outside of the picture; where its size is nan, there are none
-        sizes = self.labelled.reshape(-1, 1, 2)[annotated]
-        beyond = (joints[..., :2] < -1) | (joints[..., :2] > sizes + 1)  # (P, K, 2)
-        outside = (beyond.any(axis=2) & labelled).any(axis=1)
-        # boxes to the end of the picture that, read as corners, are smaller and hold all joints
+        sizes = self.labelled.reshape(-1, 1, 2)
+        outside = ((places < -1) | (places > sizes + 1)).any(axis=2) & labelled  # (P, K)
+        # joints more than half a box away from it
         low, high = boxes[:, :2], boxes[:, 2:]
-        last = np.where(labelled[..., None], joints[..., :2], 0).max(axis=1)  # (P, 2)
+        distance = np.abs(places - (low + high / 2)[:, None])
+        far = (distance > high[:, None]).any(axis=2) & labelled
+        # boxes to the end of the picture that, read as corners, are smaller and hold all joints
+        last = np.where(labelled[..., None], places, 0).max(axis=1)  # (P, 2)
         corners = ((low < high) & (last <= high)).all(axis=1)
         corners &= (low + high > sizes[:, 0] - 1).any(axis=1)
         corners &= high.prod(axis=1) > 1.2 * (high - low).prod(axis=1)
         looks = {
             "bbox that looks like x1, y1, x2, y2, where x, y, width, height are read": corners,
-            "joints outside a picture: was it made smaller after it was labelled?": outside,
+            "joints outside a picture: was it made smaller after it was labelled?": outside.any(1),
+            "joints far from their bbox: are both in pixels of the picture?": far.any(1),
         }
-        # of some people both may be true
+        # of some people all may be true
         looks = {reason: found for reason, found in looks.items() if found.mean() > 0.5}
-        looks["bbox below 8 pixels: is it in pixels of the picture?"] = high.max(axis=1) < 8
+        small = (high.max(axis=1) < 8) & labelled.any(axis=1)
+        looks["bbox below 8 pixels: is it in pixels of the picture?"] = small
         for reason, found in looks.items():
             if found.any():
                 person = found.argmax()
-                file = self.files.flat[np.flatnonzero(annotated)[person]]
-                example = f"{file}: {boxes[person].round(2).tolist()}"
+                example = f"{self.files.flat[person]}: {boxes[person].round(2).tolist()}"
                 self.doubts[reason] = [int(found.sum()), example]
 
 
@@ -2083,7 +2126,8 @@ class PoseTrackClips(FileClips):
             # too short for a clip: the next may start one frame later
             if count < frames and whole:
                 reason = f"frame without {frames - 1} labelled ones after it"
-                self._leave_out(LeftOut(reason, str(track[times[0]].path)))
+                wanted = "frame_ids in steps of 1 or 4"
+                self._leave_out(LeftOut(reason, str(track[times[0]].path), wanted))
                 times = times[1:]
                 continue
 
@@ -2273,7 +2317,10 @@ def command(name, stopped="stopped"):
     except (UserError, OSError) as error:
         # what a loader process raised carries its traceback before the sentence
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        sys.exit(f"{name}: " + lines[-1].removeprefix("data.UserError: "))
+        sentence = f"{name}: " + lines[-1].removeprefix("data.UserError: ")
+        if threading.current_thread() is not threading.main_thread():
+            print(sentence, file=sys.stderr)  # there the end of a thread says nothing
+        sys.exit(sentence)
     except KeyboardInterrupt:
         sys.exit(f"{name}: {stopped}")
 

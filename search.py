@@ -678,7 +678,8 @@ def read_number(text, kind, zero=False):
         if 0 < number < math.inf or (zero and number == 0):
             return number
     what = "whole number" if kind is int else "number"
-    raise argparse.ArgumentTypeError(f"{text} is no {what} above zero")
+    least = "of zero or more" if zero else "above zero"
+    raise argparse.ArgumentTypeError(f"{text} is no {what} {least}")
 
 
 # the `type` of options, here and in train.py

@@ -969,7 +969,8 @@ def processes():
         return
     if gpus:
         torch.cuda.set_device(device)
-    print(f"waiting for all {world} processes that WORLD_SIZE announces", flush=True)
+    what = f"waiting for the {world} processes that WORLD_SIZE announces"
+    print(f"{what} (if it is left over: stop, and unset it)", flush=True)
     try:
         dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(hours=12))
     except (ValueError, RuntimeError) as error:  # such as: RANK or MASTER_ADDR is not set

@@ -22,14 +22,12 @@ import io
 import itertools
 import json
 import math
-import os
 import re
 import shutil
 import sys
 import time
 import warnings
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -1001,7 +999,8 @@ class Stream:
         if len(given) != len(self.boxes):
             self._follow(box)
         if self.size not in (None, image.size) and any(one is None for one in given):
-            raise UserError("the frames have another size now: hand `step` a box for everybody")
+            remedy = "make them all alike, or hand `step` a box for everybody"
+            raise UserError(f"the frames have another size now: {remedy}")
         self.size = image.size
         # 1. is it a key frame? A box that is handed in makes it one
         self.t = (self.t + 1) % len(self.pose.nets)
@@ -1410,20 +1409,6 @@ GIF_SIZE = (480, 480)  # of overlay.gif at most
 GIF_FRAMES = 200  # in it at most: Pillow keeps all of them in memory
 
 
-def by_number(path):
-    """What frames are sorted by: the numbers in their names, so that 9.jpg comes before 10.jpg.
-
-    A decimal number is one where it is the whole name or, of nine digits or more, a time stamp:
-    1700000000.10.jpg comes before 1700000000.9.jpg, but shot1.9.jpg before shot1.10.jpg.
-    """
-    number = "[0-9]{9,}[.][0-9]+|[0-9]+"
-    if re.fullmatch("[0-9]+[.][0-9]+", path.stem):
-        number = "[0-9.]+"
-    parts = re.split(f"({number})", path.stem)  # text, number, text, ..., number, text
-    parts[1::2] = [Decimal(part) for part in parts[1::2]]
-    return parts, path.name
-
-
 def is_picture(path):
     """Whether a file is named like a picture, in any format that Pillow decodes."""
     form = Image.registered_extensions().get(path.suffix.lower())
@@ -1432,7 +1417,7 @@ def is_picture(path):
 
 def frame_files(folder):
     """The pictures in a folder, in the order of their numbers. What else is in it is told."""
-    files = sorted(folder.glob("[!.]*"), key=by_number)
+    files = sorted(folder.glob("[!.]*"), key=data.by_number)
     frames = [file for file in files if is_picture(file)]
     others = [file.name for file in files if not is_picture(file)]
     if others:
@@ -1506,22 +1491,18 @@ def add_frame(page, name, size, poses, stream):
 
 
 def keep_frame(file, frame, path):
-    """Put a frame under `path`, without its ending: a link to its own file, or a copy of it; else,
-    where it has none or is turned in it, a new picture. Returns the path."""
+    """Put a frame under `path`, without its ending: a copy of its own file; else, where it has none
+    or is turned in it, a new picture. Returns the path."""
     is_own = file.is_file()
     if is_own:
         with data.open_picture(file) as stored:
             is_own = stored.getexif().get(data.EXIF_TURN, 1) == 1
     path = path.with_name(path.name + (file.suffix if is_own else ".png"))
-    path.unlink(missing_ok=True)
-    if not is_own:
-        data.save_image(frame, path)
-        return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(file, path)
-    except OSError:  # on another disk
+    if is_own:
         shutil.copyfile(file, path)
+    else:
+        data.save_image(frame, path)
     return path
 
 
@@ -1529,8 +1510,9 @@ def write_labels(page, pictures, out, checkpoint):
     """Write what was found as labels in PoseTrack18's layout: OUT/annotations/train/NAME.json and,
     for the last fifth of the frames, OUT/annotations/val/NAME.json.
 
-    With them `train.py --stage t --data posetrack --root OUT` trains on a video that nobody has
-    labelled. Lost people, and joints that are not seen, have no label. pictures: of the frames.
+    With them `train.py --stage t --data posetrack --root OUT` trains on videos that nobody has
+    labelled. Lost people, and joints that are not seen, have no label. pictures: of the frames;
+    NAME is that of their folder.
     """
     first = len(pictures) - max(1, len(pictures) // 5)
     for split, frames in {"train": range(first), "val": range(first, len(pictures))}.items():
@@ -1593,7 +1575,7 @@ def run_video(video, checkpoint, boxes, out):
             times[kind].append(milliseconds)
             print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}")
             add_frame(page, name, frame.size, poses, stream)
-            picture = out / "images" / video.name / f"{number:06d}"
+            picture = out / "images" / "_".join(video.parts[-2:]) / f"{number:06d}"
             pictures.append(keep_frame(video.parent / name, frame, picture))
             # the overlay: at once as a file of its own, in the end as a part of the GIF
             overlay = draw_people(frame, poses, skeleton)
