@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import random
 import re
@@ -97,12 +96,19 @@ def people():
     return data.SyntheticClips("val", 24, 4, workers=1)
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Synthetic people in the layouts of the real data sets, not to be changed."""
+    folder = tmp_path_factory.mktemp("exported")
+    for kind in ("coco", "posetrack"):
+        data.export(kind, folder / kind, 8, 6, (128, 96))
+    return folder
+
+
 @pytest.fixture
-def exports(tmp_path):
-    """Drawn people in the layouts of the real data sets."""
-    data.export("coco", tmp_path / "coco", 8, 6, (128, 96))
-    data.export("posetrack", tmp_path / "posetrack", 8, 6, (128, 96))
-    return tmp_path
+def exports(exported, tmp_path):
+    """A copy of them."""
+    return shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -228,66 +234,25 @@ def test_what_a_layer_cannot_give_is_refused():
     one_sentence("no kernel", conv.slice, 16, 16, 4, 1, error=ValueError)
 
 
-def moving_windows(steps):
-    """Matrices (1, F, 2, 3): the window of frame t lies steps[t] image pixels to the right."""
-    matrices = torch.eye(2, 3, dtype=torch.float64).repeat(1, len(steps), 1, 1)
-    matrices[0, :, 0, 2] = -torch.tensor(steps, dtype=torch.float64)
-    return matrices
-
-
-def propagate_a_peak(cut=False):
-    """A chain of networks that only repeat what they get -> (the key frame's heatmaps, theirs)."""
-    heatmaps = torch.zeros(1, 17, 32, 24)
-    heatmaps[:, :, 10, 12] = 1
-    heatmaps.requires_grad_()
-
-    def repeat(images, arch, propagated):
-        return propagated
-
-    matrices = moving_windows([0, 8, 12, 12])
-    key_frame = fusion.Frame(heatmaps, matrices[:, 0])
-    images = torch.zeros(1, 3, 3, 128, 96)
-    nets = [repeat] * 3
-    return heatmaps, fusion.propagate(nets, images, matrices[:, 1:], key_frame, data.CELL, cut=cut)
-
-
-def test_propagated_heatmaps_move_with_the_windows():
-    _, propagated = propagate_a_peak()
-    columns = [propagated[0, t, 0].argmax().item() % 24 for t in range(3)]
-    assert columns == [10, 9, 9]  # a cell is 4 pixels
-    close(propagated.amax((2, 3, 4)), torch.ones(1, 3))
-
-
-def test_gradients_flow_back_along_a_chain_unless_it_is_cut():
-    heatmaps, propagated = propagate_a_peak()
-    propagated[0, 2, 3, 10, 9].backward()
-    assert heatmaps.grad.nonzero().tolist() == [[0, 3, 10, 12]]
-    _, cut = propagate_a_peak(cut=True)
-    assert torch.equal(cut, propagated) and not cut.requires_grad
-
-
 def test_a_chain_is_equation_2():
     space = TINY.within(TINY.largest())
     supernet = disturb(PoseNet(space).eval(), 0.1)
     archs = [space.smallest(), space.largest()]
+    nets = [supernet.extract(arch) for arch in archs]
     s = PoseNet(TINY.smallest()).eval()
-    t1 = supernet.extract(archs[0])
-    t2 = supernet.extract(archs[1])
     images = torch.randn(1, 3, 3, 128, 96)
-    windows = moving_windows([0, 5, 7])
+    windows = torch.eye(2, 3).double().repeat(1, 3, 1, 1)
+    windows[0, :, 0, 2] = -torch.tensor([0.0, 5, 7])  # they move to the right
 
-    h0 = s(images[:, 0])
-    warped = fusion.warp_heatmaps(h0, windows[:, 0], windows[:, 1], data.CELL)
-    h1 = t1(images[:, 1], heatmaps=warped)
-    warped = fusion.warp_heatmaps(h1, windows[:, 1], windows[:, 2], data.CELL)
-    h2 = t2(images[:, 2], heatmaps=warped)
-
-    chain = fusion.propagate([s, t1, t2], images, windows, None, data.CELL)
-    close(chain, torch.stack([h0, h1, h2], dim=1))
-    key_frame = fusion.Frame(h0, windows[:, 0])
-    nets = [supernet] * 2
-    chain = fusion.propagate(nets, images[:, 1:], windows[:, 1:], key_frame, data.CELL, archs)
-    close(chain, torch.stack([h1, h2], dim=1))
+    heatmaps = [s(images[:, 0])]
+    for t, net in enumerate(nets):
+        warped = fusion.warp_heatmaps(heatmaps[t], windows[:, t], windows[:, t + 1], data.CELL)
+        heatmaps.append(net(images[:, t + 1], heatmaps=warped))
+    expected = torch.stack(heatmaps, dim=1)
+    close(fusion.propagate([s, *nets], images, windows, None, data.CELL), expected)
+    key = fusion.Frame(heatmaps[0], windows[:, 0])
+    rest = images[:, 1:], windows[:, 1:]
+    close(fusion.propagate([supernet] * 2, *rest, key, data.CELL, archs), expected[:, 1:])
 
 
 @pytest.fixture
@@ -325,37 +290,20 @@ def test_a_warp_is_the_identity_in_equal_windows_and_exact_under_autocast(window
 
 
 # ------------------------------------------------------------------ data.py: whole files, skeletons
-NO_SPACE = OSError(28, "No space left on device")
-OF_TORCH = RuntimeError("torch.save fails once more while it handles a full disk")
-OF_TORCH.__context__ = NO_SPACE
-
-
-@pytest.mark.parametrize("cause", [NO_SPACE, OF_TORCH, OSError("RGBA"), KeyboardInterrupt("stop")])
-def test_an_error_while_a_file_is_written_leaves_the_older_one(tmp_path, cause):
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_while_a_file_is_written_leaves_the_older_one(tmp_path, error):
     path = tmp_path / "folder" / "a.json"
     data.write_json({"a": 1}, path)
     data.write_json({"a": 2}, path)
-    error = KeyboardInterrupt if isinstance(cause, KeyboardInterrupt) else UserError
-    message = "a.json cannot be written .(No space|RGBA)|stop"
-    with pytest.raises(error, match=message), data.whole_file(path) as file:
+    cause = error()
+    cause.__context__ = OSError(28, "No space left")  # so does torch.save on a full disk
+    with pytest.raises((UserError, KeyboardInterrupt)) as caught, data.whole_file(path) as file:
         file.write(b"newer")
         raise cause
+    assert ("a.json cannot be written (No space" in str(caught.value)) == (error is RuntimeError)
     one_sentence("JSON", data.write_json, [np.nan], path, error=ValueError)
     assert json.loads(path.read_text()) == {"a": 2}
     assert os.listdir(path.parent) == ["a.json"]
-
-
-def test_a_refused_lock_leaves_files_of_later_processes_alone(tmp_path):
-    with data.locked(tmp_path):
-        # `caught` keeps all that the error refers to
-        with pytest.raises(UserError, match="another run") as caught, data.locked(tmp_path):
-            pass
-        with open(tmp_path / "a", "wb") as file:  # this has the number of the refused lock
-            context = multiprocessing.get_context("fork")
-            process = context.Process(target=os.fstat, args=(file.fileno(),))
-            process.start()
-            process.join()
-    assert caught and process.exitcode == 0
 
 
 def test_a_file_system_without_locks_is_told_once_and_worked_on(tmp_path, monkeypatch, capsys):
@@ -376,14 +324,12 @@ def test_a_folder_is_tried_without_a_trace(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     for name in ("there", "new"):
         data.try_folder(tmp_path / name)
-    for name in ("file", "file/a", "/proc/a"):
+    for name in ("file/a", "/proc/a"):
         one_sentence(f"written to .*{name} .*another folder", data.try_folder, tmp_path / name)
     # a Pillow without fonts, or without GIFs
     for module, part in ((ImageFont, "load_default"), (Image, "SAVE_ALL")):
         monkeypatch.setattr(module, part, None)
         one_sentence("cannot draw .*: pip install", data.try_folder, tmp_path / "new")
-        archs = [TINY.smallest()]
-        one_sentence("cannot draw", vipnas.picture, archs, tmp_path / "a.png")
         monkeypatch.undo()
     assert {path.name for path in tmp_path.rglob("*")} == {"file", "there"}
 
@@ -402,10 +348,9 @@ def test_left_and_right_are_partners_and_a_skeleton_is_saved_with_a_network(skel
     assert found == replace(skeleton, name=found.name)
 
 
-NAMED = ["L_Eye R_Eye", "eye-l eye-r", "LElbow RElbow", "Left Wrist,Right Wrist", "aLEFT aRIGHT"]
-NAMED += ["toeL toeR", "lank rank", "leg_ml leg_mr", "handLTip handRTip", "finL2 finR2"]
-NAMED += ["左眼 右眼", "Nearhoof Offhoof", "ala.sx ala.dx", "pie_izquierdo pie_derecho"]
-NAMED += ["Linke Hand,Rechte Hand", "aile gauche,aile droite", "mão_esq mão_dir"]
+NAMED = ["L_Eye R_Eye", "eye-l eye-r", "LElbow RElbow", "Left Wrist,Right Wrist", "toeL toeR"]
+NAMED += ["lank rank", "leg_ml leg_mr", "finL2 finR2", "左眼 右眼", "Nearhoof Offhoof"]
+NAMED += ["ala.sx ala.dx", "Linke Hand,Rechte Hand", "mão_esq mão_dir", "eye_left_r eye_right_l"]
 
 
 @pytest.mark.parametrize("names", NAMED)
@@ -438,13 +383,8 @@ def own_skeleton(names, **given):
     return data.skeleton_from({"name": "cat", "keypoints": names.split(), **given})[0]
 
 
-def test_of_a_joint_with_two_sides_both_change():
-    assert own_skeleton("eye_left_r eye_left_l eye_right_r eye_right_l").flip == (3, 2, 1, 0)
-
-
-MIRRORED = {"1 2": False, "nose ear1 ear2": False, "snout tailbase": True, "near_ear far_ear": True}
-MIRRORED |= {"left_ear right_ear left_hip": False, "l_ear r_ear l_hip": True, "knob": True}
-MIRRORED |= {"l_ear r_ear fin gill": True, "left_eye": False}
+MIRRORED = {"nose ear1 ear2": False, "snout tailbase": True, "near_ear far_ear": True}
+MIRRORED |= {"l_ear r_ear left_hip": False, "l_ear r_ear fin": True, "knob": True}
 
 
 @pytest.mark.parametrize("names", MIRRORED)
@@ -453,9 +393,8 @@ def test_people_are_mirrored_where_the_sides_of_all_joints_are_known(names, caps
     assert ('give "flip_pairs"' in capsys.readouterr().out) != MIRRORED[names]
 
 
-GIVEN = [{"flip_pairs": pairs} for pairs in ([["c", "b"]], [[1, 2], [2, 1]], {"b": "c"})]
-GIVEN += [{"flip_idx": [0, 2, 1, 3, 4]}, {"flip_pairs": [], "flip_idx": [1, 3, 2, 4, 5]}]
-GIVEN += [{"swap": ["", "c", "b", "", None]}, {"flip_pairs": 7, "swap": {"a": "", "b": "c"}}]
+GIVEN = [{"flip_pairs": [["c", "b"]]}, {"flip_pairs": [[1, 2], [2, 1]]}, {"flip_pairs": {"b": "c"}}]
+GIVEN += [{"flip_pairs": [], "flip_idx": [0, 2, 1, 3, 4]}, {"swap": ["", "c", "b", "", None]}]
 
 
 @pytest.mark.parametrize("given", GIVEN)
@@ -467,10 +406,7 @@ def test_a_file_tells_the_sides_and_they_are_saved(given):
     assert "flip_pairs" not in {**data.COCO.category, **OWN.category}
 
 
-INVALID = [[["a", "b"], ["a", "c"]], [[0, 5]], [[1]], "ab", ["a"], [0, 1, 1, 2, 3], [1, 2, 0, 3, 4]]
-
-
-@pytest.mark.parametrize("pairs", INVALID)
+@pytest.mark.parametrize("pairs", [[["a", "b"], ["a", "c"]], [[0, 5]], [[1]], "ab"])
 def test_invalid_sides_of_a_file_are_told_and_the_names_decide(pairs, capsys):
     data.say_once.cache_clear()
     assert own_skeleton("a b c l_d r_d", flip_pairs=pairs).flip == (0, 1, 2, 4, 3)
@@ -545,11 +481,10 @@ def test_frames_of_every_kind_become_the_same_picture(tmp_path):
 
 
 RED = np.full((8, 6, 3), 200, np.uint8)
-NO_PICTURES = [None, [[1]], RED[None], RED[:0], RED[:, :, :2], RED[0, 0], RED.astype(str)]
-NO_PICTURES += [RED / 255, np.float16(RED), RED.astype(int), np.uint32(RED), torch.from_numpy(RED)]
+NO_PICTURES = [None, [[1]], RED[None], RED[:0], RED[:, :, :2], RED / 255, RED.astype(int)]
 
 
-@pytest.mark.parametrize("frame", NO_PICTURES)
+@pytest.mark.parametrize("frame", [*NO_PICTURES, torch.from_numpy(RED)])
 def test_anything_else_is_no_picture_which_is_one_sentence(frame, tmp_path):
     one_sentence("is no frame: hand over", data.as_picture, frame)
     one_sentence("a.jpg is missing", data.as_picture, tmp_path / "a.jpg")
@@ -684,24 +619,16 @@ def test_detected_people_come_with_their_scores_also_those_of_test_dev(exports):
     assert len(clips) == 4 and clips.annotations["annotations"] == []
 
 
-MIXED = (0, 4, 8, 9, 10, 13)  # every fourth frame, then each, then a gap
-CUT = [
-    (MIXED, 3, "val", [[0, 1, 2]]),
-    (MIXED, 2, "val", [[0, 1], [2, 3]]),
-    (MIXED, 3, "test", [[0, 1, 2], [3, 4, -1], [5, -1, -1]]),  # a report needs each frame
-    ((0, 2, 4, 5, 6, 9), 3, "val", [[2, 3, 4]]),
-    ((0, 4, 5, 6, 9, 13), 3, "val", [[1, 2, 3]]),
-]
+CUT = [("val", 3, [[1, 2, 3]]), ("val", 2, [[0, 1], [2, 3], [4, 5]])]
+CUT += [("test", 3, [[0, 1, -1], [2, 3, -1], [4, 5, -1]])]  # a report needs each frame
 
 
-@pytest.mark.parametrize("times, frames, split, expected", CUT)
-def test_clips_are_consecutive_frames_each_with_a_box(
-    exports, videos, times, frames, split, expected
-):
+@pytest.mark.parametrize("split, frames, expected", CUT)
+def test_clips_are_consecutive_frames_each_with_a_box(exports, videos, split, frames, expected):
     videos[1].unlink()
     with edited(videos[0]) as page:
-        for t in range(6):
-            page["images"][t].update(id=t, frame_id=times[t])
+        for t, number in enumerate((0, 4, 5, 6, 9, 13)):  # every fourth, then each, then a gap
+            page["images"][t].update(id=t, frame_id=number)
             page["annotations"][t].update(image_id=t, bbox=[10 + t, 10, 50, 80])
     clips = read_posetrack(exports, split, frames)
     places = np.where(clips.ids[..., 0] == None, -1, clips.ids[..., 0])  # noqa: E711 elementwise
@@ -711,13 +638,11 @@ def test_clips_are_consecutive_frames_each_with_a_box(
     assert np.array_equal(clips.boxes[labelled][:, 0], 10 + places[labelled])
 
 
-UNUSABLE = [{"bbox": None}, {"bbox": [[5, 5], [9, 9]]}, {"area": [3]}, {"area": "3"}, {"area": -1}]
-UNUSABLE += [{"area": 10**400}, {"area": np.nan}, {"image_id": []}, {"keypoints": [[1], [1, 2]]}]
-UNUSABLE += [{"bbox": [0, 0, 2e5, 2e5]}, {"bbox": [-1e300, 0, 9, 9]}, {"keypoints": [2e5] * 34}]
-UNUSABLE += [{"category_id": 2}, {"image_id": 99}, {"image_id": 98}]
+UNUSABLE = [{"bbox": None}, {"bbox": [[5, 5], [9, 9]]}, {"bbox": [0, 0, 2e5, 2e5]}, {"area": "3"}]
+UNUSABLE += [{"area": -1}, {"area": 10**400}, {"keypoints": [2e5] * 34}, {"category_id": 2}]
+UNUSABLE += [{"image_id": []}, {"image_id": 99}, {"image_id": 98}]
 EVALUATED = [{"keypoints": [0] * 51}, {"iscrowd": 1}]  # an evaluation gets crowds, for example
-EVALUATED += [{"bbox": [5, 5, -9, 9]}, {"bbox": [5, 5, 0, 9]}]
-EVALUATED += [{"image_id": 97}, {"image_id": 96}, {"image_id": 95}]
+EVALUATED += [{"bbox": [5, 5, -9, 9]}, {"image_id": 97}, {"image_id": 96}, {"image_id": 95}]
 
 
 def test_bad_entries_are_left_out_and_counted(exports, capsys, coco_val):
@@ -732,8 +657,8 @@ def test_bad_entries_are_left_out_and_counted(exports, capsys, coco_val):
     assert sum(count for count, _ in clips.skipped.values()) == len(UNUSABLE + EVALUATED)
     assert len(clips.annotations["annotations"]) == 2 + len(EVALUATED)
     printed = capsys.readouterr().out
-    assert "2 x box without area ([5, 5, -9, 9]; wanted: x, y, width, height in pix" in printed
-    assert "3 x picture missing or empty ('" in printed
+    assert "1 x box without area ([5, 5, -9, 9]; wanted: x, y, width, height in pix" in printed
+    assert re.search("3 x picture missing or empty .*coco/val2017/gone.jpg", printed)
 
 
 def test_damaged_pictures_are_black_unlabelled_and_told_once(exports, capsys):
@@ -751,11 +676,7 @@ def test_damaged_pictures_are_black_unlabelled_and_told_once(exports, capsys):
     one_sentence("no picture of COCO", read_coco, exports, "train")
 
 
-BAD_FILES = ["", '{"images": [', "[]", "[" * 10**5, "[" + "9" * 5000 + "]", "null", "[{}]"]
-BAD_FILES += ['{"images": 3}', '{"images": [], "annotations": []}']
-
-
-@pytest.mark.parametrize("contents", BAD_FILES)
+@pytest.mark.parametrize("contents", ["", "[" * 10**5, "[" + "9" * 5000 + "]", "[{}]", "{}"])
 def test_a_bad_file_is_one_sentence(exports, contents):
     boxes = exports / "boxes.json"
     boxes.write_text(contents)
@@ -865,7 +786,7 @@ def test_a_joint_that_exporters_lack_is_unlabelled(written, expected):
     assert data.read_joints(written, 3).tolist() == expected
 
 
-@pytest.mark.parametrize("joint", [[1, "far", 2], {"x": 1}, [1, 2, 3, 4], [1, 2, 1e9]])
+@pytest.mark.parametrize("joint", [[1, "far", 2], {"x": 1}, [1, 2, 3, 4]])
 def test_a_joint_that_is_wrong_is_shown(joint):
     with pytest.raises(data.LeftOut) as caught:
         data.read_joints([[0, 0, 0], joint, [0, 0, 0]], 3)
@@ -965,10 +886,7 @@ def test_people_without_a_head_box_are_used_but_not_in_the_official_numbers(
     assert "4 people have no head box (bbox_head)" in capsys.readouterr().out
 
 
-MIXED_IDS = {1: "a", 2: 2**60 + 1}
-
-
-@pytest.mark.parametrize("number", ["n{}".format, (2**64).__add__, float, MIXED_IDS.get])
+@pytest.mark.parametrize("number", ["n{}".format, (2**64).__add__, float, {1: "a", 2: 7}.get])
 def test_ids_come_out_as_they_went_in(exports, coco_val, number):
     with edited(coco_val) as page:
         for image, person in zip(page["images"], page["annotations"], strict=True):
@@ -982,19 +900,16 @@ def test_ids_come_out_as_they_went_in(exports, coco_val, number):
     assert data.coco_ap(page, results)["AP"] == 1
 
 
-def test_the_official_flip_test_needs_known_sides(exports, tmp_path, monkeypatch):
-    clips = read_coco(exports)
-    flips = []
-
+@pytest.mark.parametrize("joints", [data.COCO.joints, string.ascii_letters[:17]])
+def test_the_official_flip_test_needs_known_sides(exports, tmp_path, monkeypatch, joints):
     def predict(*arguments, flip, **options):
-        flips.append(flip)
+        assert flip == (joints is data.COCO.joints)
         return clips.joints
 
+    clips = read_coco(exports)
+    clips.skeleton = replace(data.COCO, joints=tuple(joints))
     monkeypatch.setattr(search, "predict", predict)
-    for joints in (data.COCO.joints, tuple(string.ascii_letters[:17])):
-        clips.skeleton = replace(data.COCO, joints=joints)
-        search.official([], clips, CPU, tmp_path)
-    assert flips == [True, False]
+    search.official([], clips, CPU, tmp_path)
 
 
 def test_sequences_that_number_their_images_alike_are_kept_apart(
@@ -1004,19 +919,16 @@ def test_sequences_that_number_their_images_alike_are_kept_apart(
         with edited(video) as page:
             for t in range(6):
                 page["images"][t]["id"] = page["annotations"][t]["image_id"] = f"{t}"
-                page["images"][t]["note"] = np.nan
                 if video == videos[1]:  # all of it is to be ignored
                     page["images"][t]["ignore_regions_x"] = [[-9, 999, 999, -9]]
                     page["images"][t]["ignore_regions_y"] = [[-9, -9, 999, 999]]
     clips = read_posetrack(exports, "test", 4)
     perfect = clips.joints * [1, 1, 0] + [0, 0, 0.5]
     monkeypatch.setattr(search, "predict", lambda *arguments, **options: perfect)
-    assert search.official([], clips, CPU, tmp_path / "out")["Total"] == 100
+    assert search.official([], clips, CPU, tmp_path)["Total"] == 100
     for name in clips.sequences:
-        poses = json.loads((tmp_path / "out/posetrack" / name).read_text())["annotations"]
+        poses = json.loads((tmp_path / "posetrack" / name).read_text())["annotations"]
         assert [pose["image_id"] for pose in poses] == ["0", "1", "2", "3", "4", "5"]
-    kept = search.EvaluationSet(clips, CPU)
-    assert search.own_ap(perfect[kept.indices], kept) == 100
 
 
 def test_two_people_of_one_track_in_a_frame_are_two_tracks(exports, videos):
@@ -1037,25 +949,12 @@ def test_a_bad_file_beside_good_ones_is_left_out(exports, videos):
     assert clips.left_out.startswith("2 x annotation file (")
 
 
-WHY = [
-    ({"bbox": None}, "no bbox"),
-    ({"keypoints": [1] * 42}, "keypoints has 42 values, wanted are 51 finite numbers"),
-    ({"image_id": 77}, "no image with id, file_name .77"),
-    ({"area": "big"}, "invalid area .'big'"),
-]
-
-
-@pytest.mark.parametrize("change, why", WHY)
-def test_where_nobody_is_left_the_reason_is_told(exports, coco_val, change, why):
+@pytest.mark.parametrize("key, value, why", [("bbox", None, "no bbox"), ("area", "x", "invalid")])
+def test_where_nobody_is_left_the_reason_is_told(exports, coco_val, key, value, why):
     with edited(coco_val) as page:
         for person in page["annotations"]:
-            person.update(change)
+            person[key] = value
     one_sentence(f"left out 2 x {why}.*--root", read_coco, exports)
-
-
-def test_a_path_at_which_there_is_no_picture_is_told(exports):
-    shutil.rmtree(exports / "coco/train2017")
-    one_sentence("coco/train2017/000000000001.jpg", read_coco, exports, "train")
 
 
 def test_a_loader_makes_batches_of_files_ahead(exports):
@@ -1073,22 +972,18 @@ def test_a_loader_makes_batches_of_files_ahead(exports):
 
 @pytest.mark.parametrize("workers, expected", [(None, [8, 6, 1]), (0, [0] * 3), (9, [9] * 3)])
 def test_loader_processes_are_as_many_as_said(workers, expected, exports, monkeypatch):
-    clips = data.open_clips("coco", exports / "coco", "val", 1, (128, 96), workers=workers)
+    def loader(*arguments, num_workers, **options):
+        found.append(num_workers)
+        return []
+
     found = []
-    monkeypatch.setattr(
-        data, "DataLoader", lambda *_, **how: found.append(how["num_workers"]) or []
-    )
+    clips = data.open_clips("coco", exports / "coco", "val", 1, (128, 96), workers=workers)
+    monkeypatch.setattr(data, "DataLoader", loader)
     monkeypatch.setattr(data, "cores", lambda: 24)
     for sharing in ("1", "4", "32"):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", sharing)
         assert list(data.batch_loader(None, [], clips, CPU)) == []
     assert found == expected
-
-
-def test_synthetic_people_are_rendered_without_workers(monkeypatch):
-    monkeypatch.setattr(data, "cores", lambda: 2)
-    monkeypatch.setattr(data.multiprocessing, "get_context", None)
-    assert len(data.open_clips("synthetic", None, "train", 1, (32, 24), 32, workers=0)) == 32
 
 
 @needs_samples
@@ -1112,8 +1007,6 @@ def test_a_pose_is_drawn_over_its_joints(people):
         assert not visibility or changed[round(y), round(x)]
     assert 0.005 < changed.mean() < 0.2
     blank = Image.new("RGB", (96, 128))
-    colours = data.draw_pose(blank, joints, data.COCO, colour=(0, 0, 255)).getcolors()
-    assert (0, 0, 255) in [colour for _, colour in colours] and blank.getbbox() is None
     assert data.draw_pose(blank, joints * [np.nan, 1, 1], data.COCO).getbbox() is None
 
 
@@ -1132,8 +1025,6 @@ def test_data_py_draws_its_chapter(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["data.py", "--out", f"{tmp_path}/a.png"])
     data.main()
     assert Image.open(tmp_path / "a.png").size == (6 * 192, 6 * 256)
-    monkeypatch.setattr(sys, "argv", ["data.py", "--export", "coco"])
-    one_sentence("--out", data.main)
 
 
 # ------------------------------------------------------------------------ data.py: synthetic people
@@ -1163,7 +1054,6 @@ def test_joints_are_visible_hidden_or_outside_the_picture(rendered):
     width = x[:, :, 5] - x[:, :, 6]  # left shoulder - right: every fifth person is seen from behind
     assert 0.1 < (width < 0).mean() < 0.3
     assert (visibility[:, :, 1:3][width < -12] == 2).mean() < 0.1  # and without eyes
-    assert (visibility[:, :, 1:3][width > 12] == 2).mean() > 0.7
 
 
 def test_people_move_slowly_enough_for_memory_to_help(rendered):
@@ -1172,19 +1062,13 @@ def test_people_move_slowly_enough_for_memory_to_help(rendered):
     assert 0.5 < after_one < 2 and after_three > 1.5 * after_one  # pixels
 
 
-def test_half_of_the_clips_get_dark_and_then_still_show_something(rendered):
-    dark = rendered[2][..., 0]  # (100, 4)
-    assert 0.3 < dark.any(1).mean() <= 0.6 and dark.sum(1).max() <= 3
-    brightness = rendered[0].mean((2, 3, 4))
-    assert brightness[dark].mean() < 0.6 * brightness[~dark].mean()
-    assert (brightness.min(1) / brightness.max(1)).min() > 0.1
-
-
 def test_the_renderer_knows_what_makes_a_frame_hard(rendered):
-    _, joints, conditions = rendered
-    _, blurred, shaken, occluded = np.moveaxis(conditions, -1, 0)  # (100, 4) each
-    assert 0.1 < occluded.mean() < 0.3 and 0.3 < (~conditions.any(-1)).mean() < 0.5
-    assert 0.15 < blurred.mean() < 0.35 and blurred.any(1).mean() < 0.7  # half of the clips can
+    pictures, joints, conditions = rendered
+    dark, blurred, shaken, occluded = np.moveaxis(conditions, -1, 0)  # (100, 4) each
+    assert 0.3 < (~conditions.any(-1)).mean() < 0.5 and 0.1 < occluded.mean() < 0.3
+    assert 0.15 < blurred.mean() < 0.35 and 0.3 < dark.any(1).mean() <= 0.6
+    brightness = pictures.mean((2, 3, 4))
+    assert 0.1 * brightness.max() < brightness[dark].mean() < 0.6 * brightness[~dark].mean()
     # a shaken camera moves all joints at once
     jump = np.abs(np.median(np.diff(joints[..., :2], axis=1), axis=2)).max(-1)  # (100, 3)
     calm = ~(shaken[:, 1:] | shaken[:, :-1])
@@ -1306,15 +1190,11 @@ def test_only_people_count_and_what_they_lack_is_filled_in():
     one_sentence("no result is of category 1", data.coco_ap, page, found[1:])
 
 
-USELESS = [({"score": None}, "no score"), ({"score": "high"}, "no score .*'high'")]
-USELESS += [({"keypoints": [1] * 34}, "34 keypoints"), ({"image_id": None}, "no image_id")]
-
-
-@pytest.mark.parametrize("change, message", USELESS)
-def test_a_result_that_cannot_be_evaluated_is_one_sentence(change, message):
+def test_a_result_that_cannot_be_evaluated_is_one_sentence():
     page = {"images": [{"id": 1}], "annotations": [person(0)]}
-    result = entry(0, score=0.5) | change
-    one_sentence(message, data.coco_ap, page, [result])
+    for change in ({"score": None}, {"score": "high"}, {"keypoints": [1] * 34}, {"image_id": None}):
+        (key,) = change
+        one_sentence(key, data.coco_ap, page, [entry(0, score=0.5) | change])
     one_sentence("no scores", data.posetrack_ap, {"annotations": []}, [entry(0, score=0.5)])
     one_sentence("what json.load reads", data.coco_ap, page, "results.json")
     one_sentence("no bbox_head", data.posetrack_ap, page, [entry(0, scores=[1] * 17)])
@@ -1338,24 +1218,22 @@ def test_a_posetrack_person_keeps_the_best_pose_and_all_joints_of_others_are_wro
     assert posetrack((half, 0.5), (POSE, 0.5))["Total"] == 100  # of equal scores, the last first
 
 
-def test_posetrack_drops_joints_in_ignore_regions_and_joints_that_nobody_has():
-    region = {"ignore_regions_x": [[800, 1200, 800]], "ignore_regions_y": [[800, 800, 1200]]}
-    assert posetrack((POSE, 0.5), (ALARM, 0.9), **region)["Total"] == 100
-    assert np.isnan(list(posetrack((POSE, 0.5), joints=ALARM, **region).values())).all()
+POLYGON = [[800, 1200, 800], [800, 800, 1200]]  # x and y
+
+
+@pytest.mark.parametrize("odd", [None, 5, "xxx", [1, 2], [1, None, 3], [10**400] * 3])
+def test_posetrack_drops_joints_in_ignore_regions_that_are_polygons(odd):
+    regions = {"ignore_regions_x": [odd, POLYGON[0]], "ignore_regions_y": [[1, 2, 3], POLYGON[1]]}
+    assert posetrack((POSE, 0.5), (ALARM, 0.9), **regions)["Total"] == 100
+    assert np.isnan(list(posetrack((POSE, 0.5), joints=ALARM, **regions).values())).all()
+    assert posetrack((POSE, 0.5), ignore_regions_x=odd, ignore_regions_y=odd)["Total"] == 100
+
+
+def test_posetrack_drops_joints_that_nobody_has():
     missing = POSE.copy()
     missing[-2:] = 0
     table = posetrack((POSE, 0.9), joints=missing)
     assert np.isnan(table["Ank"]) and table["Total"] == 100
-
-
-POLYGON = [[800, 1200, 800], [800, 800, 1200]]  # x and y
-
-
-@pytest.mark.parametrize("odd", [None, 5, "xxx", [1, 2], [1, None, 3], [np.nan] * 3, [10**400] * 3])
-def test_regions_that_are_no_polygons_are_passed_over(odd):
-    regions = {"ignore_regions_x": [odd, POLYGON[0]], "ignore_regions_y": [[1, 2, 3], POLYGON[1]]}
-    assert posetrack((POSE, 0.5), (ALARM, 0.9), **regions)["Total"] == 100
-    assert posetrack((POSE, 0.5), ignore_regions_x=odd, ignore_regions_y=odd)["Total"] == 100
 
 
 def test_a_polygon_contains_what_is_inside_but_not_its_border():
@@ -1391,34 +1269,23 @@ def test_posetrack_results_are_those_of_labelled_frames():
 
 NO_ARCHS = [
     ('"stem": 48, ', "", "not the JSON"),
-    ("{", '{"stem": ' * 30_000, "not the JSON"),
     ("resnet50", "vgg", "no backbone"),
     ("resnet50", "mobilenetv3", "6 stages"),
     ("resnet50", "hrnet_w32", "2 branches"),
     ('"fusion": null', '"fusion": {"stage": 9, "operation": "add"}', "fusion names"),
+    # whose layers cannot be made
+    ('"depth": 4', '"depth": "4"', ""),
+    ('{"width": 144, "kernel": 4, "groups": 16}', "null", ""),
+    ('"groups": 16', '"groups": 7', ""),
 ]
 
 
 @pytest.mark.parametrize("old, new, message", NO_ARCHS)
-def test_what_is_no_architecture_is_one_sentence(old, new, message):
-    assert old in RESNET.to_json()
-    one_sentence(message, Arch.from_json, RESNET.to_json().replace(old, new), error=ValueError)
-
-
-NO_LAYERS = [
-    ('"depth": 4', '"depth": "4"'),
-    ('"stem": 48', '"stem": -1'),
-    ('{"width": 144, "kernel": 4, "groups": 16}', "null"),
-    ('"groups": 16', '"groups": 7'),
-]
-
-
-@pytest.mark.parametrize("old, new", NO_LAYERS)
-def test_a_file_whose_layers_cannot_be_made_is_one_sentence(old, new, tmp_path):
-    assert old in RESNET.to_json()
+def test_what_is_no_architecture_is_one_sentence(old, new, message, tmp_path):
     file = tmp_path / "arch.json"
     file.write_text(RESNET.to_json().replace(old, new))
-    one_sentence("no architecture can be read from .*arch.json", vipnas.read_archs, str(file))
+    message = f"no architecture can be read from .*arch.json .*{message}"
+    one_sentence(message, vipnas.read_archs, str(file))
 
 
 def test_what_a_network_cannot_run_is_one_sentence():
@@ -1484,13 +1351,6 @@ def test_samples_lie_between_the_ends_of_their_space(name):
             assert replace(arch, stem=arch.stem + 1) not in space
             found = cost(replace(arch, fusion=space.fusions[0]), space.image_size)
             assert least.macs <= found.macs and found.gflops <= 1.05 * most.gflops
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_an_architecture_goes_through_json_on_one_line(name):
-    arch = inner_arch(name)
-    assert Arch.from_json(arch.to_json()) == arch
-    assert "\n" not in str(arch) + arch.to_json()
 
 
 def test_samples_are_drawn_dimension_by_dimension():
@@ -1575,33 +1435,27 @@ def test_a_head_that_is_no_slice_of_the_largest_is_refused():
 
 @torch.no_grad()
 def test_in_a_space_of_bottlenecks_the_smaller_expansion_is_the_larger_network():
-    space = SPACES["resnet50"]
-    first, *others = space.stages
+    first, *others = SPACES["resnet50"].stages
     line = replace(first.branches[0], expansion=(1, 2), groups=(1, 2, 4, 8))
-    space = replace(space, stages=(first._replace(branches=(line,)), *others))
-    rng = random.Random(0)
-    net = PoseNet(space)
+    stages = (first._replace(branches=(line,)), *others)
+    space = replace(SPACES["resnet50"], stages=stages)
     inner = space.within(space.largest())
-    net_t = PoseNet(inner)
-    for _ in range(8):
-        net(torch.zeros(2, 3, 32, 32), space.sample(rng))
-        net_t(torch.zeros(2, 3, 32, 32), inner.sample(rng), torch.zeros(2, 17, 8, 8))
-    found = {inner.sample(rng).stages[0].branches[0].expansion for _ in range(20)}
-    assert space.largest().stages[0].branches[0].expansion == 1 and found == {1, 2}
-
-
-class Fixed(torch.nn.Conv2d):
-    """Attention with weights that have no slice."""
-
-    def __init__(self, channels):
-        super().__init__(channels, channels, 1)
+    net = PoseNet(inner)
+    rng = random.Random(0)
+    archs = [inner.sample(rng) for _ in range(20)]
+    for arch in archs[:8]:
+        net(torch.zeros(2, 3, 32, 32), arch, torch.zeros(2, 17, 8, 8))
+    assert space.largest().stages[0].branches[0].expansion == 1
+    assert {arch.stages[0].branches[0].expansion for arch in archs} == {1, 2}
 
 
 def test_weights_that_cannot_be_sliced_are_refused(monkeypatch):
-    plan = replace(vipnas.BACKBONES["tiny"], attention=Fixed)
+    def attention(channels):
+        return torch.nn.Conv2d(channels, channels, 1)
+
+    plan = replace(vipnas.BACKBONES["tiny"], attention=attention)
     monkeypatch.setitem(vipnas.BACKBONES, "tiny", plan)
-    net = PoseNet(TINY)
-    one_sentence("no `slice`", net.extract, TINY.largest(), error=ValueError)
+    one_sentence("no `slice`", PoseNet(TINY).extract, TINY.largest(), error=ValueError)
 
 
 def test_a_narrower_input_meets_a_block_that_expands_nothing_in_the_largest():
@@ -1758,22 +1612,14 @@ def test_torchscript_gives_the_same_at_any_size(name, monkeypatch):
     assert_same_outputs(deployed, net, 1e-3)
 
 
-# of a random ResNet eager PyTorch itself is 2e-4 off the outputs in float64
-FOR_OPENVINO = [
-    ("s_vipnas_mobilenetv3", 1e-4),
-    ("hrnet_w32", 1e-4),
-    ("tiny", 1e-4),
-    ("s_vipnas_resnet50", 5e-4),
-]
-
-
-@pytest.mark.parametrize("name, tolerance", FOR_OPENVINO)
-def test_openvino_gives_the_same_at_any_size(name, tolerance):
+@pytest.mark.parametrize("name", ["s_vipnas_resnet50", "s_vipnas_mobilenetv3", "hrnet_w32", "tiny"])
+def test_openvino_gives_the_same_at_any_size(name):
     pytest.importorskip("openvino")
     net = settled(ARCHS[name] if name.startswith("s_") else inner_arch(name))
     deployed = vipnas.deploy(net)
     assert "OpenVINO" in deployed.runtime
-    assert_same_outputs(deployed, net, tolerance)
+    # of a random ResNet eager PyTorch itself is 2e-4 off the outputs in float64
+    assert_same_outputs(deployed, net, 5e-4 if "resnet" in name else 1e-4)
 
 
 def test_a_super_network_is_not_deployed():
@@ -1819,10 +1665,8 @@ def test_published_networks_have_these_names_and_shapes(backbone):
     assert {key: list(tensor.shape) for key, tensor in state.items()} == expected
 
 
-PUBLISHED = [
-    # network, its word for the head, what wrappers put before the names, where the tensors lie
+PUBLISHED = [  # network, its word for the head, what wrappers add to names, where the tensors lie
     ("s_vipnas_resnet50", "head.", "", "state_dict"),
-    ("s_vipnas_mobilenetv3", "keypoint_head.", "", "state_dict"),
     ("s_vipnas_mobilenetv3", "keypoint_head.", "module.", "model"),
     ("s_vipnas_mobilenetv3", "head.", "module._orig_mod.", None),
 ]
@@ -1853,12 +1697,11 @@ def test_other_weights_than_the_published_ones_are_named(tmp_path):
     name = "s_vipnas_mobilenetv3"
     state = as_published(PoseNet(ARCHS[name]), name)
     state["head.final_layer.bias"] = torch.zeros(3)
-    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    torch.save(state, tmp_path / "a.pth")
     one_sentence("head.final.bias", vipnas.load_mmpose, tmp_path / "a.pth")
     del state["head.final_layer.bias"]
-    torch.save({"state_dict": state}, tmp_path / "a.pth")
-    message = "a published S-ViPNAS network has head.final_layer.bias"
-    one_sentence(message, vipnas.load_mmpose, tmp_path / "a.pth")
+    torch.save(state, tmp_path / "a.pth")
+    one_sentence("network has head.final_layer.bias", vipnas.load_mmpose, tmp_path / "a.pth")
 
 
 def save_estimator(path, nets):
@@ -1876,36 +1719,12 @@ def test_finished_networks_come_back_as_they_were(tmp_path):
         assert not same.training
 
 
-@pytest.fixture
-def t_run():
-    """What a run of stage t saves, its super-network and its key frame's network."""
-    key_net = settled(TINY.sample(random.Random(0)))
-    supernet = PoseNet(TINY.within(key_net.arch))
-    contents = {"kind": "supernet", "stage": "t", "space": "tiny", "arch": key_net.arch.to_json()}
-    contents |= {"about": data.about(data.COCO, (128, 96)), "key": key_net.state_dict()}
-    return {**contents, "nets": [supernet.state_dict()]}, supernet, key_net
-
-
-def test_a_super_network_of_stage_t_comes_back_with_its_key_network(t_run, tmp_path):
-    contents, supernet, key_net = t_run
-    vipnas.save_checkpoint(contents, tmp_path / "a.pt")
-    found, key, _ = vipnas.load_supernet(tmp_path / "a.pt")
-    assert key.arch == key_net.arch and found.space == supernet.space
-    torch.testing.assert_close(found.state_dict(), supernet.state_dict(), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("change", [{"kind": "alone"}, {"stage": "s"}, {"nets": [{}, {}]}])
-def test_networks_that_were_trained_alone_are_no_super_network(t_run, tmp_path, change):
-    # until the second edition they were called supernet, too
-    vipnas.save_checkpoint({**t_run[0], **change}, tmp_path / "a.pt")
-    one_sentence("nothing to search", vipnas.load_supernet, tmp_path / "a.pt")
-
-
 def test_architectures_are_read_as_they_were_written(tmp_path):
     file = tmp_path / "arch.json"
-    archs = [inner_arch("tiny"), inner_arch("hrnet_w32")]
+    archs = [inner_arch(name) for name in SPACES]
     vipnas.write_archs(archs, file)
     assert vipnas.read_archs(str(file)) == archs
+    assert "\n" not in str(archs) + archs[0].to_json()
     vipnas.write_archs(archs[0], file)
     assert vipnas.read_archs(str(file)) == [Arch.from_json(file.read_text())] == archs[:1]
     assert vipnas.read_archs("hrnet_w32") == [ARCHS["hrnet_w32"]]
@@ -1988,19 +1807,12 @@ def test_an_onnx_file_says_what_is_needed_to_use_it_outside(cell, tmp_path, monk
     Image.fromarray(frame).save("a.jpg")
     box = {"x": 70, "y": 50, "w": 60, "h": 90}
     pose = VideoPose([net], known).stream(tuple(box.values())).step("a.jpg")
-    found = exec_readme("import json, numpy as np, onnxruntime", box)
-    assert found["about"] == known
-    cell_width = 4 * found["scale"]
-    # where two cells are nearly equal, the way to scale the crop decides
-    assert np.median(np.abs(found["joints"] - pose[:, :2])) < 0.3 * cell_width
-
-
-def exec_readme(first_line, names):
-    """The names after running README's code that begins with this line."""
     text = (HERE / "README.md").read_text()
-    code = text[text.index(first_line) :].split("```")[0]
-    exec(code, names)
-    return names
+    code = text[text.index("import json, numpy as np, onnxruntime") :].split("```")[0]
+    exec(code, box)
+    assert box["about"] == known
+    # where two cells are nearly equal, the way to scale the crop decides
+    assert np.median(np.abs(box["joints"] - pose[:, :2])) < 0.3 * 4 * box["scale"]
 
 
 def test_without_the_package_onnx_there_is_one_sentence_and_no_file(tmp_path, monkeypatch):
@@ -2032,16 +1844,17 @@ def figure(*centres, size=(400, 200)):
 class FindsColours(torch.nn.Module):
     """A network that knows where the colours are; it ignores propagated heatmaps."""
 
-    def __init__(self):
+    def __init__(self, count=4):
         super().__init__()
+        self.count = count
         self.parameter = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, images, arch=None, heatmaps=None):
         mean, std = torch.tensor(data.MEAN), torch.tensor(data.STD)
         pixels = 255 * (images.movedim(1, -1) * std + mean)  # (B, H, W, 3)
-        joints = torch.zeros(len(images), 4, 3)
+        joints = torch.zeros(len(images), self.count, 3)
         for b, image in enumerate(pixels):
-            for k, colour in enumerate(COLOURS):
+            for k, colour in enumerate(COLOURS[: self.count]):
                 y, x = ((image - torch.tensor(colour)).abs() < 128).all(-1).nonzero(as_tuple=True)
                 if len(x):
                     joints[b, k] = torch.tensor([x.float().mean(), y.float().mean(), 2])
@@ -2214,14 +2027,9 @@ def test_a_lost_persons_box_grows_to_the_frame():
     assert vipnas.grow((500, 5, 80, 40), (400, 300)) == (0, 0, 400, 300)  # was outside
 
 
-class FindsRed(FindsColours):
-    def forward(self, images, arch=None, heatmaps=None):
-        return super().forward(images)[:, :1]
-
-
 def test_a_single_joint_keeps_the_size_of_its_box_when_it_is_found_again():
     one = data.Skeleton("one", ("a",), (), (0.1,))
-    stream = VideoPose([FindsRed()], data.about(one, SIZE)).stream((70, 50, 60, 90))
+    stream = VideoPose([FindsColours(1)], data.about(one, SIZE)).stream((70, 50, 60, 90))
     stream.step(figure((100, 100))[0])
     assert np.allclose(stream.boxes[0], (55, 25, 60, 90), atol=1)  # red is at (85, 70)
     image = figure((300, 120))[0]
@@ -2613,33 +2421,21 @@ def test_a_supernet_is_searched_again(runs, tmp_path, capsys, words):
 REFUSED_BY_SEARCH = {
     "s/supernet.pt": "give --gflops",
     "s/supernet.pt --gflops nan": "--gflops: nan is no number above zero",
-    "s/supernet.pt --gflops .001": "1 x the smallest",
     "t/supernet.pt --gflops .001": "3 of the smallest",
     "s/supernet.pt --gflops 1 --frames 2": "--frames belongs to a search for T-ViPNAS",
-    "t/supernet.pt --gflops 1 --root x": "--root belongs to real data",
     "s/supernet.pt --gflops 1 --data coco": "--data belongs to the official numbers",
     "s/vipnas_s.pt --gflops 1": "a supernet checkpoint is needed",
     "s/vipnas_s.pt --data coco --plain": "--plain belongs to a search",
     "s/vipnas_s.pt --data coco": "give --root",
-    "s/vipnas_s.pt --data posetrack --root x --boxes y": "--boxes belongs to --data coco",
     "t/vipnas_t.pt --data coco --root x": "no videos",
+    "s/vipnas_s.pt --data posetrack --root EXPORTS/posetrack": "other joints than PoseTrack18",
 }
 
 
 @pytest.mark.parametrize("words", REFUSED_BY_SEARCH)
-def test_what_search_py_cannot_do_is_one_sentence(runs, words):
-    arguments = f"--checkpoint {runs}/{words}".split()
+def test_what_search_py_cannot_do_is_one_sentence(runs, exported, words):
+    arguments = f"--checkpoint {runs}/{words}".replace("EXPORTS", str(exported)).split()
     one_sentence(REFUSED_BY_SEARCH[words], search.main, arguments, error=SystemExit)
-
-
-def test_official_numbers_on_exports(runs, exports, capsys):
-    words = f"--checkpoint {runs}/s/vipnas_s.pt --out {exports}/out --root {exports}"
-    search.main(f"{words}/coco --data coco".split())
-    assert "APM    APL     AR" in capsys.readouterr().out
-    assert len(json.loads((exports / "out/results.json").read_text())) == 2
-    words = f"{words}/posetrack --data posetrack".split()
-    message = "predicts other joints than PoseTrack18 val has"
-    one_sentence(message, search.main, words, error=SystemExit)
 
 
 def test_numbers_are_printed_before_files_are_written(runs, exports, monkeypatch, capsys):
@@ -2811,16 +2607,22 @@ def test_stage_t_leaves_s_alone_and_trains_a_chain_of_its_own(runs):
         assert all(parameter.std() > 0 for parameter in net.fusions.parameters())
 
 
-def test_only_a_super_network_is_searched(runs, tmp_path):
-    for path in (runs / "t" / "finish.pt", runs / "t" / "rival.pt", runs / "s" / "finish.pt"):
-        assert load_training(path)["kind"] == "alone"
-        one_sentence("trained .* alone", vipnas.load_supernet, path)
-    # older files have the same kind for both
-    contents = load_training(runs / "s" / "finish.pt") | {"kind": "supernet"}
-    vipnas.save_checkpoint(contents, tmp_path / "older.pt")
-    one_sentence("trained .* alone", vipnas.load_supernet, tmp_path / "older.pt")
-    supernet, key_net, _ = vipnas.load_supernet(runs / "t" / "supernet.pt")
-    assert supernet.is_supernet and not key_net.is_supernet
+@pytest.mark.parametrize("name", ["s/finish.pt", "t/finish.pt", "t/rival.pt"])
+def test_networks_that_were_trained_alone_are_no_super_network(runs, tmp_path, name):
+    contents = load_training(runs / name)
+    assert contents["kind"] == "alone"
+    for kind in ("alone", "supernet"):  # so older files call both
+        vipnas.save_checkpoint({**contents, "kind": kind}, tmp_path / "a.pt")
+        one_sentence("trained .* alone", vipnas.load_supernet, tmp_path / "a.pt")
+
+
+def test_a_super_network_comes_back_with_the_key_frames_network(runs):
+    (s,), _ = vipnas.load_networks(runs / "s" / "vipnas_s.pt")
+    supernet, key_net, contents = vipnas.load_supernet(runs / "t" / "supernet.pt")
+    assert supernet.is_supernet and supernet.space == TINY.within(s.arch)
+    same_tensors(supernet, contents["nets"][0])
+    assert key_net.arch == s.arch
+    same_tensors(key_net, s.state_dict())
 
 
 def same_run(mine, theirs, names):
@@ -2905,10 +2707,10 @@ def test_the_last_step_is_tried_before_any_work(name, runs, monkeypatch):
     one_sentence(message, MODULES[name.strip()].main, error=(UserError, SystemExit))
 
 
-LEFT_OVER = ["WORLD_SIZE=3", "WORLD_SIZE=", "RANK=one", "RANK=4 WORLD_SIZE=4", "LOCAL_RANK=1.0"]
+LEFT_OVER = ["WORLD_SIZE=3", "WORLD_SIZE=", "RANK=4 WORLD_SIZE=4", "LOCAL_RANK=2"]
 
 
-@pytest.mark.parametrize("variables", [*LEFT_OVER, "LOCAL_RANK=2", "LOCAL_WORLD_SIZE=0"])
+@pytest.mark.parametrize("variables", [*LEFT_OVER, "LOCAL_WORLD_SIZE=0"])
 def test_variables_that_a_launcher_left_over_are_told_before_any_work(variables, monkeypatch):
     for variable in variables.split():
         monkeypatch.setenv(*variable.split("="))
@@ -3111,10 +2913,9 @@ def test_stage_t_trains_one_allocation_alone(runs, tmp_path, option):
         expected = [replace(arch, fusion=None) for arch in expected]
     nets, _ = vipnas.load_networks(tmp_path / "vipnas_t.pt")
     assert [net.arch for net in nets[1:]] == expected
-    finals = [
-        state["head.final.weight"] for state in load_training(tmp_path / "supernet.pt")["nets"]
-    ]
-    assert len(finals) == 3 and not torch.equal(finals[0], finals[1])  # each frame has its own
+    first, second, _ = load_training(tmp_path / "supernet.pt")["nets"]
+    # each frame has its own
+    assert not torch.equal(first["head.final.weight"], second["head.final.weight"])
     assert not (tmp_path / "search.json").exists() and not (tmp_path / "rival.pt").exists()
 
 
@@ -3155,10 +2956,7 @@ def test_stage_s_in_a_space_of_the_paper_and_stage_t_in_a_published_network(tmp_
     assert net.arch in SPACES["mobilenetv3"] and list(about["size"]) == [256, 192]
 
     name = "s_vipnas_resnet50"
-    state = {}
-    for key, tensor in PoseNet(ARCHS[name]).state_dict().items():
-        state[vipnas._mmpose_name(name, key)] = tensor
-    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    torch.save(as_published(PoseNet(ARCHS[name]), name), tmp_path / "a.pth")
     words = f"--stage t --s {tmp_path}/a.pth --frames 1 --finish 1 --gflops 1.1"
     run_train(f"{words} {small} --out {tmp_path}/t")
     (key_net, net), about = vipnas.load_networks(tmp_path / "t" / "vipnas_t.pt")
@@ -3173,15 +2971,11 @@ REFUSED = {
     "--stage t --s /no.pt": "no file /no.pt",
     "--stage t --data coco --root x": "no videos",
     "--stage s --frames 2": "--frames belongs to --stage t",
-    "--stage s --init x --init-std .1": "--init-std belongs to new weights",
     "--stage t --no-fusion": "--no-fusion belongs to --arch",
-    "--stage s --arch x --gflops 1": "--gflops belongs to a search",
     "--stage s --arch RUNS/t/arch.json": "--stage t",
-    "--stage s --gflops .001": "smallest",
     "--stage t --s RUNS/s/vipnas_s.pt --gflops .001": "smallest",
     "--stage t --s RUNS/s/vipnas_s.pt --arch RUNS/t/arch.json --frames 2": "3 non-key",
     "--stage s --arch s_vipnas_resnet50 --init RUNS/s/vipnas_s.pt": "smaller",
-    "--stage s --lr nan": "above zero",
     "--stage s --steps 0": "above zero",
     "--stage s --scale 1": "less than 1",
     "--stage t --data posetrack --root x --compare 1": "search S at T's cost",
