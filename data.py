@@ -1114,6 +1114,8 @@ def by_image(annotations, results):
         return sequence, isinstance(entry[name], str), entry[name]
 
     triples = {key(image, "id"): (image, [], []) for image in images}
+    if len(triples) < len(images):
+        raise UserError("images of the annotations have the same id: give each one of its own")
     for person in annotations["annotations"]:
         place = key(person, "image_id")
         if place in triples:
@@ -1157,10 +1159,11 @@ def check_result(result, score, count):
     """LeftOut if a result of an evaluation lacks something; K = count."""
     if not (isinstance(result, dict) and isinstance(result.get("image_id"), ID)):
         raise LeftOut("no image_id in a result", result)
-    joints = np.array(result.get("keypoints"), dtype=object)
-    if joints.size != 3 * count:
-        reason = f"{joints.size} keypoints in a result"
-        raise LeftOut(reason, result["image_id"], f"{3 * count} numbers")
+    size = 0
+    with contextlib.suppress(TypeError, ValueError):
+        size = np.array(result.get("keypoints"), float).size  # null and NaN are nan
+    if size != 3 * count:
+        raise LeftOut(f"{size} keypoints in a result", result["image_id"], f"{3 * count} numbers")
     numbers = as_numbers(result.get(score), (count,) if score == "scores" else ())
     if numbers is None:
         raise LeftOut(f"no {score} in a result, or none that is finite", result.get(score))
@@ -1618,7 +1621,7 @@ def is_missing(joint, size):
     """Whether this is how exporters write a joint, of `size` numbers, that they do not have."""
     if not isinstance(joint, list):
         return joint in MISSING
-    return len(joint) < size or any(number in MISSING for number in joint)
+    return len(joint) < size or any(number in MISSING or number != number for number in joint)
 
 
 def dicts_of(page, key):

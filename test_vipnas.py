@@ -2699,7 +2699,7 @@ LAST_STEPS = {
 
 @pytest.mark.parametrize("name", LAST_STEPS)
 def test_the_last_step_is_tried_before_any_work(name, runs, monkeypatch):
-    for module, work in ((data, "open_clips"), (vipnas, "run_video"), (data, "export")):
+    for module, work in ((data, "open_clips"), (vipnas, "follow"), (data, "export")):
         monkeypatch.setattr(module, work, None)
     monkeypatch.setenv("HOME", str(runs))
     monkeypatch.setattr(sys, "argv", [name, *LAST_STEPS[name].split(), "--out=~/s/arch.json/x"])

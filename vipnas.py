@@ -1561,6 +1561,14 @@ def follow(stream, video):
         yield name, frame, poses, 1000 * (time.perf_counter() - start)
 
 
+def check_out(video, out):
+    """UserError, before any work, unless the results of `run_video` can be written to `out`."""
+    folder = video if video.is_dir() else video.parent
+    if out.resolve() == folder or (out / "images").resolve() in (folder, *folder.parents):
+        raise UserError(f"the video lies in --out {out}; name another folder to be written to")
+    data.try_folder(out)
+
+
 def run_video(video, checkpoint, boxes, out):
     """Poses through a video; into the folder `out`: 000000.png ..., overlay.gif, poses.json, and
     labels, see `write_labels`.
@@ -1569,9 +1577,7 @@ def run_video(video, checkpoint, boxes, out):
     """
     out = Path(out)
     video = Path(video).resolve()
-    folder = video if video.is_dir() else video.parent
-    if out.resolve() == folder or (out / "images").resolve() in (folder, *folder.parents):
-        raise UserError(f"the video lies in --out {out}; name another folder to be written to")
+    check_out(video, out)
     # everybody is followed from the first frame on
     pose = VideoPose.load(checkpoint)
     skeleton = data.skeleton_of(pose.about)
@@ -1713,7 +1719,6 @@ def main():
         nets, about = load_networks(options.checkpoint)
         export_onnx(nets, Path(options.onnx), about)
     elif options.video:
-        data.try_folder(options.out)
         run_video(options.video, options.checkpoint, options.box or [None], options.out)
     elif options.arch:
         archs = read_archs(options.arch)
