@@ -359,7 +359,7 @@ def test_sides_are_read_from_names_of_every_kind(names):
 
 
 def test_other_joints_are_a_skeleton_without_what_is_invalid_about_it(capsys):
-    limbs = [[1, 2], [3, 1], [0, 1], [3, 4], [2, 2], "12", None, [1.5, 2], [10**400, 1]]
+    limbs = [[1, 2], [3, 1], [0, 1], [3, 4], [2, 2], "12", [10**400, 1]]
     cat = {"name": "cat", "keypoints": ["tail", "nose", "left_ear"], "skeleton": limbs}
     for sigmas in (None, [1, -2, 3]):
         own, order = data.skeleton_from({**cat, "sigmas": sigmas})
@@ -385,7 +385,7 @@ def test_people_are_mirrored_where_the_sides_of_all_joints_are_known(names, caps
     assert ('give "flip_pairs"' in capsys.readouterr().out) != MIRRORED[names]
 
 
-GIVEN = [{"flip_pairs": [["c", "b"]]}, {"flip_pairs": [[1, 2], [2, 1]]}, {"flip_pairs": {"b": "c"}}]
+GIVEN = [{"flip_pairs": [["c", "b"], ["b", "c"]]}, {"flip_pairs": {"b": "c"}}]
 GIVEN += [{"flip_pairs": [], "flip_idx": [0, 2, 1, 3, 4]}, {"swap": ["", "c", "b", "", None]}]
 
 
@@ -398,7 +398,7 @@ def test_a_file_tells_the_sides_and_they_are_saved(given):
     assert "flip_pairs" not in {**data.COCO.category, **OWN.category}
 
 
-@pytest.mark.parametrize("pairs", [[["a", "b"], ["a", "c"]], [[0, 5]], [[1]], "ab"])
+@pytest.mark.parametrize("pairs", [[["a", "b"], ["a", "c"]], [[0, 5]], "ab"])
 def test_invalid_sides_of_a_file_are_told_and_the_names_decide(pairs, capsys):
     data.say_once.cache_clear()
     assert own_skeleton("a b c l_d r_d", flip_pairs=pairs).flip == (0, 1, 2, 4, 3)
@@ -473,7 +473,7 @@ def test_frames_of_every_kind_become_the_same_picture(tmp_path):
 
 
 RED = np.full((8, 6, 3), 200, np.uint8)
-NO_PICTURES = [None, [[1]], RED[None], RED[:0], RED[:, :, :2], RED / 255, RED.astype(int)]
+NO_PICTURES = [None, [[1]], RED[None], RED[:0], RED / 255, RED.astype(int)]
 
 
 @pytest.mark.parametrize("frame", [*NO_PICTURES, torch.from_numpy(RED)])
@@ -483,10 +483,7 @@ def test_anything_else_is_no_picture_which_is_one_sentence(frame, tmp_path):
 
 
 # -------------------------------------------------------------------------------- data.py: heatmaps
-SIZES = [((128, 96), data.CELL), ((256, 192), data.CELL), ((128, 96), data.SBL_CELL)]
-
-
-@pytest.mark.parametrize("size, cell", SIZES)
+@pytest.mark.parametrize("size, cell", [((256, 192), data.CELL), ((128, 96), data.SBL_CELL)])
 def test_joints_come_back_from_their_targets_and_from_those_of_the_mirrored_person(size, cell):
     height, width = size
     joints = torch.rand(40, 17, 3) * torch.tensor([width - 13, height - 13, 0]) + 6
@@ -523,12 +520,6 @@ def test_processes_render_what_one_renders(people):
     by_two = data.SyntheticClips("val", 48, 4, workers=2).head(24)
     for field in ("images", "boxes", "joints", "areas", "conditions"):
         assert np.array_equal(getattr(by_two, field), getattr(people, field))
-
-
-def test_clips_of_no_frames_or_of_odd_sizes_are_one_sentence():
-    one_sentence("at least 1", data.SyntheticClips, "val", 0)
-    one_sentence("at least 1", data.SyntheticClips, "val", 1, 0)
-    one_sentence("multiples of 4", data.SyntheticClips, "val", 1, 1, (30, 30))
 
 
 @pytest.mark.parametrize("cell", [data.CELL, data.SBL_CELL])
@@ -630,7 +621,7 @@ def test_clips_are_consecutive_frames_each_with_a_box(exports, videos, split, fr
     assert np.array_equal(clips.boxes[labelled][:, 0], 10 + places[labelled])
 
 
-UNUSABLE = [{"bbox": None}, {"bbox": [[5, 5], [9, 9]]}, {"bbox": [0, 0, 2e5, 2e5]}, {"area": "3"}]
+UNUSABLE = [{"bbox": None}, {"bbox": [0, 0, 2e5, 2e5]}, {"area": "3"}]
 UNUSABLE += [{"area": -1}, {"area": 10**400}, {"category_id": 2}, {"image_id": 98}]
 EVALUATED = [{"iscrowd": 1}, {"bbox": [5, 5, -9, 9]}, {"image_id": 96}, {"image_id": 97}]
 
@@ -688,9 +679,7 @@ CATEGORIES = [
 
 
 @pytest.mark.parametrize("categories, found", CATEGORIES)
-def test_the_category_of_people_is_read_and_its_id_is_in_the_results(
-    exports, coco_val, categories, found
-):
+def test_the_category_of_people_is_read_and_written(exports, coco_val, categories, found):
     with edited(coco_val) as page:
         page["categories"] = categories
         page["annotations"].append({**page["annotations"][0], "category_id": 3})
@@ -765,16 +754,15 @@ def test_what_may_be_missing_is_filled_in(exports, coco_val):
     assert (person["iscrowd"], person["num_keypoints"]) == (0, 16)
 
 
-WAYS = [[[3, 4, 2], [5, 6], [7, 8, 1]], [[3, 4, 2], None, [7, 8, 1]]]
-WAYS += [[3, 4, 2, None, None, None, 7, 8, 1], [3, 4, 2, "NaN", 6, 2, 7, 8, 1]]
+LACKING = [[3, 4, 2, None, None, None], [3, 4, 2, "NaN", 6, 2], [[3, 4, 2], [5, 6]]]
 
 
-@pytest.mark.parametrize("written", WAYS)
+@pytest.mark.parametrize("written", LACKING)
 def test_a_joint_that_exporters_lack_is_unlabelled(written):
-    assert data.read_joints(written, 3).tolist() == [[3, 4, 2], [0, 0, 0], [7, 8, 1]]
+    assert data.read_joints(written, 2).tolist() == [[3, 4, 2], [0, 0, 0]]
 
 
-@pytest.mark.parametrize("joint", [[1, "far", 2], {"x": 1}, [1, 2, 3, 4]])
+@pytest.mark.parametrize("joint", [[1, "far", 2], {"x": 1}])
 def test_a_joint_that_is_wrong_is_shown(joint):
     with pytest.raises(data.LeftOut) as caught:
         data.read_joints([[0, 0, 0], joint, [0, 0, 0]], 3)
@@ -783,32 +771,31 @@ def test_a_joint_that_is_wrong_is_shown(joint):
 
 EIGHT = Image.Exif()
 EIGHT[0x0112] = 8  # to be shown after a quarter turn to the left
-TURNED = (lambda picture: picture.transpose(Image.Transpose.ROTATE_270), EIGHT, "the picture is")
-SMALLER = (lambda picture: picture.reduce(2), Image.Exif(), "the labels are scaled")
+CHANGED = {
+    "the picture is": lambda picture: picture.transpose(Image.Transpose.ROTATE_270),
+    "the labels are scaled": lambda picture: picture.reduce(2),
+}
 
 
-@pytest.mark.parametrize("change, exif, told", [TURNED, SMALLER])
-def test_a_picture_changed_after_it_was_labelled_is_read_as_it_was(
-    exports, coco_val, capsys, change, exif, told
-):
+@pytest.mark.parametrize("told", CHANGED)
+def test_a_picture_changed_after_it_was_labelled_is_read(exports, coco_val, capsys, told):
     before = read_coco(exports).batch([0, 1]).images.float()
     with edited(coco_val) as page:
         for image in page["images"]:
             path = exports / "coco/val2017" / image["file_name"]
             picture = Image.open(path)
             image["width"], image["height"] = picture.size
-            change(picture).save(path, exif=exif, quality=95)
+            exif = EIGHT if told == "the picture is" else Image.Exif()
+            CHANGED[told](picture).save(path, exif=exif, quality=95)
     people = read_coco(exports)
     assert (people.batch([0, 1]).images - before).abs().mean() < 9
     assert f"2 x another size than the file says, so {told}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("key, value", [("area", 0.0), ("num_keypoints", 0)])
-def test_a_zero_that_box_and_joints_contradict_is_computed_again(
-    exports, coco_val, capsys, key, value
-):
+@pytest.mark.parametrize("key", ["area", "num_keypoints"])
+def test_a_zero_that_box_and_joints_contradict_is_computed(exports, coco_val, capsys, key):
     with edited(coco_val) as page:
-        page["annotations"][1][key] = value
+        page["annotations"][1][key] = 0
     people = read_coco(exports)
     assert people.annotations["annotations"][1][key] > 0
     assert f"1 x {key} is 0, so it is computed again (image 2)" in capsys.readouterr().out
@@ -835,9 +822,7 @@ def test_image_ids_that_repeat_and_fractions_of_the_picture_are_refused(exports,
 
 
 @pytest.mark.parametrize("number", [None, 0.0, "x", float("nan")])
-def test_frames_without_numbers_are_in_their_order_and_videos_are_kept_apart(
-    exports, videos, number
-):
+def test_frames_without_numbers_are_in_order_and_videos_apart(exports, videos, number):
     videos[1].unlink()
     with edited(videos[0]) as page:
         for t, image in enumerate(page["images"]):
@@ -847,9 +832,7 @@ def test_frames_without_numbers_are_in_their_order_and_videos_are_kept_apart(
     assert len(clips) == 1  # of four frames and of two
 
 
-def test_people_without_a_head_box_are_used_but_not_in_the_official_numbers(
-    exports, videos, capsys
-):
+def test_people_without_a_head_box_are_not_in_the_official_numbers(exports, videos, capsys):
     for video in videos:
         with edited(video) as page:
             page["annotations"][0]["bbox_head"] = [1, 2, 3]
@@ -862,7 +845,7 @@ def test_people_without_a_head_box_are_used_but_not_in_the_official_numbers(
     assert "4 people have no head box (bbox_head)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", ["n{}".format, (2**64).__add__, float, {1: "a", 2: 7}.get])
+@pytest.mark.parametrize("number", ["n{}".format, (2**64).__add__, {1: "a", 2: 7}.get])
 def test_ids_come_out_as_they_went_in(exports, coco_val, number):
     with edited(coco_val) as page:
         for image, person in zip(page["images"], page["annotations"], strict=True):
@@ -887,9 +870,7 @@ def test_the_official_flip_test_needs_known_sides(exports, tmp_path, monkeypatch
     search.official([], clips, CPU, tmp_path)
 
 
-def test_sequences_that_number_their_images_alike_are_kept_apart(
-    exports, videos, tmp_path, monkeypatch
-):
+def test_sequences_that_number_images_alike_are_kept_apart(exports, videos, monkeypatch):
     for video in videos:
         with edited(video) as page:
             for t in range(6):
@@ -900,9 +881,9 @@ def test_sequences_that_number_their_images_alike_are_kept_apart(
     clips = read_posetrack(exports, "test", 4)
     perfect = clips.joints * [1, 1, 0] + [0, 0, 0.5]
     monkeypatch.setattr(search, "predict", lambda *arguments, **options: perfect)
-    assert search.official([], clips, CPU, tmp_path)["Total"] == 100
-    for name in clips.sequences:
-        poses = json.loads((tmp_path / "posetrack" / name).read_text())["annotations"]
+    assert search.official([], clips, CPU, exports / "out")["Total"] == 100
+    for file in (exports / "out").glob("posetrack/*.json"):
+        poses = json.loads(file.read_text())["annotations"]
         assert [pose["image_id"] for pose in poses] == ["0", "1", "2", "3", "4", "5"]
 
 
@@ -945,7 +926,7 @@ def test_a_loader_makes_batches_of_files_ahead(exports):
     assert not first.is_shared()  # in a container /dev/shm is small
 
 
-@pytest.mark.parametrize("workers, expected", [(None, [8, 6, 1]), (0, [0] * 3), (9, [9] * 3)])
+@pytest.mark.parametrize("workers, expected", [(None, [8, 6, 1]), (9, [9] * 3)])
 def test_loader_processes_are_as_many_as_said(workers, expected, exports, monkeypatch):
     def loader(*arguments, num_workers, **options):
         found.append(num_workers)
@@ -1178,7 +1159,7 @@ def test_a_posetrack_person_keeps_the_best_pose_and_all_joints_of_others_are_wro
 POLYGON = [[800, 1200, 800], [800, 800, 1200]]  # x and y
 
 
-@pytest.mark.parametrize("odd", [None, 5, "xxx", [1, 2], [1, None, 3], [10**400] * 3])
+@pytest.mark.parametrize("odd", [None, "xxx", [1, 2], [1, None, 3], [10**400] * 3])
 def test_posetrack_drops_joints_in_ignore_regions_that_are_polygons(odd):
     regions = {"ignore_regions_x": [odd, POLYGON[0]], "ignore_regions_y": [[1, 2, 3], POLYGON[1]]}
     assert posetrack((POSE, 0.5), (ALARM, 0.9), **regions)["Total"] == 100
@@ -1412,22 +1393,18 @@ def random_block(kind, branch, **options):
     return block, x, block(x, branch)
 
 
-def test_a_bottleneck_is_that_of_its_paper():
+def test_blocks_are_those_of_their_papers():
     block, x, found = random_block(elastic.Bottleneck, elastic.Branch(24, 3, 4, True, 2), stride=2)
     y = F.hardswish(plain(block.conv1, x))
     y = F.hardswish(plain(block.conv2, y))
     y = block.attention(plain(block.conv3, y))
     close(found, F.hardswish(y + plain(block.project, x)))
 
-
-def test_a_basic_block_is_that_of_its_paper():
     block, x, found = random_block(elastic.Basic, elastic.Branch(24, 3, 4, True))
     y = F.hardswish(plain(block.conv1, x))
     y = block.attention(plain(block.conv2, y))
     close(found, F.hardswish(x + y))
 
-
-def test_a_mobile_block_is_that_of_its_paper():
     block, x, found = random_block(elastic.Mobile, elastic.Branch(24, 3, 4, True, 2))
     y = F.hardswish(plain(block.conv1, x))
     y = F.hardswish(plain(block.conv2, y))
@@ -1790,15 +1767,6 @@ def assert_at(pose, joints):
     assert np.abs(pose[:, :2] - joints).max() < 0.75
 
 
-def test_a_person_who_walks_across_the_picture_is_followed_in_every_frame():
-    stream = follow(BOXES[0], *[FindsColours()] * 16)
-    for t in range(15):
-        image, (joints,) = figure((100 + 12 * t, 100))
-        assert_at(stream.step(image), joints)
-        assert stream.t == t and not stream.lost.any()
-    assert joints[0, 0] > 100 + 90  # far outside the key frame's window
-
-
 def test_a_key_frame_starts_again_and_so_does_a_box():
     image, joints = figure((100, 100), (300, 100))
     moved, (there, _) = figure((105, 100), (300, 100))
@@ -1850,7 +1818,7 @@ def test_a_published_network_sees_mmposes_window():
 
 
 def test_what_is_no_box_is_one_sentence():
-    for box in ((1, 2, 3), (1, 2, 0, 4), (1, 2, np.nan, 4), [(1, 2, 3, 4), (1, 2, 3, -4)]):
+    for box in ((1, 2, 3), (1, 2, 0, 4), [BOXES[0], (1, 2, 3, -4)]):
         one_sentence("box", follow, box, FindsColours())
 
 
@@ -1908,7 +1876,7 @@ def test_a_real_video_is_run_by_command(finished, tmp_path, monkeypatch, capsys)
     assert gif.n_frames == len(list(out.glob("*.png"))) == 5 and max(gif.size) == 480
 
 
-@pytest.mark.parametrize("joints, fewest", [(1, 1), (2, 2), (3, 2), (8, 2), (9, 3), (21, 6)])
+@pytest.mark.parametrize("joints, fewest", [(1, 1), (2, 2), (8, 2), (9, 3)])
 def test_who_shows_a_quarter_of_the_joints_and_two_is_not_lost(joints, fewest):
     pose = np.column_stack([5 + np.arange(joints), 3 * np.ones(joints), np.zeros(joints)])
     for seen in range(joints + 1):
@@ -1936,39 +1904,35 @@ def test_a_single_joint_keeps_the_size_of_its_box_when_it_is_found_again():
     assert box[2] > 200 and np.allclose(stream.boxes[0], (255, 45, 60, 90), atol=3)
 
 
-def test_the_command_searches_for_lost_people_in_growing_windows(tmp_path, monkeypatch):
+def test_the_command_searches_for_lost_people_in_growing_windows(tmp_path, monkeypatch, capsys):
     for t in range(25):
-        person = (60, 100) if t < 3 else (180 + t, 110)
+        person = (30, 100) if t < 3 else (180 + t, 110)
         if 3 <= t < 6:
             person = (1000, 1000)
         figure(person, (700 + 2 * t, 100), size=(800, 200))[0].save(tmp_path / f"{t}.png")
     pose = VideoPose([FindsColours()] * 3, data.about(FOUR, SIZE))
-    monkeypatch.setattr(VideoPose, "load", {None: pose}.get)
+    monkeypatch.setattr(VideoPose, "load", {"net.pt": pose}.get)
     monkeypatch.setattr(vipnas, "GIF_FRAMES", 3)
-    boxes = [(30, 50, 60, 90), (670, 50, 60, 90)]
-    vipnas.run_video(tmp_path, None, boxes, tmp_path / "out")
+    words = f"--video {tmp_path} --checkpoint net.pt --out {tmp_path}/out --box=670,50,60,90 --box"
+    command(monkeypatch, f"{words} -5,50,60,90")
     page = json.loads((tmp_path / "out" / "poses.json").read_text())
     assert [image["id"] for image in page["images"]] == list(range(25))
     last = [np.reshape(entry["keypoints"], (4, 3)) for entry in page["annotations"][-2:]]
-    for pose, joints in zip(last, figure((204, 110), (748, 100))[1], strict=True):
+    for pose, joints in zip(last, figure((748, 100), (204, 110))[1], strict=True):
         assert_at(pose, joints)
     # of a long video the GIF shows the first frames
     assert Image.open(tmp_path / "out" / "overlay.gif").n_frames == 3
+    with pytest.raises(SystemExit):
+        command(monkeypatch, f"{words} 1,2,3")
+    assert "--box: it is x,y,w,h" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.webp", "folder"])
-def test_videos_of_every_kind_are_read(name, tmp_path):
-    pictures = [figure((20 + 5 * t, 40), size=(120, 80))[0] for t in range(11)]
+@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.webp"])
+def test_files_of_several_frames_are_videos(name, tmp_path):
+    pictures = [figure((20 + 5 * t, 40), size=(120, 80))[0] for t in range(3)]
     frames = [picture.quantize(8).convert("RGB") for picture in pictures]
-    path = tmp_path / name
-    if name == "folder":
-        path.mkdir()
-        for t, frame in enumerate(frames):
-            frame.save(path / f"{t}.png")
-        (path / ".hidden.png").touch()
-    else:
-        frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
-    found = [frame for _, frame in vipnas.read_video(path)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+    found = [frame for _, frame in vipnas.read_video(tmp_path / name)]
     assert np.array_equal(found, frames)
 
 
@@ -2016,17 +1980,6 @@ def test_previews_among_the_pages_of_a_file_are_no_frames(tmp_path, capsys):
 def test_a_film_is_not_decoded_but_told_how_to_make_images_of(tmp_path):
     figure((50, 50))[0].save(tmp_path / "a.MKV", "png")  # it could be read
     one_sentence("ffmpeg -i a.MKV frames", list, vipnas.read_video(tmp_path / "a.MKV"))
-
-
-def test_boxes_may_begin_left_of_the_picture(monkeypatch, capsys):
-    got = []
-    monkeypatch.setattr(vipnas, "run_video", lambda *words: got.extend(words))
-    words = "--video v --checkpoint c --out o --box"
-    command(monkeypatch, f"{words} -9,-8,70,60 --box=-.5,3,20,9")
-    assert got == ["v", "c", [[-9, -8, 70, 60], [-0.5, 3, 20, 9]], "o"]
-    with pytest.raises(SystemExit):
-        command(monkeypatch, f"{words} 1,2,3")
-    assert "--box: it is x,y,w,h" in capsys.readouterr().err
 
 
 def test_the_frames_before_a_corrupt_one_are_written(finished, tmp_path):
@@ -2125,7 +2078,7 @@ def test_where_nothing_lies_in_the_band_the_closest_is_drawn():
     assert search.sample(space, 4.9, 3, random.Random(0), count_blocks) == [space.smallest()]
 
 
-T_BUDGETS = [(0.8, 3), (0.93, 3), (1.07, 3), (1.2, 3), (1.0, 2), (1.0, 4)]  # Fig. 6, Table 4
+T_BUDGETS = [(0.8, 3), (1.2, 3), (1.0, 2), (1.0, 4)]  # Fig. 6, Table 4
 
 
 @pytest.mark.parametrize("budget, frames", T_BUDGETS)
@@ -2275,9 +2228,10 @@ def test_of_a_chain_only_the_people_in_non_key_frames_count(exports):
 
 
 # -------------------------------------------------------------------------- search.py: the commands
-@pytest.mark.parametrize(
-    "words, frames", [("s", 1), ("t --frames 2", 3), ("t --shared --plain", 4)]
-)
+SEARCHES = {"s": 1, "t --frames 2": 3, "t --shared --plain": 4}  # and how many networks they save
+
+
+@pytest.mark.parametrize("words, frames", SEARCHES.items())
 def test_a_supernet_is_searched_again(runs, tmp_path, capsys, words, frames):
     stage = words[0]
     more = f"--gflops .016 --candidates 3 --out {tmp_path} {words[1:]}"
@@ -2404,7 +2358,7 @@ def test_a_step_distills_in_place(people, chains, monkeypatch, space, frames, co
     examples.weights[..., :5] = 0  # joints without truth are still learnt from the largest subnet
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     step([net] * frames, examples)
-    change = {name: before[name] - p.detach() for name, p in net.named_parameters()}
+    after = {name: p.detach().clone() for name, p in net.named_parameters()}
 
     net.load_state_dict(before, strict=False)
     teacher = None
@@ -2412,9 +2366,8 @@ def test_a_step_distills_in_place(people, chains, monkeypatch, space, frames, co
         loss, predicted = loss_by_hand(net, archs, examples, teacher)
         loss.backward()
         teacher = predicted if teacher is None else teacher
-    for name, parameter in net.named_parameters():
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        close(change[name], gradient, 1e-9)
+    for name, p in net.named_parameters():
+        close(after[name], before[name] - (0 if p.grad is None else p.grad), 1e-9)
 
 
 def options_of(words):
@@ -2424,16 +2377,18 @@ def options_of(words):
     return options
 
 
-def test_the_learning_rates_fall_as_in_the_paper():
-    coco = {0: 1, 199: 1, 200: 0.1, 229: 0.1, 230: 0.01}
-    for words, steps, expected in (
-        ("--stage s --data coco --root x", 250, coco),
-        ("--stage t --data posetrack --root x", 1000, {0: 1, 500: 0.5, 999: 0}),
-        ("--stage t", 1000, {0: 0.01, 99: 0.976, 500: 0.5}),  # ours rises at first
-    ):
-        options = options_of(f"{words} --lr 1")
-        rates = {step: train.learning_rate(step, steps, options) for step in expected}
-        assert rates == pytest.approx(expected, abs=1e-3)
+RATES = {
+    "--stage s --data coco --root x": {0: 1, 799: 1, 800: 0.1, 919: 0.1, 920: 0.01},
+    "--stage t --data posetrack --root x": {0: 1, 500: 0.5, 999: 0},
+    "--stage t": {0: 0.01, 99: 0.976, 500: 0.5},  # ours rises at first
+}
+
+
+@pytest.mark.parametrize("words, expected", RATES.items())
+def test_the_learning_rates_fall_as_in_the_paper(words, expected):
+    options = options_of(f"{words} --lr 1")
+    rates = {step: train.learning_rate(step, 1000, options) for step in expected}
+    assert rates == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_batch_follows_from_seed_and_position_alone(people):
@@ -2707,17 +2662,6 @@ def name_other_joints(root, splits="*"):
         path.write_text(json.dumps({**page, "categories": [category]}))
 
 
-def test_own_joints_are_trained_searched_and_evaluated(exports, capsys):
-    name_other_joints(exports / "coco")
-    words = "--stage s --data coco --batch 2 --candidates 2 --steps 1"
-    run_train(f"{words} --root {exports}/coco --out {exports}/run")
-    (net,), about = vipnas.load_networks(exports / "run" / "vipnas_s.pt")
-    assert net.joints == 5 and about["flip"] == [0, 2, 1, 4, 3]
-    results = json.loads((exports / "run" / "results.json").read_text())
-    assert len(results[0]["keypoints"]) == 15 and results[0]["category_id"] == 7
-    assert "0.05 for tail, L_paw, R_paw" in capsys.readouterr().out
-
-
 def test_joints_that_are_not_seen_and_lost_people_are_no_labels(tmp_path):
     image = {"id": 0, "file_name": "a.jpg", "width": 20, "height": 20}
     lost = {"image_id": 0, "track_id": 1}
@@ -2737,18 +2681,6 @@ def test_train_and_val_have_the_same_joints(exports):
     words = f"--stage s --data coco --root {exports}/coco --out {exports}/run"
     message = "a network for COCO val2017 predicts other joints than COCO train2017"
     one_sentence(message, run_train, words, error=SystemExit)
-
-
-def test_stage_t_trains_one_allocation_alone(runs, tmp_path):
-    words = f"--stage t --arch {runs}/t/arch.json --s {runs}/s/vipnas_s.pt --clips 4 --batch 2"
-    run_train(f"{words} --steps 2 --out {tmp_path} --no-fusion")
-    expected = vipnas.read_archs(str(runs / "t" / "arch.json"))
-    nets, _ = vipnas.load_networks(tmp_path / "vipnas_t.pt")
-    assert [net.arch for net in nets[1:]] == [replace(arch, fusion=None) for arch in expected]
-    first, second, _ = load_training(tmp_path / "supernet.pt")["nets"]
-    # each frame has its own
-    assert not torch.equal(first["head.final.weight"], second["head.final.weight"])
-    assert not (tmp_path / "search.json").exists() and not (tmp_path / "rival.pt").exists()
 
 
 def test_stage_s_fine_tunes_a_finished_network_alone_and_in_its_heatmap_cells(tmp_path):
@@ -2847,10 +2779,14 @@ def test_the_commands_for_the_papers_tables_run_on_exports(exports, monkeypatch,
     assert printed.count(" ARL\n") == 4 and printed.count(" Total\n") == 8
     assert printed.count("evaluation server") == 1
     assert len(vipnas.read_archs("runs/frames_2/arch.json")) == 2
-    assert vipnas.read_archs("runs/same_0.016/arch.json")[0].fusion is None
     assert len(set(vipnas.read_archs("runs/shared_0.016/arch.json"))) == 1
     assert len(list(Path("runs/t/posetrack").glob("*_mpii_test.json"))) == 2
     assert "Total" in json.loads(Path("runs/t/report.json").read_text())["official"]
+    # an allocation alone: no search, and each frame has its own weights
+    first, *others = load_training("runs/same_0.016/supernet.pt")["nets"]
+    assert len(others) == 2 and not os.path.exists("runs/same_0.016/search.json")
+    assert vipnas.read_archs("runs/same_0.016/arch.json")[0].fusion is None
+    assert not torch.equal(first["head.final.weight"], others[0]["head.final.weight"])
 
 
 ROWS = ["T-ViPNAS", "S on every frame", "baseline on every frame", "key frame's pose, copied"]
@@ -2866,13 +2802,14 @@ def test_the_commands_from_pictures_to_t_run_on_other_joints(exports, monkeypatc
         file.rename(f"frames/{t}.jpg")
     learn, label, propagate = readme_commands("## Your own data")
     run_readme_command(learn + " --finish 1", monkeypatch)
+    result = json.loads(Path("runs/s/results.json").read_text())[0]
+    assert result["category_id"] == 7 and len(result["keypoints"]) == 15
     run_readme_command(label.replace("x,y,w,h", "0,0,96,128"), monkeypatch)
     labels = json.loads(Path("film/annotations/val/frames.json").read_text())
     assert [image["id"] for image in labels["images"]] == list(range(39, 48))
     assert Path("film/images/frames/000047.jpg").samefile("frames/47.jpg")
-    capsys.readouterr()
     run_readme_command(propagate, monkeypatch)
-    before, after = capsys.readouterr().out.split("step 1", 1)
+    before, after = capsys.readouterr().out.rsplit("supernet step 1", 1)
     assert "9 people have no head box (bbox_head), so PoseTrack's official numbers" in before
     assert "the labels are those of runs/s/vipnas_s.pt: these AP are agreement with it" in after
     words = ["--checkpoint", "runs/t/vipnas_t.pt", "--data", "posetrack", "--root", "film"]
@@ -2944,9 +2881,9 @@ def test_ap_by_part_holds_each_joint_to_the_thresholds(people):
     ap = search.ap_by_part(keypoints, clips, list(range(8)), first=0)
     assert ap["wrist"] == pytest.approx(100 * 3 / 11)  # of 8 left and 3 right ones
     assert all(value == 100 for part, value in ap.items() if part != "wrist")
-    names = [f"joint_{k}" for k in range(15)]
-    clips.skeleton = data.skeleton_from({"name": "", "keypoints": [*names, "rpaw", "lpaw"]})[0]
-    assert [*search.ap_by_part(keypoints, clips, list(range(8)), first=0)] == [*names, "lpaw"]
+    clips.skeleton = own_skeleton("rpaw lpaw 2 3 4 5 6 7 8 9 a b c d e f g")
+    parts = list(search.ap_by_part(keypoints, clips, list(range(8)), first=0))
+    assert parts == [*"23456789abcdefg", "lpaw"] or parts == ["lpaw", *"23456789abcdefg"]
 
 
 # ---------------------------------------------------------------------------------- all the modules
