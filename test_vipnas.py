@@ -113,9 +113,9 @@ def exports(exported, tmp_path):
 def runs(tmp_path_factory):
     """Both stages, run once, as small as can be: the folders s and t."""
     folder = tmp_path_factory.mktemp("runs")
-    run_train(f"--stage s --steps 4 --out {folder}/s {SMALL}")
+    run_train(f"--stage s --steps 2 --out {folder}/s {SMALL}")
     s = f"--s {folder}/s/vipnas_s.pt"
-    run_train(f"--stage t --steps 3 {s} --out {folder}/t {SMALL}")
+    run_train(f"--stage t --steps 2 {s} --out {folder}/t {SMALL}")
     return folder
 
 
@@ -336,14 +336,12 @@ OWN = data.Skeleton("own", ("tail", "left_knee", "right_knee"), ((0, 1),), (0.05
 
 
 @pytest.mark.parametrize("skeleton", [data.COCO, data.POSETRACK, OWN])
-def test_left_and_right_are_partners_and_a_skeleton_is_saved_with_a_network(skeleton):
-    for joint, partner in zip(skeleton.joints, skeleton.flip, strict=True):
-        side, _, part = joint.partition("_")
-        other = {"left": "right", "right": "left"}.get(side, side)
-        assert skeleton.joints[partner] == (f"{other}_{part}" if part else joint)
+def test_a_skeleton_is_saved_with_a_network(skeleton):
     saved = json.dumps(data.about(skeleton, (64, 48)))
     found = data.skeleton_of(json.loads(saved))
     assert found == replace(skeleton, name=found.name)
+    left, right = [skeleton.joints.index(f"{side}_knee") for side in ("left", "right")]
+    assert found.flip[0] == 0 and found.flip[left] == right
 
 
 NAMED = ["L_Eye R_Eye", "eye-l eye-r", "LElbow RElbow", "Left Wrist,Right Wrist", "toeL toeR"]
@@ -698,11 +696,6 @@ def test_the_category_of_people_is_read_and_written(exports, coco_val, categorie
     assert data.coco_ap(people.annotations, results)["AR"] == 1
 
 
-def test_several_categories_without_a_person_are_one_sentence():
-    page = {"categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "horse"}]}
-    one_sentence('dog, horse: .*"person"', data.person_category, page, "a.json")
-
-
 def reverse_joints(page):
     """List the joints of a file from the last to the first."""
     page["categories"][0]["keypoints"].reverse()
@@ -816,14 +809,21 @@ def test_boxes_that_are_something_else_are_told(exports, coco_val, capsys, corne
     assert f"2 x bbox {told}" in capsys.readouterr().out
 
 
-def test_image_ids_that_repeat_and_fractions_of_the_picture_are_refused(exports, coco_val):
+def test_annotations_that_cannot_be_used_are_refused_with_the_reason(exports, coco_val):
     with edited(coco_val) as page:
         for person in page["annotations"]:
             person["keypoints"] = [value / 1000 for value in person["keypoints"]]
     one_sentence("keypoints lie in 0 .. 1", read_coco, exports)
     with edited(coco_val) as page:
+        for person in page["annotations"]:
+            person["bbox"] = None
+    one_sentence("left out 2 x no bbox.*--root", read_coco, exports)
+    with edited(coco_val) as page:
         page["images"].append({**page["images"][1], "file_name": "other.jpg"})
     one_sentence("two images of id 2.*merged", read_coco, exports)
+    with edited(coco_val) as page:
+        page["categories"] = [{"id": 1, "name": "dog"}, {"id": 2, "name": "horse"}]
+    one_sentence('dog, horse: .*"person"', read_coco, exports)
 
 
 @pytest.mark.parametrize("number", [None, 0.0, "x", float("nan")])
@@ -908,14 +908,6 @@ def test_a_bad_file_beside_good_ones_is_left_out(exports, videos):
     clips = read_posetrack(exports)
     assert len(clips) == 12
     assert clips.left_out.startswith("2 x annotation file (")
-
-
-@pytest.mark.parametrize("key, value, why", [("bbox", None, "no bbox"), ("area", "x", "invalid")])
-def test_where_nobody_is_left_the_reason_is_told(exports, coco_val, key, value, why):
-    with edited(coco_val) as page:
-        for person in page["annotations"]:
-            person[key] = value
-    one_sentence(f"left out 2 x {why}.*--root", read_coco, exports)
 
 
 def test_a_loader_makes_batches_of_files_ahead(exports):
@@ -1003,12 +995,6 @@ def test_joints_are_visible_hidden_or_outside_the_picture(rendered):
     assert (visibility[:, :, 1:3][from_behind] == 2).mean() < 0.2  # and hardly shows their eyes
 
 
-def test_people_move_slowly_enough_for_memory_to_help(rendered):
-    places = rendered[1][..., :2]
-    after_one, _, after_three = np.linalg.norm(places[:, 1:] - places[:, :1], axis=-1).mean((0, 2))
-    assert 0.5 < after_one < 2 and after_three > 1.5 * after_one  # pixels
-
-
 def test_the_renderer_knows_what_makes_a_frame_hard(rendered):
     pictures, joints, conditions = rendered
     dark, blurred, shaken, occluded = np.moveaxis(conditions, -1, 0)  # (100, 4) each
@@ -1020,6 +1006,7 @@ def test_the_renderer_knows_what_makes_a_frame_hard(rendered):
     jump = np.abs(np.median(np.diff(joints[..., :2], axis=1), axis=2)).max(-1)  # (100, 3)
     calm = ~(shaken[:, 1:] | shaken[:, :-1])
     assert np.median(jump[~calm]) > 2 * np.median(jump[calm])
+    assert 0.2 < np.median(jump[calm]) < 0.8  # pixels: people move slowly, so memory helps
     # where much of somebody is behind something, joints are not visible
     assert (joints[..., 2] == 1).sum(-1)[occluded].min() >= 2
 
@@ -1243,30 +1230,23 @@ def ends_of(space):
     return [(stage.depth, *stage.branches[0]) for stage in stages]
 
 
-def test_the_ends_of_the_resnet_space_are_table_a2():
-    space = SPACES["resnet50"]
+def test_the_ends_of_the_spaces_are_the_papers_tables():
+    space = SPACES["resnet50"]  # Table A2
     assert (space.smallest().stem, space.smallest().head) == (32, (64, 4, 64))
     assert (space.largest().stem, space.largest().head) == (64, (256, 4, 16))
     rows = [(3, 64, 4, 80), (4, 128, 6, 160), (6, 256, 8, 320), (3, 512, 4, 640)]
     least = [(depth, width, 3, 64, False, 1) for depth, width, _, _ in rows]
     assert ends_of(space) == least + [(depth, width, 5, 16, True, 1) for _, _, depth, width in rows]
 
-
-def test_the_ends_of_the_mobilenet_space_are_table_a1():
-    space = SPACES["mobilenetv3"]
+    space = SPACES["mobilenetv3"]  # Table A1
     assert (space.smallest().head, space.largest().head) == ((256, 4, 256), (256, 4, 32))
     widths = (24, 40, 80, 112, 160)
     least = [(1, 16, 3, 16, False, 1), *[(2, w, 3, 3 * w, False, 3) for w in widths]]
     most = [(1, 16, 3, 2, True, 1), *[(4, w, 7, 3 * w // 8, True, 6) for w in widths]]
     assert ends_of(space) == least + most
 
-
-def test_which_of_the_papers_networks_the_spaces_hold():
-    hrnet = ARCHS["hrnet_w32"]
-    assert hrnet in SPACES["hrnet_w32"]
-    assert RESNET in SPACES["resnet50"]
-    assert str(SPACES["hrnet_w32"].largest()).replace(" att", "") == str(hrnet)
-    assert MOBILE not in SPACES["mobilenetv3"]  # its head is not in Table A1
+    largest = str(SPACES["hrnet_w32"].largest())  # Table A3
+    assert largest.replace(" att", "") == str(ARCHS["hrnet_w32"])
 
 
 def test_the_size_of_a_space_is_the_number_of_its_architectures():
@@ -1304,7 +1284,9 @@ def test_samples_are_drawn_dimension_by_dimension():
 @pytest.mark.parametrize("name", ["s_vipnas_resnet50", "s_vipnas_mobilenetv3", "hrnet_w32"])
 def test_the_space_within_a_network_ends_at_it(name):
     arch = ARCHS[name]
-    inner = SPACES[arch.backbone].within(arch)
+    space = SPACES[arch.backbone]
+    assert (arch in space) == (arch != MOBILE)  # whose head is not in Table A1
+    inner = space.within(arch)
     assert replace(inner.largest(), fusion=None) == arch
     assert arch not in inner and len(inner.fusions) == 3 * len(arch.stages)  # all have a fusion
 
@@ -1649,8 +1631,6 @@ def test_files_that_are_no_checkpoint_are_one_sentence(finished, tmp_path):
     one_sentence("truncated, not a checkpoint", vipnas.load_networks, file)
     torch.save({"kind": ["list"]}, file)
     one_sentence("finished checkpoint is needed", vipnas.load_networks, file)
-    torch.save({"kind": "finished", "about": 3}, file)
-    one_sentence("lacks a part", vipnas.load_networks, file)
     file.write_bytes(finished.read_bytes()[:50_000])
     one_sentence("truncated", vipnas.load_networks, file)
 
@@ -1912,8 +1892,6 @@ def test_a_single_joint_keeps_the_size_of_its_box_when_it_is_found_again():
 def test_the_command_searches_for_lost_people_in_growing_windows(tmp_path, monkeypatch, capsys):
     for t in range(25):
         person = (30, 100) if t < 3 else (180 + t, 110)
-        if 3 <= t < 6:
-            person = (1000, 1000)
         figure(person, (700 + 2 * t, 100), size=(800, 200))[0].save(tmp_path / f"{t}.png")
     pose = VideoPose([FindsColours()] * 3, data.about(FOUR, SIZE))
     monkeypatch.setattr(VideoPose, "load", {"net.pt": pose}.get)
@@ -2474,7 +2452,7 @@ def same_run(mine, theirs, names):
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(runs, tmp_path):
     s = runs / "s" / "vipnas_s.pt"
-    words = f"--stage t --steps 3 --s {s} --resume --out {tmp_path}/t {SMALL}"
+    words = f"--stage t --steps 2 --s {s} --resume --out {tmp_path}/t {SMALL}"
     code = "import sys, train; train.SAVE_EVERY = 0; train.main(sys.argv[1:])"
     for name in ("search.json", "rival.pt", "nothing"):
         command = [sys.executable, "-c", code, *words.split()]
@@ -2491,7 +2469,7 @@ def test_a_resumed_run_has_the_same_options_and_the_same_log(runs, tmp_path):
     os.remove(tmp_path / "s" / "search.json")
     with open(tmp_path / "s" / "log.jsonl", "a") as log:
         log.write("a line of a step that is not in the checkpoint")
-    words = f"--stage s --steps 4 --out {tmp_path}/s --resume {SMALL}"
+    words = f"--stage s --steps 2 --out {tmp_path}/s --resume {SMALL}"
     one_sentence("lr was 0.02", run_train, f"{words} --lr 1", error=SystemExit)
     run_train(f"{words} --workers 2")  # which may change
     same_run(tmp_path / "s", runs / "s", ("supernet.pt",))
@@ -2807,12 +2785,10 @@ def test_the_commands_from_pictures_to_t_run_on_other_joints(exports, monkeypatc
         file.rename(f"frames/{t}.jpg")
     learn, label, propagate = readme_commands("## Your own data")
     run_readme_command(learn + " --finish 1", monkeypatch)
-    result = read_json("runs/s/results.json")[0]
-    assert result["category_id"] == 7 and len(result["keypoints"]) == 15
+    assert len(read_json("runs/s/results.json")[0]["keypoints"]) == 15
     run_readme_command(label.replace("x,y,w,h", "0,0,96,128"), monkeypatch)
     labels = read_json("film/annotations/val/frames.json")
     assert [image["id"] for image in labels["images"]] == list(range(39, 48))
-    assert Path("film/images/frames/000047.jpg").samefile("frames/47.jpg")
     run_readme_command(propagate, monkeypatch)
     before, after = capsys.readouterr().out.rsplit("supernet step 1", 1)
     assert "9 people have no head box (bbox_head), so PoseTrack's official numbers" in before
