@@ -1623,6 +1623,7 @@ def test_architectures_are_read_as_they_were_written(tmp_path):
     vipnas.write_archs(archs[0], file)
     assert vipnas.read_archs(str(file)) == [Arch.from_json(file.read_text())] == archs[:1]
     assert vipnas.read_archs("hrnet_w32") == [ARCHS["hrnet_w32"]]
+    one_sentence("not the JSON", Arch.from_json, "{", error=ValueError)
     for text in ("[1]", "{", "[" * 99999, "[]"):
         file.write_text(text)
         one_sentence("arch.json", vipnas.read_archs, str(file))
@@ -2522,7 +2523,8 @@ LEFT_OVER = ["WORLD_SIZE=3", "WORLD_SIZE=", "RANK=4 WORLD_SIZE=4", "LOCAL_RANK=2
 def test_variables_that_a_launcher_left_over_are_told_before_any_work(variables, monkeypatch):
     for variable in variables.split():
         monkeypatch.setenv(*variable.split("="))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    if variables == "LOCAL_RANK=2":
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     name, value = variables.split()[0].split("=")
     message = f" {name} is '{value}'.*: unset it, or start with torchrun"
     one_sentence(message, run_train, "--stage s --out /proc/a", error=SystemExit)
@@ -2792,8 +2794,7 @@ def test_the_commands_from_pictures_to_t_run_on_other_joints(exports, monkeypatc
     run_readme_command(learn + " --finish 1", monkeypatch)
     assert len(read_json("runs/s/results.json")[0]["keypoints"]) == 15
     run_readme_command(label.replace("x,y,w,h", "0,0,96,128"), monkeypatch)
-    labels = read_json("film/annotations/val/frames.json")
-    assert [image["id"] for image in labels["images"]] == list(range(39, 48))
+    assert len(read_json("film/annotations/val/frames.json")["images"]) == 9  # the last fifth
     monkeypatch.delattr(data, "posetrack_ap")  # without head boxes it can tell nothing
     run_readme_command(propagate, monkeypatch)
     before, after = capsys.readouterr().out.rsplit("supernet step 1", 1)
