@@ -2752,6 +2752,7 @@ def run_readme_command(command, monkeypatch):
     if words[0] == "train.py":
         words += ["--steps", "1", "--batch", "2"]
         words += [] if "--arch" in words else ["--candidates", "2"]
+        words += ["--finish", "1"] if "--finish" in words else []
     monkeypatch.setattr(vipnas, "frame_times", lambda nets: [1.0] * len(nets))
     monkeypatch.setattr(sys, "argv", words)
     MODULES[words[0].removesuffix(".py")].main()
@@ -2791,7 +2792,7 @@ def test_the_commands_from_pictures_to_t_run_on_other_joints(exports, monkeypatc
     for t, file in enumerate(sorted(Path("posetrack/images").glob("train/*/*.jpg"))):
         file.rename(f"frames/{t}.jpg")
     learn, label, propagate = readme_commands("## Your own data")
-    run_readme_command(learn + " --finish 1", monkeypatch)
+    run_readme_command(learn, monkeypatch)
     assert len(read_json("runs/s/results.json")[0]["keypoints"]) == 15
     run_readme_command(label.replace("x,y,w,h", "0,0,96,128"), monkeypatch)
     assert len(read_json("film/annotations/val/frames.json")["images"]) == 9  # the last fifth
