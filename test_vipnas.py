@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import random
 import re
@@ -38,13 +37,7 @@ import search
 import train
 import vipnas
 from data import UserError
-from elastic import (
-    ElasticBatchNorm2d,
-    ElasticConv2d,
-    ElasticConvTranspose2d,
-    GlobalContext,
-    SqueezeExcite,
-)
+from elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, GlobalContext
 from fusion import OPERATIONS, TemporalFusion
 from vipnas import ARCHS, SPACES, Arch, Fusion, PoseNet, Space, VideoPose, cost
 
@@ -58,7 +51,7 @@ CPU = torch.device("cpu")
 TINY = SPACES["tiny"]
 RESNET = ARCHS["s_vipnas_resnet50"]
 MOBILE = ARCHS["s_vipnas_mobilenetv3"]
-SMALL = "--clips 16 --batch 4 --candidates 2 --finish 2"  # a run that takes seconds
+SMALL = "--clips 4 --batch 4 --candidates 2 --finish 1"  # a run that takes seconds
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +79,10 @@ def one_sentence(message, call, *arguments, error=UserError):
     assert "\n" not in str(caught.value)
 
 
+def read_json(path):
+    return json.loads(Path(path).read_text())
+
+
 def run_train(words):
     """train.py with these options, in this process."""
     train.main(words.split())
@@ -97,21 +94,28 @@ def people():
     return data.SyntheticClips("val", 24, 4, workers=1)
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Synthetic people in the layouts of the real data sets, not to be changed."""
+    folder = tmp_path_factory.mktemp("exported")
+    for kind in ("coco", "posetrack"):
+        data.export(kind, folder / kind, 8, 6, (128, 96))
+    return folder
+
+
 @pytest.fixture
-def exports(tmp_path):
-    """Drawn people in the layouts of the real data sets."""
-    data.export("coco", tmp_path / "coco", 8, 6, (128, 96))
-    data.export("posetrack", tmp_path / "posetrack", 8, 6, (128, 96))
-    return tmp_path
+def exports(exported, tmp_path):
+    """A copy of them."""
+    return shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Both stages, run once, as small as can be: the folders s and t."""
     folder = tmp_path_factory.mktemp("runs")
-    run_train(f"--stage s --steps 4 --out {folder}/s {SMALL}")
+    run_train(f"--stage s --steps 2 --out {folder}/s {SMALL}")
     s = f"--s {folder}/s/vipnas_s.pt"
-    run_train(f"--stage t --steps 3 {s} --out {folder}/t {SMALL}")
+    run_train(f"--stage t --steps 2 {s} --out {folder}/t {SMALL}")
     return folder
 
 
@@ -177,7 +181,7 @@ def test_global_context_at_any_width(channels, hidden):
 
 @pytest.mark.parametrize("channels, hidden", [(96, 24), (48, 12)])
 def test_squeeze_excite_at_any_width(channels, hidden):
-    layer = disturb(SqueezeExcite(96))
+    layer = disturb(elastic.SqueezeExcite(96))
     x = torch.randn(2, channels, 6, 5)
     y = x.mean((2, 3)) @ layer.reduce.weight[:hidden, :channels, 0, 0].T
     y = F.relu(y + layer.reduce.bias[:hidden])
@@ -196,7 +200,7 @@ def test_fusion_starts_as_the_identity_that_can_learn(operation):
 
 
 @pytest.mark.parametrize("channels", [48, 32])
-@pytest.mark.parametrize("operation", ["add", "mul", "cat"])
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_fusion_is_the_papers_figure_at_any_width(operation, channels):
     fusion = disturb(TemporalFusion(17, 48))
     heatmaps = torch.rand(2, 17, 16, 12)
@@ -213,81 +217,37 @@ def test_fusion_is_the_papers_figure_at_any_width(operation, channels):
     close(fusion(features, heatmaps, operation), expected)
 
 
-def test_an_operation_that_fusion_does_not_know_is_an_error():
-    fuse = TemporalFusion(17, 8, operations=("gate",))
-    inputs = (torch.zeros(1, 8, 4, 4), torch.zeros(1, 17, 4, 4), "gate")
-    one_sentence("how to compute 'gate'", fuse, *inputs, error=ValueError)
-
-
 def test_what_a_layer_cannot_give_is_refused():
     deconv = ElasticConvTranspose2d(160, 256, 4, groups=32)
     one_sentence("cannot give", deconv.slice, 160, 256, 4, 2, error=ValueError)
     one_sentence("no kernel", deconv.slice, 160, 256, 6, 32, error=ValueError)
     conv = ElasticConv2d(16, 16, kernel=5)
     one_sentence("cannot give", conv.slice, 16, 32, 5, 1, error=ValueError)
-    one_sentence("no kernel", conv.slice, 16, 16, 4, 1, error=ValueError)
-
-
-def moving_windows(steps):
-    """Matrices (1, F, 2, 3): the window of frame t lies steps[t] image pixels to the right."""
-    matrices = torch.eye(2, 3, dtype=torch.float64).repeat(1, len(steps), 1, 1)
-    matrices[0, :, 0, 2] = -torch.tensor(steps, dtype=torch.float64)
-    return matrices
-
-
-def propagate_a_peak(cut=False):
-    """A chain of networks that only repeat what they get -> (the key frame's heatmaps, theirs)."""
-    heatmaps = torch.zeros(1, 17, 32, 24)
-    heatmaps[:, :, 10, 12] = 1
-    heatmaps.requires_grad_()
-
-    def repeat(images, arch, propagated):
-        return propagated
-
-    matrices = moving_windows([0, 8, 12, 12])
-    key_frame = fusion.Frame(heatmaps, matrices[:, 0])
-    images = torch.zeros(1, 3, 3, 128, 96)
-    nets = [repeat] * 3
-    return heatmaps, fusion.propagate(nets, images, matrices[:, 1:], key_frame, data.CELL, cut=cut)
-
-
-def test_propagated_heatmaps_move_with_the_windows():
-    _, propagated = propagate_a_peak()
-    columns = [propagated[0, t, 0].argmax().item() % 24 for t in range(3)]
-    assert columns == [10, 9, 9]  # a cell is 4 pixels
-    close(propagated.amax((2, 3, 4)), torch.ones(1, 3))
-
-
-def test_gradients_flow_back_along_a_chain_unless_it_is_cut():
-    heatmaps, propagated = propagate_a_peak()
-    propagated[0, 2, 3, 10, 9].backward()
-    assert heatmaps.grad.nonzero().tolist() == [[0, 3, 10, 12]]
-    _, cut = propagate_a_peak(cut=True)
-    assert torch.equal(cut, propagated) and not cut.requires_grad
+    fuse = TemporalFusion(17, 8, operations=("gate",))
+    inputs = (torch.zeros(1, 8, 4, 4), torch.zeros(1, 17, 4, 4), "gate")
+    one_sentence("how to compute 'gate'", fuse, *inputs, error=ValueError)
 
 
 def test_a_chain_is_equation_2():
     space = TINY.within(TINY.largest())
-    supernet = disturb(PoseNet(space).eval(), 0.1)
+    s, supernet = PoseNet(TINY.smallest()).eval(), PoseNet(space).eval()
+    for part in (s.head.final, supernet.head.final, supernet.fusions):
+        disturb(part)
     archs = [space.smallest(), space.largest()]
-    s = PoseNet(TINY.smallest()).eval()
-    t1 = supernet.extract(archs[0])
-    t2 = supernet.extract(archs[1])
+    nets = [supernet.extract(arch) for arch in archs]
     images = torch.randn(1, 3, 3, 128, 96)
-    windows = moving_windows([0, 5, 7])
+    windows = torch.eye(2, 3).double().repeat(1, 3, 1, 1)
+    windows[0, :, 0, 2] = -torch.tensor([0.0, 5, 7])  # they move to the right
 
-    h0 = s(images[:, 0])
-    warped = fusion.warp_heatmaps(h0, windows[:, 0], windows[:, 1], data.CELL)
-    h1 = t1(images[:, 1], heatmaps=warped)
-    warped = fusion.warp_heatmaps(h1, windows[:, 1], windows[:, 2], data.CELL)
-    h2 = t2(images[:, 2], heatmaps=warped)
-
-    chain = fusion.propagate([s, t1, t2], images, windows, None, data.CELL)
-    close(chain, torch.stack([h0, h1, h2], dim=1))
-    key_frame = fusion.Frame(h0, windows[:, 0])
-    nets = [supernet] * 2
-    chain = fusion.propagate(nets, images[:, 1:], windows[:, 1:], key_frame, data.CELL, archs)
-    close(chain, torch.stack([h1, h2], dim=1))
+    heatmaps = [s(images[:, 0])]
+    for t, net in enumerate(nets):
+        warped = fusion.warp_heatmaps(heatmaps[t], windows[:, t], windows[:, t + 1], data.CELL)
+        heatmaps.append(net(images[:, t + 1], heatmaps=warped))
+    expected = torch.stack(heatmaps, dim=1)
+    close(fusion.propagate([s, *nets], images, windows, None, data.CELL), expected)
+    key = fusion.Frame(heatmaps[0], windows[:, 0])
+    rest = images[:, 1:], windows[:, 1:]
+    close(fusion.propagate([supernet] * 2, *rest, key, data.CELL, archs), expected[:, 1:])
 
 
 @pytest.fixture
@@ -326,36 +286,22 @@ def test_a_warp_is_the_identity_in_equal_windows_and_exact_under_autocast(window
 
 # ------------------------------------------------------------------ data.py: whole files, skeletons
 NO_SPACE = OSError(28, "No space left on device")
-OF_TORCH = RuntimeError("torch.save fails once more while it handles a full disk")
-OF_TORCH.__context__ = NO_SPACE
+AGAIN = RuntimeError("torch.save fails once more while it handles a full disk")
+AGAIN.__context__ = NO_SPACE
 
 
-@pytest.mark.parametrize("cause", [NO_SPACE, OF_TORCH, OSError("RGBA"), KeyboardInterrupt("stop")])
+@pytest.mark.parametrize("cause", [NO_SPACE, AGAIN, KeyboardInterrupt("stop")])
 def test_an_error_while_a_file_is_written_leaves_the_older_one(tmp_path, cause):
-    path = tmp_path / "folder" / "a.json"
+    path = f"{tmp_path}/folder/a.json"
     data.write_json({"a": 1}, path)
     data.write_json({"a": 2}, path)
     error = KeyboardInterrupt if isinstance(cause, KeyboardInterrupt) else UserError
-    message = "a.json cannot be written .(No space|RGBA)|stop"
-    with pytest.raises(error, match=message), data.whole_file(path) as file:
+    with pytest.raises(error, match="written .No space|stop"), data.whole_file(path) as file:
         file.write(b"newer")
         raise cause
     one_sentence("JSON", data.write_json, [np.nan], path, error=ValueError)
-    assert json.loads(path.read_text()) == {"a": 2}
-    assert os.listdir(path.parent) == ["a.json"]
-
-
-def test_a_refused_lock_leaves_files_of_later_processes_alone(tmp_path):
-    with data.locked(tmp_path):
-        # `caught` keeps all that the error refers to
-        with pytest.raises(UserError, match="another run") as caught, data.locked(tmp_path):
-            pass
-        with open(tmp_path / "a", "wb") as file:  # this has the number of the refused lock
-            context = multiprocessing.get_context("fork")
-            process = context.Process(target=os.fstat, args=(file.fileno(),))
-            process.start()
-            process.join()
-    assert caught and process.exitcode == 0
+    assert read_json(path) == {"a": 2}
+    assert os.listdir(f"{tmp_path}/folder") == ["a.json"]
 
 
 def test_a_file_system_without_locks_is_told_once_and_worked_on(tmp_path, monkeypatch, capsys):
@@ -376,14 +322,12 @@ def test_a_folder_is_tried_without_a_trace(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     for name in ("there", "new"):
         data.try_folder(tmp_path / name)
-    for name in ("file", "file/a", "/proc/a"):
+    for name in ("file/a", "/proc/a"):
         one_sentence(f"written to .*{name} .*another folder", data.try_folder, tmp_path / name)
     # a Pillow without fonts, or without GIFs
     for module, part in ((ImageFont, "load_default"), (Image, "SAVE_ALL")):
         monkeypatch.setattr(module, part, None)
         one_sentence("cannot draw .*: pip install", data.try_folder, tmp_path / "new")
-        archs = [TINY.smallest()]
-        one_sentence("cannot draw", vipnas.picture, archs, tmp_path / "a.png")
         monkeypatch.undo()
     assert {path.name for path in tmp_path.rglob("*")} == {"file", "there"}
 
@@ -392,20 +336,17 @@ OWN = data.Skeleton("own", ("tail", "left_knee", "right_knee"), ((0, 1),), (0.05
 
 
 @pytest.mark.parametrize("skeleton", [data.COCO, data.POSETRACK, OWN])
-def test_left_and_right_are_partners_and_a_skeleton_is_saved_with_a_network(skeleton):
-    for joint, partner in zip(skeleton.joints, skeleton.flip, strict=True):
-        side, _, part = joint.partition("_")
-        other = {"left": "right", "right": "left"}.get(side, side)
-        assert skeleton.joints[partner] == (f"{other}_{part}" if part else joint)
+def test_a_skeleton_is_saved_with_a_network(skeleton):
     saved = json.dumps(data.about(skeleton, (64, 48)))
     found = data.skeleton_of(json.loads(saved))
     assert found == replace(skeleton, name=found.name)
+    left, right = [skeleton.joints.index(f"{side}_knee") for side in ("left", "right")]
+    assert found.flip[0] == 0 and found.flip[left] == right
 
 
-NAMED = ["L_Eye R_Eye", "eye-l eye-r", "LElbow RElbow", "Left Wrist,Right Wrist", "aLEFT aRIGHT"]
-NAMED += ["toeL toeR", "lank rank", "leg_ml leg_mr", "handLTip handRTip", "finL2 finR2"]
-NAMED += ["左眼 右眼", "Nearhoof Offhoof", "ala.sx ala.dx", "pie_izquierdo pie_derecho"]
-NAMED += ["Linke Hand,Rechte Hand", "aile gauche,aile droite", "mão_esq mão_dir"]
+NAMED = ["L_Eye R_Eye", "eye-l eye-r", "LElbow RElbow", "Left Wrist,Right Wrist", "toeL toeR"]
+NAMED += ["lank rank", "leg_ml leg_mr", "finL2 finR2", "左眼 右眼", "Nearhoof Offhoof"]
+NAMED += ["ala.sx ala.dx", "Linke Hand,Rechte Hand", "mão_esq mão_dir", "eye_left_r eye_right_l"]
 
 
 @pytest.mark.parametrize("names", NAMED)
@@ -421,30 +362,24 @@ def test_sides_are_read_from_names_of_every_kind(names):
 
 
 def test_other_joints_are_a_skeleton_without_what_is_invalid_about_it(capsys):
-    limbs = [[1, 2], [3, 1], [0, 1], [3, 4], [2, 2], "12", None, [1.5, 2], [10**400, 1]]
+    limbs = [[1, 2], [3, 1], [0, 1], [3, 4], "12", [10**400, 1]]
     cat = {"name": "cat", "keypoints": ["tail", "nose", "left_ear"], "skeleton": limbs}
-    for _ in range(2):
-        own, order = data.skeleton_from(cat)
-    assert (own.name, own.limbs, order) == ("cat", ((0, 1), (2, 0)), [0, 1, 2])
-    assert own.sigmas == (0.05, 0.026, 0.035)
+    for sigmas in (None, [1, -2, 3]):
+        own, order = data.skeleton_from({**cat, "sigmas": sigmas})
+        assert (own.name, own.limbs, order) == ("cat", ((0, 1), (2, 0)), [0, 1, 2])
+        assert own.sigmas == (0.05, 0.026, 0.035)
     first, second = capsys.readouterr().out.splitlines()
     assert first == 'cat: without "sigmas", OKS takes 0.05 for tail'
     assert second.startswith("cat: nothing tells which of tail, nose, left_ear change places")
     assert data.skeleton_from({**cat, "sigmas": [1, 2, 3]})[0].sigmas == (1, 2, 3)
-    assert data.skeleton_from({**cat, "sigmas": [1, -2, 3]})[0].sigmas == own.sigmas
 
 
 def own_skeleton(names, **given):
     return data.skeleton_from({"name": "cat", "keypoints": names.split(), **given})[0]
 
 
-def test_of_a_joint_with_two_sides_both_change():
-    assert own_skeleton("eye_left_r eye_left_l eye_right_r eye_right_l").flip == (3, 2, 1, 0)
-
-
-MIRRORED = {"1 2": False, "nose ear1 ear2": False, "snout tailbase": True, "near_ear far_ear": True}
-MIRRORED |= {"left_ear right_ear left_hip": False, "l_ear r_ear l_hip": True, "knob": True}
-MIRRORED |= {"l_ear r_ear fin gill": True, "left_eye": False}
+MIRRORED = {"nose ear1 ear2": False, "snout tailbase": True, "near_ear far_ear": True}
+MIRRORED |= {"l_ear r_ear left_hip": False, "l_ear r_ear fin": True, "knob": True}
 
 
 @pytest.mark.parametrize("names", MIRRORED)
@@ -453,9 +388,8 @@ def test_people_are_mirrored_where_the_sides_of_all_joints_are_known(names, caps
     assert ('give "flip_pairs"' in capsys.readouterr().out) != MIRRORED[names]
 
 
-GIVEN = [{"flip_pairs": pairs} for pairs in ([["c", "b"]], [[1, 2], [2, 1]], {"b": "c"})]
-GIVEN += [{"flip_idx": [0, 2, 1, 3, 4]}, {"flip_pairs": [], "flip_idx": [1, 3, 2, 4, 5]}]
-GIVEN += [{"swap": ["", "c", "b", "", None]}, {"flip_pairs": 7, "swap": {"a": "", "b": "c"}}]
+GIVEN = [{"flip_pairs": [["c", "b"], ["b", "c"]]}, {"flip_pairs": {"b": "c"}}]
+GIVEN += [{"flip_pairs": [], "flip_idx": [0, 2, 1, 3, 4]}, {"swap": ["", "c", "b", "", None]}]
 
 
 @pytest.mark.parametrize("given", GIVEN)
@@ -467,10 +401,7 @@ def test_a_file_tells_the_sides_and_they_are_saved(given):
     assert "flip_pairs" not in {**data.COCO.category, **OWN.category}
 
 
-INVALID = [[["a", "b"], ["a", "c"]], [[0, 5]], [[1]], "ab", ["a"], [0, 1, 1, 2, 3], [1, 2, 0, 3, 4]]
-
-
-@pytest.mark.parametrize("pairs", INVALID)
+@pytest.mark.parametrize("pairs", [[["a", "b"], ["a", "c"]], [[0, 5]], "ab"])
 def test_invalid_sides_of_a_file_are_told_and_the_names_decide(pairs, capsys):
     data.say_once.cache_clear()
     assert own_skeleton("a b c l_d r_d", flip_pairs=pairs).flip == (0, 1, 2, 4, 3)
@@ -486,8 +417,8 @@ def test_given_pairs_count_from_1_where_names_say_so_and_the_left_joint_stands_f
 # ----------------------------------------------------------------------- data.py: windows and crops
 def test_a_window_is_the_box_in_the_networks_aspect_and_padded():
     assert np.allclose(data.window((10, 20, 30, 80), (128, 96)), (-12.5, 10, 75, 100))
-    for box in [(0, 0, 0, 9), (0, 0, 9, -9), (0, 0, np.nan, 9), (np.inf, 0, 9, 9)]:
-        one_sentence("has no area", data.window, box, (128, 96))
+    for width in (0, -9, np.nan, np.inf):
+        one_sentence("has no area", data.window, (0, 0, width, 9), (128, 96))
 
 
 @pytest.mark.parametrize("flip, place", [(False, (59.5, 75.5)), (True, (35.5, 75.5))])
@@ -502,16 +433,16 @@ def test_a_crop_turns_clockwise_and_shows_a_square_where_its_matrix_says(flip, p
     assert np.allclose(data.transform([place], data.invert(matrix)), (57.5, 53.5))
 
 
-@pytest.mark.parametrize("box, wide", [((31, 50, 40, 120), 112.5), ((-7, 8.5, 300, 60), 375)])
-def test_networks_in_sbls_cells_have_sbls_windows(box, wide):
+def test_networks_in_sbls_cells_have_sbls_windows():
     # as mmpose (TopdownAffine, topdown.py) takes keypoints from the crop back to the image
+    box = (31, 50, 40, 120)  # its window is 112.5 x 150 about (51, 110)
     crop = data.decode(torch.rand(17, 64, 48), cell=data.SBL_CELL)[:, :2].numpy()
-    centre = np.array([box[0] + box[2] / 2, box[1] + box[3] / 2])
-    expected = crop / (192, 256) * (wide, wide / 0.75) + centre - (wide / 2, wide / 1.5)
+    expected = crop * 112.5 / 192 + (51 - 112.5 / 2, 110 - 150 / 2)
     matrix = data.crop_matrix(box, (256, 192), cell=data.SBL_CELL)
-    assert np.abs(data.transform(crop, data.invert(matrix)) - expected).max() < 1e-4
-    mirror = data.crop_matrix(box, (256, 192), data.Augmentation(40, 1.2, True), data.SBL_CELL)
-    assert data.transform(centre[None], mirror) == pytest.approx(np.array([[96, 128]]))
+    assert np.allclose(data.transform(crop, data.invert(matrix)), expected, atol=1e-4)
+    turned = data.Augmentation(rotation=40, scale=1.2, flip=True)
+    matrix = data.crop_matrix(box, (256, 192), turned, data.SBL_CELL)
+    assert np.allclose(data.transform([(51, 110)], matrix), (96, 128))
 
 
 def test_a_large_jpeg_is_decoded_small_and_pixels_are_averaged(tmp_path):
@@ -519,9 +450,9 @@ def test_a_large_jpeg_is_decoded_small_and_pixels_are_averaged(tmp_path):
     pixels[:, ::2] //= 2  # stripes, too fine for the crop
     Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95)
     matrix = data.crop_matrix((300, 100, 400, 600), (128, 96), data.Augmentation(rotation=20))
-    opened = Image.open(tmp_path / "a.jpg")
+    opened = Image.open(f"{tmp_path}/a.jpg")
     small = data.crop(opened, matrix, (128, 96)).float()
-    full = data.crop(Image.open(tmp_path / "a.jpg").copy(), matrix, (128, 96)).float()
+    full = data.crop(Image.open(f"{tmp_path}/a.jpg").copy(), matrix, (128, 96)).float()
     assert opened.size[0] < 1024
     assert (small - full).abs().mean() < 5
 
@@ -545,21 +476,17 @@ def test_frames_of_every_kind_become_the_same_picture(tmp_path):
 
 
 RED = np.full((8, 6, 3), 200, np.uint8)
-NO_PICTURES = [None, [[1]], RED[None], RED[:0], RED[:, :, :2], RED[0, 0], RED.astype(str)]
-NO_PICTURES += [RED / 255, np.float16(RED), RED.astype(int), np.uint32(RED), torch.from_numpy(RED)]
+NO_PICTURES = [None, [[1]], RED[None], RED / 255, RED.astype(int)]
 
 
-@pytest.mark.parametrize("frame", NO_PICTURES)
+@pytest.mark.parametrize("frame", [*NO_PICTURES, torch.from_numpy(RED)])
 def test_anything_else_is_no_picture_which_is_one_sentence(frame, tmp_path):
     one_sentence("is no frame: hand over", data.as_picture, frame)
     one_sentence("a.jpg is missing", data.as_picture, tmp_path / "a.jpg")
 
 
 # -------------------------------------------------------------------------------- data.py: heatmaps
-SIZES = [((128, 96), data.CELL), ((256, 192), data.CELL), ((128, 96), data.SBL_CELL)]
-
-
-@pytest.mark.parametrize("size, cell", SIZES)
+@pytest.mark.parametrize("size, cell", [((256, 192), data.CELL), ((128, 96), data.SBL_CELL)])
 def test_joints_come_back_from_their_targets_and_from_those_of_the_mirrored_person(size, cell):
     height, width = size
     joints = torch.rand(40, 17, 3) * torch.tensor([width - 13, height - 13, 0]) + 6
@@ -598,12 +525,6 @@ def test_processes_render_what_one_renders(people):
         assert np.array_equal(getattr(by_two, field), getattr(people, field))
 
 
-def test_clips_of_no_frames_or_of_odd_sizes_are_one_sentence():
-    one_sentence("at least 1", data.SyntheticClips, "val", 0)
-    one_sentence("at least 1", data.SyntheticClips, "val", 1, 0)
-    one_sentence("multiples of 4", data.SyntheticClips, "val", 1, 1, (30, 30))
-
-
 @pytest.mark.parametrize("cell", [data.CELL, data.SBL_CELL])
 def test_each_frame_has_its_own_window_and_a_clip_one_augmentation(cell):
     clips = data.SyntheticClips("val", 8, 4, workers=1, cell=cell)
@@ -625,7 +546,7 @@ def test_each_frame_has_its_own_window_and_a_clip_one_augmentation(cell):
 @contextlib.contextmanager
 def edited(path):
     """What a JSON file says; it is written back with the changes."""
-    page = json.loads(path.read_text())
+    page = read_json(path)
     yield page
     path.write_text(json.dumps(page))
 
@@ -676,7 +597,7 @@ def test_detected_people_come_with_their_scores_also_those_of_test_dev(exports):
     folder = exports / "coco/annotations"
     boxes = folder / "person_detections_val2017.json"
     clips = read_coco(exports, boxes=boxes)
-    assert clips.scores.tolist() == [entry["score"] for entry in json.loads(boxes.read_text())]
+    assert clips.scores.tolist() == [entry["score"] for entry in read_json(boxes)]
     assert len(clips.annotations["annotations"]) == 2 and not clips.joints.any()
     one_sentence("give --boxes", read_coco, exports, "test-dev2017")
     clips = read_coco(exports, "test-dev2017", folder / "person_detections_test-dev2017.json")
@@ -684,24 +605,16 @@ def test_detected_people_come_with_their_scores_also_those_of_test_dev(exports):
     assert len(clips) == 4 and clips.annotations["annotations"] == []
 
 
-MIXED = (0, 4, 8, 9, 10, 13)  # every fourth frame, then each, then a gap
-CUT = [
-    (MIXED, 3, "val", [[0, 1, 2]]),
-    (MIXED, 2, "val", [[0, 1], [2, 3]]),
-    (MIXED, 3, "test", [[0, 1, 2], [3, 4, -1], [5, -1, -1]]),  # a report needs each frame
-    ((0, 2, 4, 5, 6, 9), 3, "val", [[2, 3, 4]]),
-    ((0, 4, 5, 6, 9, 13), 3, "val", [[1, 2, 3]]),
-]
+CUT = [("val", 3, [[1, 2, 3]]), ("val", 2, [[0, 1], [2, 3]])]
+CUT += [("test", 3, [[0, 1, -1], [2, 3, -1], [4, -1, -1], [5, -1, -1]])]  # a report needs each
 
 
-@pytest.mark.parametrize("times, frames, split, expected", CUT)
-def test_clips_are_consecutive_frames_each_with_a_box(
-    exports, videos, times, frames, split, expected
-):
+@pytest.mark.parametrize("split, frames, expected", CUT)
+def test_clips_are_consecutive_frames_each_with_a_box(exports, videos, split, frames, expected):
     videos[1].unlink()
     with edited(videos[0]) as page:
-        for t in range(6):
-            page["images"][t].update(id=t, frame_id=times[t])
+        for t, number in enumerate((0, 4, 5, 6, 9, 12)):  # every fourth, then each, then gaps
+            page["images"][t].update(id=t, frame_id=number)
             page["annotations"][t].update(image_id=t, bbox=[10 + t, 10, 50, 80])
     clips = read_posetrack(exports, split, frames)
     places = np.where(clips.ids[..., 0] == None, -1, clips.ids[..., 0])  # noqa: E711 elementwise
@@ -711,20 +624,16 @@ def test_clips_are_consecutive_frames_each_with_a_box(
     assert np.array_equal(clips.boxes[labelled][:, 0], 10 + places[labelled])
 
 
-UNUSABLE = [{"bbox": None}, {"bbox": [[5, 5], [9, 9]]}, {"area": [3]}, {"area": "3"}, {"area": -1}]
-UNUSABLE += [{"area": 10**400}, {"area": np.nan}, {"image_id": []}, {"keypoints": [[1], [1, 2]]}]
-UNUSABLE += [{"bbox": [0, 0, 2e5, 2e5]}, {"bbox": [-1e300, 0, 9, 9]}, {"keypoints": [2e5] * 34}]
-UNUSABLE += [{"category_id": 2}, {"image_id": 99}, {"image_id": 98}]
-EVALUATED = [{"keypoints": [0] * 51}, {"iscrowd": 1}]  # an evaluation gets crowds, for example
-EVALUATED += [{"bbox": [5, 5, -9, 9]}, {"bbox": [5, 5, 0, 9]}]
-EVALUATED += [{"image_id": 97}, {"image_id": 96}, {"image_id": 95}]
+UNUSABLE = [{"bbox": None}, {"bbox": [0, 0, 2e5, 2e5]}, {"area": "3"}]
+UNUSABLE += [{"area": -1}, {"area": 10**400}, {"category_id": 2}, {"image_id": 98}]
+EVALUATED = [{"iscrowd": 1}, {"bbox": [5, 5, -9, 9]}, {"image_id": 96}, {"image_id": 97}]
 
 
 def test_bad_entries_are_left_out_and_counted(exports, capsys, coco_val):
     (exports / "coco/val2017/empty.jpg").touch()
-    names = {97: "gone.jpg", 96: "empty.jpg", 95: "long" * 999, 98: None}
     with edited(coco_val) as page:
-        page["images"] += [{"id": number, "file_name": name} for number, name in names.items()]
+        for number, name in ((96, "empty.jpg"), (97, "long" * 999), (98, None)):
+            page["images"].append({"id": number, "file_name": name})
         good = page["annotations"][0]
         page["annotations"] += [{**good, **entry} for entry in UNUSABLE + EVALUATED]
     clips = read_coco(exports)
@@ -732,8 +641,8 @@ def test_bad_entries_are_left_out_and_counted(exports, capsys, coco_val):
     assert sum(count for count, _ in clips.skipped.values()) == len(UNUSABLE + EVALUATED)
     assert len(clips.annotations["annotations"]) == 2 + len(EVALUATED)
     printed = capsys.readouterr().out
-    assert "2 x box without area ([5, 5, -9, 9]; wanted: x, y, width, height in pix" in printed
-    assert "3 x picture missing or empty ('" in printed
+    assert "1 x box without area ([5, 5, -9, 9]; wanted: x, y, width, height in pix" in printed
+    assert re.search("2 x picture missing or empty .*coco/val2017/empty.jpg", printed)
 
 
 def test_damaged_pictures_are_black_unlabelled_and_told_once(exports, capsys):
@@ -743,19 +652,15 @@ def test_damaged_pictures_are_black_unlabelled_and_told_once(exports, capsys):
         file.write_bytes(file.read_bytes()[:1500])
     for _ in range(2):
         batch = clips.batch(range(8))
-    assert batch.images.flatten(1).any(1).tolist() == [False] * 4 + [True] * 4
-    assert batch.joints[..., 2].flatten(1).any(1).tolist() == [False] * 4 + [True] * 4
+    for shown in (batch.images, batch.joints[..., 2]):
+        assert shown.flatten(1).any(1).tolist() == [False] * 4 + [True] * 4
     assert capsys.readouterr().out.count("is missing, damaged or no picture") == 4
     for file in files:
         file.write_text("no picture")
     one_sentence("no picture of COCO", read_coco, exports, "train")
 
 
-BAD_FILES = ["", '{"images": [', "[]", "[" * 10**5, "[" + "9" * 5000 + "]", "null", "[{}]"]
-BAD_FILES += ['{"images": 3}', '{"images": [], "annotations": []}']
-
-
-@pytest.mark.parametrize("contents", BAD_FILES)
+@pytest.mark.parametrize("contents", ["", "[" * 10**5, "[" + "9" * 5000 + "]", "[{}]", "{}"])
 def test_a_bad_file_is_one_sentence(exports, contents):
     boxes = exports / "boxes.json"
     boxes.write_text(contents)
@@ -767,31 +672,28 @@ def test_a_bad_file_is_one_sentence(exports, contents):
         one_sentence("none.*--root", data.open_clips, kind, "/none", "val", 1, (128, 96))
 
 
-TWO = [{"id": 3, "name": "dog"}, {"id": "p", "name": "Person"}]
-DIVER = {"id": 2**70, "name": "diver", "keypoints": ["nose"]}
-CATEGORIES = [(TWO, "p"), ([{"id": 9, "name": "swimmer"}], 9), ([], 1), (None, 1)]
+CATEGORIES = [
+    ([{"id": 3, "name": "dog"}, {"id": "p", "name": "Person"}], "p"),
+    ([{"id": 9, "name": "swimmer"}], 9),
+    (None, 1),
+    # what is called person but has no keypoints groups others
+    ([{"id": 0, "name": "person"}, {"id": 2**70, "name": "pair", "keypoints": ["a", "b"]}], 2**70),
+]
 
 
-@pytest.mark.parametrize("categories, found", [*CATEGORIES, ([TWO[0], DIVER], 2**70)])
-def test_the_category_of_people_is_read_and_its_id_is_in_the_results(
-    exports, coco_val, categories, found
-):
+@pytest.mark.parametrize("categories, found", CATEGORIES)
+def test_the_category_of_people_is_read_and_written(exports, coco_val, categories, found):
     with edited(coco_val) as page:
         page["categories"] = categories
         page["annotations"].append({**page["annotations"][0], "category_id": 3})
         for person in page["annotations"][:2]:
             person["category_id"] = found
-            person["keypoints"] = person["keypoints"][: 3 if found == 2**70 else 51]
+            person["keypoints"] = person["keypoints"][: 6 if found == 2**70 else 51]
     people = read_coco(exports)
     assert people.left_out.startswith(f"1 x category_id is not {found!r} (3)")
     results = data.coco_results(people.joints + [0, 0, 0.5], people)
     assert [result["category_id"] for result in results] == [found] * 2
     assert data.coco_ap(people.annotations, results)["AR"] == 1
-
-
-def test_several_categories_without_a_person_are_one_sentence():
-    page = {"categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "horse"}]}
-    one_sentence('dog, horse: .*"person"', data.person_category, page, "a.json")
 
 
 def reverse_joints(page):
@@ -829,8 +731,8 @@ def test_people_without_named_joints_have_numbered_ones(exports, coco_val):
         del page["categories"][0]["keypoints"]
         for person in page["annotations"]:
             person["keypoints"] = person["keypoints"][:12]
-        page["annotations"] += [page["annotations"][0]] * 2
-        page["annotations"][1] = {**page["annotations"][1], "keypoints": [1] * 24}
+        page["annotations"] += [page["annotations"][0], {**page["annotations"][1]}]
+        page["annotations"][1]["keypoints"] = [1] * 24
     people = read_coco(exports)
     assert people.skeleton.joints == ("joint_1", "joint_2", "joint_3", "joint_4")
     assert "keypoints has 24 values, wanted are 12 finite numbers" in people.left_out
@@ -839,9 +741,7 @@ def test_people_without_named_joints_have_numbered_ones(exports, coco_val):
 def test_what_may_be_missing_is_filled_in(exports, coco_val):
     with edited(coco_val) as page:
         first, second = page["annotations"]
-        places = np.reshape(first["keypoints"], (17, 3))[:, :2]
-        places[:3] = [[0, 0], [0, 7], [7, 0]]
-        first["keypoints"] = places.ravel().tolist()
+        first["keypoints"] = [0, 0, 0, 7, 7, 0] + [9] * 28  # x, y of each joint
         for key in ("area", "iscrowd", "num_keypoints", "category_id", "id"):
             del first[key]
         second.update(area=None, category_id=None, score="good")
@@ -849,72 +749,51 @@ def test_what_may_be_missing_is_filled_in(exports, coco_val):
     assert np.allclose(people.areas, 0.53 * people.boxes[..., 2:].prod(-1))
     assert people.joints[0, 0, :3].tolist() == [[0, 0, 0], [0, 7, 2], [7, 0, 2]]
     person = people.annotations["annotations"][0]
-    assert person["iscrowd"] == 0
-    assert person["num_keypoints"] == (people.joints[0, 0, :, 2] > 0).sum()
+    assert (person["iscrowd"], person["num_keypoints"]) == (0, 16)
 
 
-NESTED = [[3, 4, 2], [5, 6], [7, 8, 1]]
-MISSING = [[3, 4, 2], [0, 0, 0], [7, 8, 1]]
-WAYS = [(NESTED, MISSING), ([3, 4, 2, None, None, None, 7, 8, 1], MISSING)]
-WAYS += [([3, 4, 2, "NaN", 6, 2, 7, 8, 1], MISSING), ([[3, 4, 2], None, [7, 8, 1]], MISSING)]
-WAYS += [([[3, 4], [0, 0], []], [[3, 4, 2], [0, 0, 0], [0, 0, 0]])]
+LACKING = [[3, 4, 2, None, None, None], [3, 4, 2, "NaN", 6, 2], [[3, 4, 2], [5, 6]]]
 
 
-@pytest.mark.parametrize("written, expected", WAYS)
-def test_a_joint_that_exporters_lack_is_unlabelled(written, expected):
-    assert data.read_joints(written, 3).tolist() == expected
+@pytest.mark.parametrize("written", LACKING)
+def test_a_joint_that_exporters_lack_is_unlabelled(written):
+    assert data.read_joints(written, 2).tolist() == [[3, 4, 2], [0, 0, 0]]
 
 
-@pytest.mark.parametrize("joint", [[1, "far", 2], {"x": 1}, [1, 2, 3, 4], [1, 2, 1e9]])
+@pytest.mark.parametrize("joint", [[1, "far", 2], {"x": 1}])
 def test_a_joint_that_is_wrong_is_shown(joint):
     with pytest.raises(data.LeftOut) as caught:
         data.read_joints([[0, 0, 0], joint, [0, 0, 0]], 3)
     assert str(joint)[1:-1] in str(caught.value)
 
 
-def test_a_group_called_person_gives_way_to_the_category_with_joints(exports, coco_val):
-    with edited(coco_val) as page:
-        page["categories"] = [{"id": 0, "name": "person"}, {"id": 5, "name": "skater"}]
-        page["categories"][1]["keypoints"] = list(data.COCO.joints)
-        for person in page["annotations"]:
-            person["category_id"] = 5
-    assert read_coco(exports).category_id == 5
-
-
 EIGHT = Image.Exif()
 EIGHT[0x0112] = 8  # to be shown after a quarter turn to the left
-TURNED = (lambda picture: picture.transpose(Image.Transpose.ROTATE_270), EIGHT, "the picture is")
-SMALLER = (lambda picture: picture.reduce(2), Image.Exif(), "the labels are scaled")
+CHANGED = {
+    "the picture is": lambda picture: picture.transpose(Image.Transpose.ROTATE_270),
+    "the labels are scaled": lambda picture: picture.reduce(2),
+}
 
 
-@pytest.mark.parametrize("change, exif, told", [TURNED, SMALLER])
-def test_a_picture_changed_after_it_was_labelled_is_read_as_it_was(
-    exports, coco_val, capsys, change, exif, told
-):
+@pytest.mark.parametrize("told", CHANGED)
+def test_a_picture_changed_after_it_was_labelled_is_read(exports, coco_val, capsys, told):
     before = read_coco(exports).batch([0, 1]).images.float()
     with edited(coco_val) as page:
         for image in page["images"]:
             path = exports / "coco/val2017" / image["file_name"]
             picture = Image.open(path)
             image["width"], image["height"] = picture.size
-            change(picture).save(path, exif=exif, quality=95)
+            exif = EIGHT if told == "the picture is" else Image.Exif()
+            CHANGED[told](picture).save(path, exif=exif, quality=95)
     people = read_coco(exports)
     assert (people.batch([0, 1]).images - before).abs().mean() < 9
     assert f"2 x another size than the file says, so {told}" in capsys.readouterr().out
 
 
-def test_image_ids_that_repeat_are_refused(exports, coco_val):
+@pytest.mark.parametrize("key", ["area", "num_keypoints"])
+def test_a_zero_that_box_and_joints_contradict_is_computed(exports, coco_val, capsys, key):
     with edited(coco_val) as page:
-        page["images"].append({**page["images"][1], "file_name": "other.jpg"})
-    one_sentence("two images of id 2.*merged", read_coco, exports)
-
-
-@pytest.mark.parametrize("key, value", [("area", 0.0), ("num_keypoints", 0)])
-def test_a_zero_that_box_and_joints_contradict_is_computed_again(
-    exports, coco_val, capsys, key, value
-):
-    with edited(coco_val) as page:
-        page["annotations"][1][key] = value
+        page["annotations"][1][key] = 0
     people = read_coco(exports)
     assert people.annotations["annotations"][1][key] > 0
     assert f"1 x {key} is 0, so it is computed again (image 2)" in capsys.readouterr().out
@@ -930,17 +809,25 @@ def test_boxes_that_are_something_else_are_told(exports, coco_val, capsys, corne
     assert f"2 x bbox {told}" in capsys.readouterr().out
 
 
-def test_fractions_of_the_picture_are_refused(exports, coco_val):
+def test_annotations_that_cannot_be_used_are_refused_with_the_reason(exports, coco_val):
     with edited(coco_val) as page:
         for person in page["annotations"]:
             person["keypoints"] = [value / 1000 for value in person["keypoints"]]
     one_sentence("keypoints lie in 0 .. 1", read_coco, exports)
+    with edited(coco_val) as page:
+        for person in page["annotations"]:
+            person["bbox"] = None
+    one_sentence("left out 2 x no bbox.*--root", read_coco, exports)
+    with edited(coco_val) as page:
+        page["images"].append({**page["images"][1], "file_name": "other.jpg"})
+    one_sentence("two images of id 2.*merged", read_coco, exports)
+    with edited(coco_val) as page:
+        page["categories"] = [{"id": 1, "name": "dog"}, {"id": 2, "name": "horse"}]
+    one_sentence('dog, horse: .*"person"', read_coco, exports)
 
 
 @pytest.mark.parametrize("number", [None, 0.0, "x", float("nan")])
-def test_frames_without_numbers_are_in_their_order_and_videos_are_kept_apart(
-    exports, videos, number
-):
+def test_frames_without_numbers_are_in_order_and_videos_apart(exports, videos, number):
     videos[1].unlink()
     with edited(videos[0]) as page:
         for t, image in enumerate(page["images"]):
@@ -950,9 +837,7 @@ def test_frames_without_numbers_are_in_their_order_and_videos_are_kept_apart(
     assert len(clips) == 1  # of four frames and of two
 
 
-def test_people_without_a_head_box_are_used_but_not_in_the_official_numbers(
-    exports, videos, capsys
-):
+def test_people_without_a_head_box_are_not_in_the_official_numbers(exports, videos, capsys):
     for video in videos:
         with edited(video) as page:
             page["annotations"][0]["bbox_head"] = [1, 2, 3]
@@ -965,10 +850,7 @@ def test_people_without_a_head_box_are_used_but_not_in_the_official_numbers(
     assert "4 people have no head box (bbox_head)" in capsys.readouterr().out
 
 
-MIXED_IDS = {1: "a", 2: 2**60 + 1}
-
-
-@pytest.mark.parametrize("number", ["n{}".format, (2**64).__add__, float, MIXED_IDS.get])
+@pytest.mark.parametrize("number", ["n{}".format, (2**64).__add__, {1: "a", 2: 7}.get])
 def test_ids_come_out_as_they_went_in(exports, coco_val, number):
     with edited(coco_val) as page:
         for image, person in zip(page["images"], page["annotations"], strict=True):
@@ -976,47 +858,38 @@ def test_ids_come_out_as_they_went_in(exports, coco_val, number):
             person["id"] = [person["id"]]  # an annotation's own id does not matter
     people = read_coco(exports)
     results = data.coco_results(people.joints + [0, 0, 0.5], people)
-    read = json.loads(json.dumps(results))
-    assert {repr(result["image_id"]) for result in read} == {repr(number(1)), repr(number(2))}
-    assert data.coco_ap(people.annotations, results)["AP"] == 1
+    written = [result["image_id"] for result in json.loads(json.dumps(results))]
+    assert {*map(repr, written)} == {repr(number(1)), repr(number(2))}
     assert data.coco_ap(page, results)["AP"] == 1
 
 
-def test_the_official_flip_test_needs_known_sides(exports, tmp_path, monkeypatch):
-    clips = read_coco(exports)
-    flips = []
-
+@pytest.mark.parametrize("joints", [data.COCO.joints, string.ascii_letters[:17]])
+def test_the_official_flip_test_needs_known_sides(exports, tmp_path, monkeypatch, joints):
     def predict(*arguments, flip, **options):
-        flips.append(flip)
+        assert flip == (joints is data.COCO.joints)
         return clips.joints
 
+    clips = read_coco(exports)
+    clips.skeleton = replace(data.COCO, joints=tuple(joints))
     monkeypatch.setattr(search, "predict", predict)
-    for joints in (data.COCO.joints, tuple(string.ascii_letters[:17])):
-        clips.skeleton = replace(data.COCO, joints=joints)
-        search.official([], clips, CPU, tmp_path)
-    assert flips == [True, False]
+    search.official([], clips, CPU, tmp_path)
 
 
-def test_sequences_that_number_their_images_alike_are_kept_apart(
-    exports, videos, tmp_path, monkeypatch
-):
+def test_sequences_that_number_images_alike_are_kept_apart(exports, videos, monkeypatch):
     for video in videos:
         with edited(video) as page:
             for t in range(6):
                 page["images"][t]["id"] = page["annotations"][t]["image_id"] = f"{t}"
-                page["images"][t]["note"] = np.nan
                 if video == videos[1]:  # all of it is to be ignored
                     page["images"][t]["ignore_regions_x"] = [[-9, 999, 999, -9]]
                     page["images"][t]["ignore_regions_y"] = [[-9, -9, 999, 999]]
     clips = read_posetrack(exports, "test", 4)
     perfect = clips.joints * [1, 1, 0] + [0, 0, 0.5]
     monkeypatch.setattr(search, "predict", lambda *arguments, **options: perfect)
-    assert search.official([], clips, CPU, tmp_path / "out")["Total"] == 100
-    for name in clips.sequences:
-        poses = json.loads((tmp_path / "out/posetrack" / name).read_text())["annotations"]
+    assert search.official([], clips, CPU, exports / "out")["Total"] == 100
+    for file in (exports / "out").glob("posetrack/*.json"):
+        poses = read_json(file)["annotations"]
         assert [pose["image_id"] for pose in poses] == ["0", "1", "2", "3", "4", "5"]
-    kept = search.EvaluationSet(clips, CPU)
-    assert search.own_ap(perfect[kept.indices], kept) == 100
 
 
 def test_two_people_of_one_track_in_a_frame_are_two_tracks(exports, videos):
@@ -1024,7 +897,7 @@ def test_two_people_of_one_track_in_a_frame_are_two_tracks(exports, videos):
         page["annotations"] += [{**person, "bbox": [1, 1, 9, 9]} for person in page["annotations"]]
     clips = read_posetrack(exports, frames=6)
     assert len(clips) == 3  # one of them in the other file
-    assert (clips.boxes[:, :, 2] == 9).tolist() == [[False] * 6, [True] * 6, [False] * 6]
+    assert (clips.boxes[:, :, 2] == 9).all(axis=1).tolist() == [False, True, False]
 
 
 def test_a_bad_file_beside_good_ones_is_left_out(exports, videos):
@@ -1035,27 +908,6 @@ def test_a_bad_file_beside_good_ones_is_left_out(exports, videos):
     clips = read_posetrack(exports)
     assert len(clips) == 12
     assert clips.left_out.startswith("2 x annotation file (")
-
-
-WHY = [
-    ({"bbox": None}, "no bbox"),
-    ({"keypoints": [1] * 42}, "keypoints has 42 values, wanted are 51 finite numbers"),
-    ({"image_id": 77}, "no image with id, file_name .77"),
-    ({"area": "big"}, "invalid area .'big'"),
-]
-
-
-@pytest.mark.parametrize("change, why", WHY)
-def test_where_nobody_is_left_the_reason_is_told(exports, coco_val, change, why):
-    with edited(coco_val) as page:
-        for person in page["annotations"]:
-            person.update(change)
-    one_sentence(f"left out 2 x {why}.*--root", read_coco, exports)
-
-
-def test_a_path_at_which_there_is_no_picture_is_told(exports):
-    shutil.rmtree(exports / "coco/train2017")
-    one_sentence("coco/train2017/000000000001.jpg", read_coco, exports, "train")
 
 
 def test_a_loader_makes_batches_of_files_ahead(exports):
@@ -1071,24 +923,20 @@ def test_a_loader_makes_batches_of_files_ahead(exports):
     assert not first.is_shared()  # in a container /dev/shm is small
 
 
-@pytest.mark.parametrize("workers, expected", [(None, [8, 6, 1]), (0, [0] * 3), (9, [9] * 3)])
+@pytest.mark.parametrize("workers, expected", [(None, [8, 6, 1]), (9, [9] * 3)])
 def test_loader_processes_are_as_many_as_said(workers, expected, exports, monkeypatch):
-    clips = data.open_clips("coco", exports / "coco", "val", 1, (128, 96), workers=workers)
+    def loader(*arguments, num_workers, **options):
+        found.append(num_workers)
+        return []
+
     found = []
-    monkeypatch.setattr(
-        data, "DataLoader", lambda *_, **how: found.append(how["num_workers"]) or []
-    )
+    clips = data.open_clips("coco", exports / "coco", "val", 1, (128, 96), workers=workers)
+    monkeypatch.setattr(data, "DataLoader", loader)
     monkeypatch.setattr(data, "cores", lambda: 24)
     for sharing in ("1", "4", "32"):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", sharing)
         assert list(data.batch_loader(None, [], clips, CPU)) == []
     assert found == expected
-
-
-def test_synthetic_people_are_rendered_without_workers(monkeypatch):
-    monkeypatch.setattr(data, "cores", lambda: 2)
-    monkeypatch.setattr(data.multiprocessing, "get_context", None)
-    assert len(data.open_clips("synthetic", None, "train", 1, (32, 24), 32, workers=0)) == 32
 
 
 @needs_samples
@@ -1104,36 +952,18 @@ def test_real_people_are_read():
 
 
 # -------------------------------------------------------------- data.py: pictures, the command line
-def test_a_pose_is_drawn_over_its_joints(people):
-    frame, joints = people.images[3, 0], people.joints[3, 0]
-    picture = data.draw_pose(Image.fromarray(frame), joints, data.COCO)
-    changed = (np.asarray(picture) != frame).any(axis=-1)
-    for x, y, visibility in joints:
-        assert not visibility or changed[round(y), round(x)]
-    assert 0.005 < changed.mean() < 0.2
-    blank = Image.new("RGB", (96, 128))
-    colours = data.draw_pose(blank, joints, data.COCO, colour=(0, 0, 255)).getcolors()
-    assert (0, 0, 255) in [colour for _, colour in colours] and blank.getbbox() is None
-    assert data.draw_pose(blank, joints * [np.nan, 1, 1], data.COCO).getbbox() is None
-
-
 def test_lists_of_images_are_gifs_and_other_names_are_one_sentence(tmp_path):
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "lime", "blue")]
-    data.save_image(frames, tmp_path / "a.gif")
-    data.save_image(data.sheet([frames, frames[:1]]), tmp_path / "a.png")
-    assert Image.open(tmp_path / "a.gif").n_frames == 3
-    assert Image.open(tmp_path / "a.png").size == (27, 18)
+    data.save_image(frames, f"{tmp_path}/a.gif")
+    assert Image.open(f"{tmp_path}/a.gif").n_frames == 3
     for image, name in [(frames, "b.png"), (frames[0], "b.txt")]:
         one_sentence("must end in .gif", data.save_image, image, tmp_path / name)
-    one_sentence("cannot be written", data.save_image, frames[0], "/proc/none/b.png")
 
 
 def test_data_py_draws_its_chapter(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["data.py", "--out", f"{tmp_path}/a.png"])
     data.main()
-    assert Image.open(tmp_path / "a.png").size == (6 * 192, 6 * 256)
-    monkeypatch.setattr(sys, "argv", ["data.py", "--export", "coco"])
-    one_sentence("--out", data.main)
+    assert Image.open(f"{tmp_path}/a.png").size == (6 * 192, 6 * 256)
 
 
 # ------------------------------------------------------------------------ data.py: synthetic people
@@ -1160,35 +990,23 @@ def test_joints_are_visible_hidden_or_outside_the_picture(rendered):
     inside = (x >= -0.5) & (x < 95.5) & (y >= -0.5) & (y < 127.5)
     assert np.array_equal(inside, visibility > 0) and inside.mean() > 0.95
     assert 0.1 < (visibility == 1).mean() < 0.35
-    width = x[:, :, 5] - x[:, :, 6]  # left shoulder - right: every fifth person is seen from behind
-    assert 0.1 < (width < 0).mean() < 0.3
-    assert (visibility[:, :, 1:3][width < -12] == 2).mean() < 0.1  # and without eyes
-    assert (visibility[:, :, 1:3][width > 12] == 2).mean() > 0.7
-
-
-def test_people_move_slowly_enough_for_memory_to_help(rendered):
-    places = rendered[1][..., :2]
-    after_one, _, after_three = np.linalg.norm(places[:, 1:] - places[:, :1], axis=-1).mean((0, 2))
-    assert 0.5 < after_one < 2 and after_three > 1.5 * after_one  # pixels
-
-
-def test_half_of_the_clips_get_dark_and_then_still_show_something(rendered):
-    dark = rendered[2][..., 0]  # (100, 4)
-    assert 0.3 < dark.any(1).mean() <= 0.6 and dark.sum(1).max() <= 3
-    brightness = rendered[0].mean((2, 3, 4))
-    assert brightness[dark].mean() < 0.6 * brightness[~dark].mean()
-    assert (brightness.min(1) / brightness.max(1)).min() > 0.1
+    from_behind = x[:, :, 5] < x[:, :, 6]  # the left shoulder is on the left: every fifth person
+    assert 0.1 < from_behind.mean() < 0.3
+    assert (visibility[:, :, 1:3][from_behind] == 2).mean() < 0.2  # and hardly shows their eyes
 
 
 def test_the_renderer_knows_what_makes_a_frame_hard(rendered):
-    _, joints, conditions = rendered
-    _, blurred, shaken, occluded = np.moveaxis(conditions, -1, 0)  # (100, 4) each
-    assert 0.1 < occluded.mean() < 0.3 and 0.3 < (~conditions.any(-1)).mean() < 0.5
-    assert 0.15 < blurred.mean() < 0.35 and blurred.any(1).mean() < 0.7  # half of the clips can
+    pictures, joints, conditions = rendered
+    dark, blurred, shaken, occluded = np.moveaxis(conditions, -1, 0)  # (100, 4) each
+    assert 0.3 < (~conditions.any(-1)).mean() < 0.5 and 0.1 < occluded.mean() < 0.3
+    assert 0.15 < blurred.mean() < 0.35 and 0.3 < dark.any(1).mean() <= 0.6
+    brightness = pictures.mean((2, 3, 4))
+    assert 0.1 * brightness.max() < brightness[dark].mean() < 0.6 * brightness[~dark].mean()
     # a shaken camera moves all joints at once
     jump = np.abs(np.median(np.diff(joints[..., :2], axis=1), axis=2)).max(-1)  # (100, 3)
     calm = ~(shaken[:, 1:] | shaken[:, :-1])
     assert np.median(jump[~calm]) > 2 * np.median(jump[calm])
+    assert 0.2 < np.median(jump[calm]) < 0.8  # pixels: people move slowly, so memory helps
     # where much of somebody is behind something, joints are not visible
     assert (joints[..., 2] == 1).sum(-1)[occluded].min() >= 2
 
@@ -1289,13 +1107,6 @@ def test_coco_judges_the_best_20_results_of_an_image_and_of_equal_scores_the_fir
     assert coco([person(0)], *alarms, (0, 0.5))["AP"] == 0
 
 
-@pytest.mark.parametrize("evaluation", [data.coco_ap, data.posetrack_ap])
-def test_results_for_images_that_are_not_listed_are_one_sentence(evaluation):
-    nothing = {"images": [], "annotations": [], "categories": [data.POSETRACK.category]}
-    result = entry(0, score=1, scores=[1] * 17)
-    one_sentence("image 1, which .* do not list", evaluation, nothing, [result])
-
-
 def test_only_people_count_and_what_they_lack_is_filled_in():
     dog = person(900, category_id=3)
     human = {key: person(0)[key] for key in ("image_id", "keypoints", "bbox")}
@@ -1306,15 +1117,14 @@ def test_only_people_count_and_what_they_lack_is_filled_in():
     one_sentence("no result is of category 1", data.coco_ap, page, found[1:])
 
 
-USELESS = [({"score": None}, "no score"), ({"score": "high"}, "no score .*'high'")]
-USELESS += [({"keypoints": [1] * 34}, "34 keypoints"), ({"image_id": None}, "no image_id")]
+USELESS = [{"score": None}, {"score": "high"}, {"keypoints": [1] * 34}, {"image_id": None}]
 
 
-@pytest.mark.parametrize("change, message", USELESS)
-def test_a_result_that_cannot_be_evaluated_is_one_sentence(change, message):
+@pytest.mark.parametrize("change", [*USELESS, {"image_id": 7}])
+def test_a_result_that_cannot_be_evaluated_is_one_sentence(change):
     page = {"images": [{"id": 1}], "annotations": [person(0)]}
-    result = entry(0, score=0.5) | change
-    one_sentence(message, data.coco_ap, page, [result])
+    (word,) = ["image 7, which" if 7 in change.values() else key for key in change]
+    one_sentence(word, data.coco_ap, page, [entry(0, score=0.5) | change])
     one_sentence("no scores", data.posetrack_ap, {"annotations": []}, [entry(0, score=0.5)])
     one_sentence("what json.load reads", data.coco_ap, page, "results.json")
     one_sentence("no bbox_head", data.posetrack_ap, page, [entry(0, scores=[1] * 17)])
@@ -1339,29 +1149,27 @@ def test_a_posetrack_person_keeps_the_best_pose_and_all_joints_of_others_are_wro
     assert posetrack((half, 0.5), (POSE, 0.5))["Total"] == 100  # of equal scores, the last first
 
 
-def test_posetrack_drops_joints_in_ignore_regions_and_joints_that_nobody_has():
-    region = {"ignore_regions_x": [[800, 1200, 800]], "ignore_regions_y": [[800, 800, 1200]]}
-    assert posetrack((POSE, 0.5), (ALARM, 0.9), **region)["Total"] == 100
-    assert np.isnan(list(posetrack((POSE, 0.5), joints=ALARM, **region).values())).all()
+POLYGON = [[800, 1200, 800], [800, 800, 1200]]  # x and y
+
+
+@pytest.mark.parametrize("odd", [None, "xxx", [1, 2], [1, None, 3], [10**400] * 3])
+def test_posetrack_drops_joints_in_ignore_regions_that_are_polygons(odd):
+    regions = {"ignore_regions_x": [odd, POLYGON[0]], "ignore_regions_y": [[1, 2, 3], POLYGON[1]]}
+    assert posetrack((POSE, 0.5), (ALARM, 0.9), **regions)["Total"] == 100
+    assert np.isnan(list(posetrack((POSE, 0.5), joints=ALARM, **regions).values())).all()
+    assert posetrack((POSE, 0.5), ignore_regions_x=odd, ignore_regions_y=odd)["Total"] == 100
+
+
+def test_posetrack_drops_joints_that_nobody_has():
     missing = POSE.copy()
     missing[-2:] = 0
     table = posetrack((POSE, 0.9), joints=missing)
     assert np.isnan(table["Ank"]) and table["Total"] == 100
 
 
-POLYGON = [[800, 1200, 800], [800, 800, 1200]]  # x and y
-
-
-@pytest.mark.parametrize("odd", [None, 5, "xxx", [1, 2], [1, None, 3], [np.nan] * 3, [10**400] * 3])
-def test_regions_that_are_no_polygons_are_passed_over(odd):
-    regions = {"ignore_regions_x": [odd, POLYGON[0]], "ignore_regions_y": [[1, 2, 3], POLYGON[1]]}
-    assert posetrack((POSE, 0.5), (ALARM, 0.9), **regions)["Total"] == 100
-    assert posetrack((POSE, 0.5), ignore_regions_x=odd, ignore_regions_y=odd)["Total"] == 100
-
-
 def test_a_polygon_contains_what_is_inside_but_not_its_border():
-    x, y = np.array([[1, 2, 5, 0, 2, 4, -1], [1, 1.9, 1, 1, 2, 0, 0]])
-    assert data.inside(x, y, [0, 4, 0], [0, 0, 4]).tolist() == [True] * 2 + [False] * 5
+    x, y = np.array([[1, 2, 5, 0, 2], [1, 1.9, 1, 1, 2]])
+    assert data.inside(x, y, [0, 4, 0], [0, 0, 4]).tolist() == [True, True, False, False, False]
 
 
 def test_coco_results_are_scored_rounded_and_without_near_duplicates():
@@ -1378,57 +1186,43 @@ def test_coco_results_are_scored_rounded_and_without_near_duplicates():
     assert results[2]["keypoints"][:3] == [10.123, 20, 0.1]
 
 
-def test_posetrack_results_are_those_of_labelled_frames():
-    keypoints = np.stack([POSE, POSE + 1, POSE + 2])[None]
-    clips = SimpleNamespace(ids=np.array([[[5, "a"], [6, "a"], [None, None]]], object))
-    clips.sequence = np.array(["1.json"])
-    results = data.posetrack_results(keypoints, clips)
-    assert [(r["image_id"], r["track_id"]) for r in results] == [(5, "a"), (6, "a")]
-    assert results[1]["keypoints"] == (POSE + 1).ravel().tolist()
-    assert results[1]["scores"] == [3] * 17
-
-
 # ----------------------------------------------------------------- vipnas.py: architectures, spaces
 
 NO_ARCHS = [
     ('"stem": 48, ', "", "not the JSON"),
-    ("{", '{"stem": ' * 30_000, "not the JSON"),
     ("resnet50", "vgg", "no backbone"),
     ("resnet50", "mobilenetv3", "6 stages"),
     ("resnet50", "hrnet_w32", "2 branches"),
     ('"fusion": null', '"fusion": {"stage": 9, "operation": "add"}', "fusion names"),
+    # whose layers cannot be made
+    ('"depth": 4', '"depth": "4"', ""),
+    ('{"width": 144, "kernel": 4, "groups": 16}', "null", ""),
+    ('"groups": 16', '"groups": 7', ""),
 ]
 
 
 @pytest.mark.parametrize("old, new, message", NO_ARCHS)
-def test_what_is_no_architecture_is_one_sentence(old, new, message):
-    assert old in RESNET.to_json()
-    one_sentence(message, Arch.from_json, RESNET.to_json().replace(old, new), error=ValueError)
-
-
-NO_LAYERS = [
-    ('"depth": 4', '"depth": "4"'),
-    ('"stem": 48', '"stem": -1'),
-    ('{"width": 144, "kernel": 4, "groups": 16}', "null"),
-    ('"groups": 16', '"groups": 7'),
-]
-
-
-@pytest.mark.parametrize("old, new", NO_LAYERS)
-def test_a_file_whose_layers_cannot_be_made_is_one_sentence(old, new, tmp_path):
-    assert old in RESNET.to_json()
+def test_what_is_no_architecture_is_one_sentence(old, new, message, tmp_path):
     file = tmp_path / "arch.json"
     file.write_text(RESNET.to_json().replace(old, new))
-    one_sentence("no architecture can be read from .*arch.json", vipnas.read_archs, str(file))
+    message = f"no architecture can be read from .*arch.json .*{message}"
+    one_sentence(message, vipnas.read_archs, str(file))
 
 
-def test_what_a_network_cannot_run_is_one_sentence():
+def test_what_a_network_cannot_do_is_one_sentence(monkeypatch):
+    def attention(channels):
+        return torch.nn.Conv2d(channels, channels, 1)
+
     images = torch.zeros(1, 3, 32, 32)
     fused = replace(TINY.largest(), fusion=Fusion(1, "add"))
     one_sentence("name one", PoseNet(TINY), images, error=ValueError)
     one_sentence("fuses heatmaps", PoseNet(TINY), images, fused, error=ValueError)
     small = PoseNet(TINY.smallest())
     one_sentence("blocks, not", small, images, TINY.largest(), error=ValueError)
+    one_sentence("extract one", vipnas.deploy, PoseNet(TINY), error=ValueError)
+    plan = replace(vipnas.BACKBONES["tiny"], attention=attention)
+    monkeypatch.setitem(vipnas.BACKBONES, "tiny", plan)
+    one_sentence("no `slice`", PoseNet(TINY).extract, TINY.largest(), error=ValueError)
 
 
 def ends_of(space):
@@ -1437,30 +1231,23 @@ def ends_of(space):
     return [(stage.depth, *stage.branches[0]) for stage in stages]
 
 
-def test_the_ends_of_the_resnet_space_are_table_a2():
-    space = SPACES["resnet50"]
+def test_the_ends_of_the_spaces_are_the_papers_tables():
+    space = SPACES["resnet50"]  # Table A2
     assert (space.smallest().stem, space.smallest().head) == (32, (64, 4, 64))
     assert (space.largest().stem, space.largest().head) == (64, (256, 4, 16))
     rows = [(3, 64, 4, 80), (4, 128, 6, 160), (6, 256, 8, 320), (3, 512, 4, 640)]
     least = [(depth, width, 3, 64, False, 1) for depth, width, _, _ in rows]
     assert ends_of(space) == least + [(depth, width, 5, 16, True, 1) for _, _, depth, width in rows]
 
-
-def test_the_ends_of_the_mobilenet_space_are_table_a1():
-    space = SPACES["mobilenetv3"]
+    space = SPACES["mobilenetv3"]  # Table A1
     assert (space.smallest().head, space.largest().head) == ((256, 4, 256), (256, 4, 32))
     widths = (24, 40, 80, 112, 160)
     least = [(1, 16, 3, 16, False, 1), *[(2, w, 3, 3 * w, False, 3) for w in widths]]
     most = [(1, 16, 3, 2, True, 1), *[(4, w, 7, 3 * w // 8, True, 6) for w in widths]]
     assert ends_of(space) == least + most
 
-
-def test_which_of_the_papers_networks_the_spaces_hold():
-    hrnet = ARCHS["hrnet_w32"]
-    assert hrnet in SPACES["hrnet_w32"]
-    assert RESNET in SPACES["resnet50"]
-    assert str(SPACES["hrnet_w32"].largest()).replace(" att", "") == str(hrnet)
-    assert MOBILE not in SPACES["mobilenetv3"]  # its head is not in Table A1
+    largest = str(SPACES["hrnet_w32"].largest())  # Table A3
+    assert largest.replace(" att", "") == str(ARCHS["hrnet_w32"])
 
 
 def test_the_size_of_a_space_is_the_number_of_its_architectures():
@@ -1487,13 +1274,6 @@ def test_samples_lie_between_the_ends_of_their_space(name):
             assert least.macs <= found.macs and found.gflops <= 1.05 * most.gflops
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_an_architecture_goes_through_json_on_one_line(name):
-    arch = inner_arch(name)
-    assert Arch.from_json(arch.to_json()) == arch
-    assert "\n" not in str(arch) + arch.to_json()
-
-
 def test_samples_are_drawn_dimension_by_dimension():
     # expansion 6 has most group numbers, but is not drawn more often: each 1000 times, +- 27
     rng = random.Random(0)
@@ -1502,24 +1282,12 @@ def test_samples_are_drawn_dimension_by_dimension():
     assert [expansions.count(e) for e in (3, 4, 5, 6)] == pytest.approx([1000] * 4, abs=100)
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_a_redrawn_architecture_differs_in_one_decision_and_stays_in_the_space(name):
-    rng = random.Random(0)
-    space = SPACES[name].within(SPACES[name].largest())
-    walk = [space.sample(rng)]
-    for _ in range(200):
-        walk.append(space.redraw(walk[-1], rng))
-        last, arch = walk[-2:]
-        assert arch in space
-        changed = [a != b for a, b in zip(last.stages, arch.stages, strict=True)]
-        assert sum(changed) + (last.stem != arch.stem) + (last.fusion != arch.fusion) <= 1
-    assert len(set(walk)) > 100
-
-
 @pytest.mark.parametrize("name", ["s_vipnas_resnet50", "s_vipnas_mobilenetv3", "hrnet_w32"])
 def test_the_space_within_a_network_ends_at_it(name):
     arch = ARCHS[name]
-    inner = SPACES[arch.backbone].within(arch)
+    space = SPACES[arch.backbone]
+    assert (arch in space) == (arch != MOBILE)  # whose head is not in Table A1
+    inner = space.within(arch)
     assert replace(inner.largest(), fusion=None) == arch
     assert arch not in inner and len(inner.fusions) == 3 * len(arch.stages)  # all have a fusion
 
@@ -1551,6 +1319,9 @@ def test_the_head_follows_the_width_below_it_in_a_space_within():
         walk.append(inner.redraw(walk[-1], rng))
     assert all(arch in inner for arch in walk)
     assert len({arch.head for arch in walk}) > 3
+    for last, arch in itertools.pairwise(walk):  # one decision at a time
+        changed = [a != b for a, b in zip(last.stages, arch.stages, strict=True)]
+        assert sum(changed) + (last.stem != arch.stem) + (last.fusion != arch.fusion) <= 1
 
 
 def tiny_with_groups(*numbers):
@@ -1560,49 +1331,29 @@ def tiny_with_groups(*numbers):
     return replace(TINY, stages=(first._replace(branches=(line,)), *others))
 
 
-def test_a_space_whose_group_numbers_fit_no_width_is_refused():
+def test_a_space_whose_widths_fit_no_group_number_or_no_head_is_refused():
     message = r"stage 1 of tiny: no group number of \(16,\) fits width 24"
     one_sentence(message, tiny_with_groups, 16, error=ValueError)
-
-
-def test_a_head_that_is_no_slice_of_the_largest_is_refused():
     *others, last = TINY.stages
     line = replace(last.branches[0], width=(64, 96), groups=(64, 96, 128, 192, 288))
-    stages = (*others, last._replace(branches=(line,)))
-    message = "the head of tiny does not fit on width 64"
-    with pytest.raises(ValueError, match=message):
-        replace(TINY, stages=stages)
+    with pytest.raises(ValueError, match="the head of tiny does not fit on width 64"):
+        replace(TINY, stages=(*others, last._replace(branches=(line,))))
 
 
 @torch.no_grad()
 def test_in_a_space_of_bottlenecks_the_smaller_expansion_is_the_larger_network():
-    space = SPACES["resnet50"]
-    first, *others = space.stages
+    first, *others = SPACES["resnet50"].stages
     line = replace(first.branches[0], expansion=(1, 2), groups=(1, 2, 4, 8))
-    space = replace(space, stages=(first._replace(branches=(line,)), *others))
-    rng = random.Random(0)
-    net = PoseNet(space)
+    stages = (first._replace(branches=(line,)), *others)
+    space = replace(SPACES["resnet50"], stages=stages)
     inner = space.within(space.largest())
-    net_t = PoseNet(inner)
-    for _ in range(8):
-        net(torch.zeros(2, 3, 32, 32), space.sample(rng))
-        net_t(torch.zeros(2, 3, 32, 32), inner.sample(rng), torch.zeros(2, 17, 8, 8))
-    found = {inner.sample(rng).stages[0].branches[0].expansion for _ in range(20)}
-    assert space.largest().stages[0].branches[0].expansion == 1 and found == {1, 2}
-
-
-class Fixed(torch.nn.Conv2d):
-    """Attention with weights that have no slice."""
-
-    def __init__(self, channels):
-        super().__init__(channels, channels, 1)
-
-
-def test_weights_that_cannot_be_sliced_are_refused(monkeypatch):
-    plan = replace(vipnas.BACKBONES["tiny"], attention=Fixed)
-    monkeypatch.setitem(vipnas.BACKBONES, "tiny", plan)
-    net = PoseNet(TINY)
-    one_sentence("no `slice`", net.extract, TINY.largest(), error=ValueError)
+    net = PoseNet(inner)
+    rng = random.Random(0)
+    archs = [inner.sample(rng) for _ in range(20)]
+    for arch in archs[:8]:
+        net(torch.zeros(2, 3, 32, 32), arch, torch.zeros(2, 17, 8, 8))
+    assert space.largest().stages[0].branches[0].expansion == 1
+    assert {arch.stages[0].branches[0].expansion for arch in archs} == {1, 2}
 
 
 def test_a_narrower_input_meets_a_block_that_expands_nothing_in_the_largest():
@@ -1633,22 +1384,18 @@ def random_block(kind, branch, **options):
     return block, x, block(x, branch)
 
 
-def test_a_bottleneck_is_that_of_its_paper():
+def test_blocks_are_those_of_their_papers():
     block, x, found = random_block(elastic.Bottleneck, elastic.Branch(24, 3, 4, True, 2), stride=2)
     y = F.hardswish(plain(block.conv1, x))
     y = F.hardswish(plain(block.conv2, y))
     y = block.attention(plain(block.conv3, y))
     close(found, F.hardswish(y + plain(block.project, x)))
 
-
-def test_a_basic_block_is_that_of_its_paper():
     block, x, found = random_block(elastic.Basic, elastic.Branch(24, 3, 4, True))
     y = F.hardswish(plain(block.conv1, x))
     y = block.attention(plain(block.conv2, y))
     close(found, F.hardswish(x + y))
 
-
-def test_a_mobile_block_is_that_of_its_paper():
     block, x, found = random_block(elastic.Mobile, elastic.Branch(24, 3, 4, True, 2))
     y = F.hardswish(plain(block.conv1, x))
     y = F.hardswish(plain(block.conv2, y))
@@ -1675,7 +1422,7 @@ def test_an_extracted_network_gives_the_supernets_outputs_at_the_counted_cost(na
     space = SPACES[name].within(SPACES[name].largest())
     net = PoseNet(space)
     for part in net.modules():
-        if isinstance(part, TemporalFusion | GlobalContext | SqueezeExcite):
+        if isinstance(part, TemporalFusion | GlobalContext | elastic.SqueezeExcite):
             disturb(part, 0.1)
     images, heatmaps = torch.randn(4, 3, 64, 64), torch.rand(4, 17, 16, 16)
     net(images, space.largest(), heatmaps)  # running statistics that are not the initial ones
@@ -1759,41 +1506,26 @@ def test_torchscript_gives_the_same_at_any_size(name, monkeypatch):
     assert_same_outputs(deployed, net, 1e-3)
 
 
-# of a random ResNet eager PyTorch itself is 2e-4 off the outputs in float64
-FOR_OPENVINO = [
-    ("s_vipnas_mobilenetv3", 1e-4),
-    ("hrnet_w32", 1e-4),
-    ("tiny", 1e-4),
-    ("s_vipnas_resnet50", 5e-4),
-]
-
-
-@pytest.mark.parametrize("name, tolerance", FOR_OPENVINO)
-def test_openvino_gives_the_same_at_any_size(name, tolerance):
+@pytest.mark.parametrize("name", ["s_vipnas_resnet50", "s_vipnas_mobilenetv3", "hrnet_w32", "tiny"])
+def test_openvino_gives_the_same_at_any_size(name):
     pytest.importorskip("openvino")
     net = settled(ARCHS[name] if name.startswith("s_") else inner_arch(name))
     deployed = vipnas.deploy(net)
     assert "OpenVINO" in deployed.runtime
-    assert_same_outputs(deployed, net, tolerance)
-
-
-def test_a_super_network_is_not_deployed():
-    one_sentence("extract one", vipnas.deploy, PoseNet(TINY), error=ValueError)
+    # of a random ResNet eager PyTorch itself is 2e-4 off the outputs in float64
+    assert_same_outputs(deployed, net, 5e-4 if "resnet" in name else 1e-4)
 
 
 @pytest.mark.parametrize("threads", [{}, {"threads": 2}])
 def test_a_stream_runs_on_one_thread_or_on_as_many_as_are_asked_for(threads):
-    class CountsThreads(FindsColours):
-        def forward(self, images, arch=None, heatmaps=None):
-            self.threads = torch.get_num_threads()
-            return super().forward(images)
-
-    net = CountsThreads()
+    used = []
+    net = FindsColours()
+    net.register_forward_hook(lambda *_: used.append(torch.get_num_threads()))
     stream = VideoPose([net], data.about(FOUR, SIZE), **threads).stream()
     with vipnas.use_threads(3):
         stream.step(figure((100, 100))[0])
         assert torch.get_num_threads() == 3
-    assert net.threads == threads.get("threads", 1)
+    assert used == [threads.get("threads", 1)]
 
 
 class Attack:
@@ -1813,17 +1545,15 @@ def as_published(net, name, head="head."):
 @needs_samples
 @pytest.mark.parametrize("backbone", ["resnet50", "mobilenetv3"])
 def test_published_networks_have_these_names_and_shapes(backbone):
-    facts = json.loads((SAMPLES.parent / "facts" / f"mmpose_{backbone}.json").read_text())
+    facts = read_json(SAMPLES.parent / f"facts/mmpose_{backbone}.json")
     expected = {key: shape for key, shape in facts.items() if "num_batches" not in key}
     name = f"s_vipnas_{backbone}"
     state = as_published(PoseNet(ARCHS[name]), name)
     assert {key: list(tensor.shape) for key, tensor in state.items()} == expected
 
 
-PUBLISHED = [
-    # network, its word for the head, what wrappers put before the names, where the tensors lie
+PUBLISHED = [  # network, its word for the head, what wrappers add to names, where the tensors lie
     ("s_vipnas_resnet50", "head.", "", "state_dict"),
-    ("s_vipnas_mobilenetv3", "keypoint_head.", "", "state_dict"),
     ("s_vipnas_mobilenetv3", "keypoint_head.", "module.", "model"),
     ("s_vipnas_mobilenetv3", "head.", "module._orig_mod.", None),
 ]
@@ -1835,8 +1565,8 @@ def test_published_weights_are_found_where_people_put_them(name, head, prefix, p
     state = as_published(net, name, head)
     state["backbone.bn1.num_batches_tracked"] = torch.tensor(3)
     state = {prefix + key: tensor for key, tensor in state.items()}
-    torch.save({place: state, "epoch": 3} if place else state, tmp_path / "a.pth")
-    (found,), about = vipnas.load_networks(tmp_path / "a.pth")
+    torch.save({place: state, "epoch": 3} if place else state, f"{tmp_path}/a.pth")
+    (found,), about = vipnas.load_networks(f"{tmp_path}/a.pth")
     assert found.arch == net.arch and not found.training
     torch.testing.assert_close(found.state_dict(), net.state_dict(), rtol=0, atol=0)
     assert about["size"] == [256, 192] and about["cell"] == data.SBL_CELL
@@ -1854,112 +1584,81 @@ def test_other_weights_than_the_published_ones_are_named(tmp_path):
     name = "s_vipnas_mobilenetv3"
     state = as_published(PoseNet(ARCHS[name]), name)
     state["head.final_layer.bias"] = torch.zeros(3)
-    torch.save({"state_dict": state}, tmp_path / "a.pth")
-    one_sentence("head.final.bias", vipnas.load_mmpose, tmp_path / "a.pth")
+    torch.save(state, f"{tmp_path}/a.pth")
+    one_sentence("head.final.bias", vipnas.load_mmpose, f"{tmp_path}/a.pth")
     del state["head.final_layer.bias"]
-    torch.save({"state_dict": state}, tmp_path / "a.pth")
-    message = "a published S-ViPNAS network has head.final_layer.bias"
-    one_sentence(message, vipnas.load_mmpose, tmp_path / "a.pth")
-
-
-def save_estimator(path, nets):
-    vipnas.save_finished(path, nets, data.about(data.COCO, (128, 96)))
-
-
-def test_finished_networks_come_back_as_they_were(tmp_path):
-    nets = [settled(TINY.smallest()), settled(inner_arch("tiny"))]
-    save_estimator(tmp_path / "a.pt", nets)
-    found, about = vipnas.load_networks(tmp_path / "a.pt")
-    assert about == data.about(data.COCO, (128, 96))
-    assert vipnas.read_archs(str(tmp_path / "a.pt")) == [net.arch for net in nets]
-    for net, same in zip(nets, found, strict=True):
-        torch.testing.assert_close(same.state_dict(), net.state_dict(), rtol=0, atol=0)
-        assert not same.training
+    torch.save(state, f"{tmp_path}/a.pth")
+    one_sentence("network has head.final_layer.bias", vipnas.load_mmpose, f"{tmp_path}/a.pth")
 
 
 @pytest.fixture
-def t_run():
-    """What a run of stage t saves, its super-network and its key frame's network."""
-    key_net = settled(TINY.sample(random.Random(0)))
-    supernet = PoseNet(TINY.within(key_net.arch))
-    contents = {"kind": "supernet", "stage": "t", "space": "tiny", "arch": key_net.arch.to_json()}
-    contents |= {"about": data.about(data.COCO, (128, 96)), "key": key_net.state_dict()}
-    return {**contents, "nets": [supernet.state_dict()]}, supernet, key_net
+def estimator():
+    """A key frame's network and two of non-key frames, all random."""
+    nets = [settled(arch) for arch in (TINY.smallest(), inner_arch("tiny"), inner_arch("tiny"))]
+    return VideoPose(nets, data.about(data.COCO, (128, 96)))
 
 
-def test_a_super_network_of_stage_t_comes_back_with_its_key_network(t_run, tmp_path):
-    contents, supernet, key_net = t_run
-    vipnas.save_checkpoint(contents, tmp_path / "a.pt")
-    found, key, _ = vipnas.load_supernet(tmp_path / "a.pt")
-    assert key.arch == key_net.arch and found.space == supernet.space
-    torch.testing.assert_close(found.state_dict(), supernet.state_dict(), rtol=0, atol=0)
+@pytest.fixture
+def finished(estimator, tmp_path):
+    """The path of these networks."""
+    vipnas.save_finished(tmp_path / "a.pt", estimator.nets, estimator.about)
+    return tmp_path / "a.pt"
 
 
-@pytest.mark.parametrize("change", [{"kind": "alone"}, {"stage": "s"}, {"nets": [{}, {}]}])
-def test_networks_that_were_trained_alone_are_no_super_network(t_run, tmp_path, change):
-    # until the second edition they were called supernet, too
-    vipnas.save_checkpoint({**t_run[0], **change}, tmp_path / "a.pt")
-    one_sentence("nothing to search", vipnas.load_supernet, tmp_path / "a.pt")
+def test_finished_networks_come_back_as_they_were(estimator, finished):
+    found, about = vipnas.load_networks(finished)
+    assert about == estimator.about
+    assert vipnas.read_archs(str(finished)) == [net.arch for net in estimator.nets]
+    for net, same in zip(estimator.nets, found, strict=True):
+        same_tensors(same, net.state_dict())
+        assert not same.training
 
 
 def test_architectures_are_read_as_they_were_written(tmp_path):
     file = tmp_path / "arch.json"
-    archs = [inner_arch("tiny"), inner_arch("hrnet_w32")]
+    archs = [inner_arch(name) for name in SPACES]
     vipnas.write_archs(archs, file)
     assert vipnas.read_archs(str(file)) == archs
+    assert "\n" not in str(archs) + archs[0].to_json()
     vipnas.write_archs(archs[0], file)
     assert vipnas.read_archs(str(file)) == [Arch.from_json(file.read_text())] == archs[:1]
     assert vipnas.read_archs("hrnet_w32") == [ARCHS["hrnet_w32"]]
+    one_sentence("not the JSON", Arch.from_json, "{", error=ValueError)
     for text in ("[1]", "{", "[" * 99999, "[]"):
         file.write_text(text)
         one_sentence("arch.json", vipnas.read_archs, str(file))
 
 
-def test_files_that_are_no_checkpoint_are_one_sentence(tmp_path):
-    file = tmp_path / "a.pt"
+def test_files_that_are_no_checkpoint_are_one_sentence(finished, tmp_path):
+    file = tmp_path / "b.pt"
     one_sentence("no file", vipnas.load_networks, file)
     file.write_text("a text")
     one_sentence("truncated, not a checkpoint", vipnas.load_networks, file)
     torch.save({"kind": ["list"]}, file)
     one_sentence("finished checkpoint is needed", vipnas.load_networks, file)
-    torch.save({"kind": "finished", "about": 3}, file)
-    one_sentence("lacks a part", vipnas.load_networks, file)
-    save_estimator(file, [PoseNet(TINY.smallest())])
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    file.write_bytes(finished.read_bytes()[:50_000])
     one_sentence("truncated", vipnas.load_networks, file)
 
 
-@pytest.fixture
-def finished(tmp_path):
-    """The path of a finished network, and what is saved there."""
-    save_estimator(tmp_path / "a.pt", [PoseNet(TINY.smallest())])
-    return tmp_path / "a.pt", vipnas.read_checkpoint(tmp_path / "a.pt")
-
-
-@pytest.mark.parametrize("key, value", [("size", 128), ("padding", 1.0), ("std", [1, 1, 1])])
-def test_an_about_that_cannot_be_used_is_one_sentence(finished, key, value):
-    file, contents = finished
-    contents["about"][key] = value
-    torch.save(contents, file)
-    one_sentence("a.pt lacks a part of what it needs", vipnas.load_networks, file)
+def test_a_checkpoint_that_lacks_something_is_one_sentence(finished):
+    contents = vipnas.read_checkpoint(finished)
+    changes = [{"about": {**contents["about"], "size": 128}}]
+    changes += [{"about": {**contents["about"], "std": [1, 1, 1]}}]
+    not_first = contents["networks"][1:]
+    for networks in ([], [None], [{"arch": 3}], [{"arch": "[" * 9999}], not_first):
+        changes += [{"networks": networks}]
+    for change in changes:
+        torch.save({**contents, **change}, finished)
+        one_sentence("a.pt lacks a part .*make it again", vipnas.load_networks, finished)
 
 
 @pytest.mark.parametrize("change", [torch.Tensor.log, torch.Tensor.tolist, torch.Tensor.sum])
 def test_weights_that_do_not_fit_or_are_not_finite_are_named(finished, change):
-    file, contents = finished
+    contents = vipnas.read_checkpoint(finished)
     state = contents["networks"][0]["state"]
     state["head.final.weight"] = change(state["head.final.weight"])
-    torch.save(contents, file)
-    one_sentence("head.final.weight", vipnas.load_networks, file)
-
-
-def test_networks_that_make_no_estimator_are_one_sentence(finished):
-    file, contents = finished
-    fused = PoseNet(replace(TINY.smallest(), fusion=Fusion(1, "add")))
-    not_first = {"arch": fused.arch.to_json(), "state": fused.state_dict()}
-    for networks in ([], [None], [not_first], [{"arch": 3}], [{"arch": "[" * 9999}]):
-        torch.save({**contents, "networks": networks}, file)
-        one_sentence("make it again", vipnas.load_networks, file)
+    torch.save(contents, finished)
+    one_sentence("head.final.weight", vipnas.load_networks, finished)
 
 
 def test_an_onnx_file_gives_the_same_for_any_number_of_images(tmp_path):
@@ -1989,19 +1688,12 @@ def test_an_onnx_file_says_what_is_needed_to_use_it_outside(cell, tmp_path, monk
     Image.fromarray(frame).save("a.jpg")
     box = {"x": 70, "y": 50, "w": 60, "h": 90}
     pose = VideoPose([net], known).stream(tuple(box.values())).step("a.jpg")
-    found = exec_readme("import json, numpy as np, onnxruntime", box)
-    assert found["about"] == known
-    cell_width = 4 * found["scale"]
-    # where two cells are nearly equal, the way to scale the crop decides
-    assert np.median(np.abs(found["joints"] - pose[:, :2])) < 0.3 * cell_width
-
-
-def exec_readme(first_line, names):
-    """The names after running README's code that begins with this line."""
     text = (HERE / "README.md").read_text()
-    code = text[text.index(first_line) :].split("```")[0]
-    exec(code, names)
-    return names
+    code = text[text.index("import json, numpy as np, onnxruntime") :].split("```")[0]
+    exec(code, box)
+    assert box["about"] == known
+    # where two cells are nearly equal, the way to scale the crop decides
+    assert np.median(np.abs(box["joints"] - pose[:, :2])) < 0.3 * 4 * box["scale"]
 
 
 def test_without_the_package_onnx_there_is_one_sentence_and_no_file(tmp_path, monkeypatch):
@@ -2033,16 +1725,17 @@ def figure(*centres, size=(400, 200)):
 class FindsColours(torch.nn.Module):
     """A network that knows where the colours are; it ignores propagated heatmaps."""
 
-    def __init__(self):
+    def __init__(self, count=4):
         super().__init__()
+        self.count = count
         self.parameter = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, images, arch=None, heatmaps=None):
         mean, std = torch.tensor(data.MEAN), torch.tensor(data.STD)
         pixels = 255 * (images.movedim(1, -1) * std + mean)  # (B, H, W, 3)
-        joints = torch.zeros(len(images), 4, 3)
+        joints = torch.zeros(len(images), self.count, 3)
         for b, image in enumerate(pixels):
-            for k, colour in enumerate(COLOURS):
+            for k, colour in enumerate(COLOURS[: self.count]):
                 y, x = ((image - torch.tensor(colour)).abs() < 128).all(-1).nonzero(as_tuple=True)
                 if len(x):
                     joints[b, k] = torch.tensor([x.float().mean(), y.float().mean(), 2])
@@ -2062,15 +1755,6 @@ def follow(box, *nets):
 
 def assert_at(pose, joints):
     assert np.abs(pose[:, :2] - joints).max() < 0.75
-
-
-def test_a_person_who_walks_across_the_picture_is_followed_in_every_frame():
-    stream = follow(BOXES[0], *[FindsColours()] * 16)
-    for t in range(15):
-        image, (joints,) = figure((100 + 12 * t, 100))
-        assert_at(stream.step(image), joints)
-        assert stream.t == t and not stream.lost.any()
-    assert joints[0, 0] > 100 + 90  # far outside the key frame's window
 
 
 def test_a_key_frame_starts_again_and_so_does_a_box():
@@ -2124,7 +1808,7 @@ def test_a_published_network_sees_mmposes_window():
 
 
 def test_what_is_no_box_is_one_sentence():
-    for box in ((1, 2, 3), (1, 2, 0, 4), (1, 2, np.nan, 4), [(1, 2, 3, 4), (1, 2, 3, -4)]):
+    for box in ((1, 2, 3), (1, 2, 0, 4), [BOXES[0], (1, 2, 3, -4)]):
         one_sentence("box", follow, box, FindsColours())
 
 
@@ -2144,19 +1828,9 @@ def test_boxes_for_another_number_of_people_start_anew_and_none_are_nobody():
     assert stream.step(image.resize((90, 60))).shape == (0, 4, 3)
 
 
-def random_estimator():
-    archs = [TINY.within(TINY.largest()).sample(random.Random(seed)) for seed in (1, 2)]
-    nets = [PoseNet(arch).eval() for arch in (TINY.smallest(), *archs)]
-    for net in nets:
-        disturb(net.fusions)
-        disturb(net.head.final)
-    return VideoPose(nets, data.about(data.COCO, SIZE))
-
-
-def test_a_stream_finds_what_the_training_path_finds_for_all_its_people():
-    pose = random_estimator()
+def test_a_stream_finds_what_the_training_path_finds_for_all_its_people(estimator):
     frames = data.render_clip("test", 0, 3, (200, 150))[0]
-    stream = pose.stream([(35.5, 55, 40, 80), (10.6, 39.8, 76.9, 102.4), (-20, -30, 180, 250)])
+    stream = estimator.stream([(10.6, 39.8, 76.9, 102.4), (-20, -30, 180, 250)])
     found, matrices, images = [], [], []
     for frame in frames:
         found.append(stream.step(frame))
@@ -2166,17 +1840,10 @@ def test_a_stream_finds_what_the_training_path_finds_for_all_its_people():
         images.append(data.normalise(torch.stack(crops)))
     matrices = torch.stack(matrices, dim=1)  # (N, F, 2, 3)
     images = torch.stack(images, dim=1)
-    heatmaps = fusion.propagate(pose.nets, images, matrices, None, data.CELL).detach()
-    expected = data.transform(data.decode(heatmaps), data.invert(matrices))  # (N, F, K, 3)
+    heatmaps = fusion.propagate(estimator.nets, images, matrices, None, data.CELL)
+    expected = data.transform(data.decode(heatmaps.detach()), data.invert(matrices))
     distance = np.abs(np.stack(found, axis=1) - expected)
     assert np.median(distance) < 1e-3 and (distance < 0.01).mean() > 0.9  # there are ties
-
-
-@pytest.fixture
-def estimator_file(tmp_path):
-    pose = random_estimator()
-    vipnas.save_finished(tmp_path / "net.pt", pose.nets, pose.about)
-    return tmp_path / "net.pt"
 
 
 def command(monkeypatch, words):
@@ -2185,22 +1852,21 @@ def command(monkeypatch, words):
 
 
 @needs_samples
-def test_a_real_video_is_run_by_command(estimator_file, tmp_path, monkeypatch, capsys):
+def test_a_real_video_is_run_by_command(finished, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    words = f"--video {SAMPLES}/video --checkpoint {estimator_file} --out {out}"
+    words = f"--video {SAMPLES}/video --checkpoint {finished} --out {out}"
     command(monkeypatch, f"{words} --box 356,270,208,314 --box=-9,9,99,99")
     printed = capsys.readouterr().out
     assert len(re.findall("frame [0-9]: key", printed)) == 2
     assert len(re.findall("key [0-9.]+ ms", printed.splitlines()[-1])) == 2
-    poses = json.loads((out / "poses.json").read_text())
+    poses = read_json(f"{out}/poses.json")
     assert len(poses["images"]) == 5 and len(poses["annotations"]) == 10
-    assert len(poses["annotations"][0]["keypoints"]) == 51
     assert poses["categories"][0]["keypoints"] == list(data.COCO.joints)
-    gif = Image.open(out / "overlay.gif")
+    gif = Image.open(f"{out}/overlay.gif")
     assert gif.n_frames == len(list(out.glob("*.png"))) == 5 and max(gif.size) == 480
 
 
-@pytest.mark.parametrize("joints, fewest", [(1, 1), (2, 2), (3, 2), (8, 2), (9, 3), (21, 6)])
+@pytest.mark.parametrize("joints, fewest", [(1, 1), (2, 2), (8, 2), (9, 3)])
 def test_who_shows_a_quarter_of_the_joints_and_two_is_not_lost(joints, fewest):
     pose = np.column_stack([5 + np.arange(joints), 3 * np.ones(joints), np.zeros(joints)])
     for seen in range(joints + 1):
@@ -2215,14 +1881,9 @@ def test_a_lost_persons_box_grows_to_the_frame():
     assert vipnas.grow((500, 5, 80, 40), (400, 300)) == (0, 0, 400, 300)  # was outside
 
 
-class FindsRed(FindsColours):
-    def forward(self, images, arch=None, heatmaps=None):
-        return super().forward(images)[:, :1]
-
-
 def test_a_single_joint_keeps_the_size_of_its_box_when_it_is_found_again():
     one = data.Skeleton("one", ("a",), (), (0.1,))
-    stream = VideoPose([FindsRed()], data.about(one, SIZE)).stream((70, 50, 60, 90))
+    stream = VideoPose([FindsColours(1)], data.about(one, SIZE)).stream((70, 50, 60, 90))
     stream.step(figure((100, 100))[0])
     assert np.allclose(stream.boxes[0], (55, 25, 60, 90), atol=1)  # red is at (85, 70)
     image = figure((300, 120))[0]
@@ -2233,39 +1894,33 @@ def test_a_single_joint_keeps_the_size_of_its_box_when_it_is_found_again():
     assert box[2] > 200 and np.allclose(stream.boxes[0], (255, 45, 60, 90), atol=3)
 
 
-def test_the_command_searches_for_lost_people_in_growing_windows(tmp_path, monkeypatch):
+def test_the_command_searches_for_lost_people_in_growing_windows(tmp_path, monkeypatch, capsys):
     for t in range(25):
-        person = (60, 100) if t < 3 else (180 + t, 110)
-        if 3 <= t < 6:
-            person = (1000, 1000)
+        person = (30, 100) if t < 3 else (180 + t, 110)
         figure(person, (700 + 2 * t, 100), size=(800, 200))[0].save(tmp_path / f"{t}.png")
     pose = VideoPose([FindsColours()] * 3, data.about(FOUR, SIZE))
-    monkeypatch.setattr(VideoPose, "load", {None: pose}.get)
+    monkeypatch.setattr(VideoPose, "load", {"net.pt": pose}.get)
     monkeypatch.setattr(vipnas, "GIF_FRAMES", 3)
-    boxes = [(30, 50, 60, 90), (670, 50, 60, 90)]
-    vipnas.run_video(tmp_path, None, boxes, tmp_path / "out")
-    page = json.loads((tmp_path / "out" / "poses.json").read_text())
+    words = f"--video {tmp_path} --checkpoint net.pt --out {tmp_path}/out --box=670,50,60,90 --box"
+    command(monkeypatch, f"{words} -5,50,60,90")
+    page = read_json(f"{tmp_path}/out/poses.json")
     assert [image["id"] for image in page["images"]] == list(range(25))
     last = [np.reshape(entry["keypoints"], (4, 3)) for entry in page["annotations"][-2:]]
-    for pose, joints in zip(last, figure((204, 110), (748, 100))[1], strict=True):
+    for pose, joints in zip(last, figure((748, 100), (204, 110))[1], strict=True):
         assert_at(pose, joints)
     # of a long video the GIF shows the first frames
-    assert Image.open(tmp_path / "out" / "overlay.gif").n_frames == 3
+    assert Image.open(f"{tmp_path}/out/overlay.gif").n_frames == 3
+    with pytest.raises(SystemExit):
+        command(monkeypatch, f"{words} 1,2,3")
+    assert "--box: it is x,y,w,h" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.webp", "folder"])
-def test_videos_of_every_kind_are_read(name, tmp_path):
-    pictures = [figure((20 + 5 * t, 40), size=(120, 80))[0] for t in range(11)]
+@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.webp"])
+def test_files_of_several_frames_are_videos(name, tmp_path):
+    pictures = [figure((x, 40))[0] for x in (20, 25, 30)]
     frames = [picture.quantize(8).convert("RGB") for picture in pictures]
-    path = tmp_path / name
-    if name == "folder":
-        path.mkdir()
-        for t, frame in enumerate(frames):
-            frame.save(path / f"{t}.png")
-        (path / ".hidden.png").touch()
-    else:
-        frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
-    found = [frame for _, frame in vipnas.read_video(path)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+    found = [frame for _, frame in vipnas.read_video(tmp_path / name)]
     assert np.array_equal(found, frames)
 
 
@@ -2281,7 +1936,7 @@ def test_frames_are_in_the_order_of_their_numbers(order):
 
 
 def test_pictures_of_every_kind_are_frames_and_what_else_is_there_is_told(tmp_path, capsys):
-    first, second = [figure((20 + 40 * t, 40), size=(120, 80))[0] for t in (0, 1)]
+    first, second = [figure((x, 40))[0] for x in (20, 60)]
     names = ["0.jfif", "1.PNM", "2.tga", "3.pcx", "4.gif", "5.tif"]
     for name in names[:5]:
         first.convert("L").convert("RGB").save(tmp_path / name)
@@ -2298,7 +1953,7 @@ def test_pictures_of_every_kind_are_frames_and_what_else_is_there_is_told(tmp_pa
 
 
 def test_previews_among_the_pages_of_a_file_are_no_frames(tmp_path, capsys):
-    pages = [figure((20 + 20 * t, 40), size=(120, 80))[0] for t in range(3)]
+    pages = [figure((x, 40))[0] for x in (20, 40, 60)]
     pages[0].save(tmp_path / "a.png", save_all=True, append_images=pages[1:], default_image=True)
     assert np.array_equal([frame for _, frame in vipnas.read_video(tmp_path / "a.png")], pages[1:])
     small = [page.reduce(2) for page in pages[:2]]
@@ -2315,28 +1970,17 @@ def test_a_film_is_not_decoded_but_told_how_to_make_images_of(tmp_path):
     one_sentence("ffmpeg -i a.MKV frames", list, vipnas.read_video(tmp_path / "a.MKV"))
 
 
-def test_boxes_may_begin_left_of_the_picture(monkeypatch, capsys):
-    got = []
-    monkeypatch.setattr(vipnas, "run_video", lambda *words: got.extend(words))
-    words = "--video v --checkpoint c --out o --box"
-    command(monkeypatch, f"{words} -9,-8,70,60 --box=-.5,3,20,9")
-    assert got == ["v", "c", [[-9, -8, 70, 60], [-0.5, 3, 20, 9]], "o"]
-    with pytest.raises(SystemExit):
-        command(monkeypatch, f"{words} 1,2,3")
-    assert "--box: it is x,y,w,h" in capsys.readouterr().err
-
-
-def test_the_frames_before_a_corrupt_one_are_written(estimator_file, tmp_path):
+def test_the_frames_before_a_corrupt_one_are_written(finished, tmp_path):
     video, out = tmp_path / "video", tmp_path / "out"
     one_sentence("no picture", list, vipnas.read_video(video))
     video.mkdir()
     for t in (8, 9):
         figure((100, 100))[0].save(video / f"{t}.png")
     (video / "10.png").touch()
-    run = (vipnas.run_video, video, estimator_file, [None])
+    run = (vipnas.run_video, video, finished, [None])
     one_sentence("10.png is missing, damaged or no picture", *run, out)
-    assert len(json.loads((out / "poses.json").read_text())["images"]) == 2
-    assert Image.open(out / "overlay.gif").n_frames == 2
+    assert len(read_json(f"{out}/poses.json")["images"]) == 2
+    assert Image.open(f"{out}/overlay.gif").n_frames == 2
     one_sentence("the video lies in --out", *run, video)
 
 
@@ -2346,16 +1990,15 @@ def test_the_commands_show_architectures_and_spaces(monkeypatch, capsys, tmp_pat
     command(monkeypatch, f"--arch hrnet_w32 --picture {tmp_path}/a.png")
     printed = capsys.readouterr().out
     assert "28,536,113" in printed and "stage 4" in printed
-    for words in ("--video x", "--checkpoint x", "--onnx x", "--video x --checkpoint x --onnx x"):
+    for words in ("--video x", "--checkpoint x", "--video x --checkpoint x --onnx x"):
         one_sentence("--checkpoint FILE goes with", command, monkeypatch, words)
-    one_sentence("--arch", command, monkeypatch, "--picture x.png")
 
 
 @pytest.mark.parametrize("frames", [1, 3])
 def test_the_picture_shows_fusions_in_red(frames, tmp_path):
     archs = [TINY.smallest(), inner_arch("tiny"), inner_arch("tiny")]
-    vipnas.picture(archs[:frames], tmp_path / "a.png")
-    red = (np.asarray(Image.open(tmp_path / "a.png")) == vipnas.FUSION_RED).all(-1)
+    vipnas.picture(archs[:frames], f"{tmp_path}/a.png")
+    red = (np.asarray(Image.open(f"{tmp_path}/a.png")) == vipnas.FUSION_RED).all(-1)
     assert red.any() == (frames > 1)
 
 
@@ -2368,10 +2011,10 @@ def total_gflops(archs, space):
 @pytest.mark.parametrize("frames", [1, 3])
 def test_candidates_lie_in_the_band_below_the_budget(name, frames):
     space = SPACES[name]
+    budget = train.BUDGETS[name]["s"]  # the paper's
     if frames > 1:
         space = space.within(space.sample(random.Random(0)))
-    ends = [space.smallest(), space.largest(), space.smallest()]
-    budget = frames * total_gflops(ends, space) / 3
+        budget = total_gflops([space.smallest()] * 2 + [space.largest()], space)
     for band in (0.9, 0.98):
         found = search.allocate(space, frames, budget, 6, random.Random(0), band=band)
         assert len(set(found)) == 6
@@ -2423,16 +2066,7 @@ def test_where_nothing_lies_in_the_band_the_closest_is_drawn():
     assert search.sample(space, 4.9, 3, random.Random(0), count_blocks) == [space.smallest()]
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_the_papers_budgets_for_s_act(name):
-    budget = train.BUDGETS[name]["s"]
-    candidates = search.draw_candidates(SPACES[name], budget, 6, 0, 17)
-    assert len(set(candidates)) == 6
-    for archs in candidates:
-        assert 0.9 * budget <= total_gflops(archs, SPACES[name]) <= budget
-
-
-T_BUDGETS = [(0.8, 3), (0.93, 3), (1.07, 3), (1.2, 3), (1.0, 2), (1.0, 4)]  # Fig. 6, Table 4
+T_BUDGETS = [(0.8, 3), (1.2, 3), (1.0, 2), (1.0, 4)]  # Fig. 6, Table 4
 
 
 @pytest.mark.parametrize("budget, frames", T_BUDGETS)
@@ -2470,7 +2104,7 @@ def test_statistics_are_the_mean_over_the_batches_and_found_once(people):
 
 def test_keypoints_are_found_through_the_window_of_each_frame_and_in_the_order_asked(people):
     clips = people.head(3)
-    clips.boxes = clips.boxes + [[[0, 0, 0, 0], [9, 3, 0, 0], [9, 9, 20, 9], [-5, 0, 9, 0]]]
+    clips.boxes = clips.boxes + np.arange(4)[:, None] * [4, 3, 5, 2]
     order = [2, 0, 1]
     heatmaps, _ = data.targets(clips.batch(order).joints, clips.size)  # (3, 4, 17, 32, 24)
     frames = iter(range(4))
@@ -2483,13 +2117,6 @@ def test_keypoints_are_found_through_the_window_of_each_frame_and_in_the_order_a
     assert np.median(np.abs(found - clips.joints[order, 1:])[..., :2]) < 0.2
     accuracy = search.oks_accuracy(found, clips, order, evaluation.first)
     assert accuracy.shape == (3, 3) and search.percent(accuracy) > 60
-
-
-def test_a_shorter_chain_predicts_the_first_frames(people):
-    net = PoseNet(TINY.smallest()).eval()
-    evaluation = search.EvaluationSet(people.head(2), CPU)
-    found = search.predict([net] * 4, evaluation)
-    assert np.array_equal(search.predict([net] * 2, evaluation), found[:, :2])
 
 
 def test_the_flip_test_averages_with_the_mirrored_image():
@@ -2530,7 +2157,7 @@ def rigged(people, monkeypatch):
 def test_the_better_half_goes_on_and_finds_what_the_plain_search_finds(rigged, tmp_path):
     table = rigged(tmp_path / "a.json")
     assert [len(row["rounds"]) for row in table] == [5, 4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1]
-    assert [row["people"] for row in table[:6]] == [[16], [8], [4], [2], [2], [2]]
+    assert [row["people"] for row in table[:2]] == [[16], [8]]
     plain = rigged(tmp_path / "b.json", plain=True)
     assert [row["people"] for row in plain] == [[16]] * 12
     assert search.best(table) == search.best(plain) == 0
@@ -2557,20 +2184,18 @@ def test_an_interrupted_search_goes_on_and_ends_the_same(rigged, tmp_path, monke
 
 
 def test_on_real_data_their_own_ap_on_all_clips_decides(exports, tmp_path, monkeypatch):
-    asked = []
-
     def own_ap(keypoints, evaluation):
         asked.append(keypoints.shape)
         return 77.0
 
+    asked = []
     monkeypatch.setattr(search, "own_ap", own_ap)
-    clips = data.CocoPeople(exports / "coco", "val", (128, 96))
-    val = search.validation_set(clips, CPU, 0)
+    val = search.validation_set(read_coco(exports), CPU, 0)
     supernet = PoseNet(TINY)
     for _ in range(2):  # the second time the table is complete
         _, table = search.find(supernet, 0.02, 3, val, val, tmp_path, 0)
         assert table[search.best(table)]["ap"] == 77
-        assert asked == [(len(clips), 1, 17, 3)]  # of one candidate
+        assert asked == [(2, 1, 17, 3)]  # of one candidate, on all clips
     disturb(supernet.head.final)  # another super-network is another search
     search.find(supernet, 0.02, 3, val, val, tmp_path, 0)
     assert len(asked) == 2
@@ -2591,56 +2216,45 @@ def test_of_a_chain_only_the_people_in_non_key_frames_count(exports):
 
 
 # -------------------------------------------------------------------------- search.py: the commands
-@pytest.mark.parametrize("words", ["s", "t --frames 2", "t --shared --plain"])
-def test_a_supernet_is_searched_again(runs, tmp_path, capsys, words):
+SEARCHES = {"s": 1, "t --frames 2": 3, "t --shared --plain": 4}  # and how many networks they save
+
+
+@pytest.mark.parametrize("words, frames", SEARCHES.items())
+def test_a_supernet_is_searched_again(runs, tmp_path, capsys, words, frames):
     stage = words[0]
     more = f"--gflops .016 --candidates 3 --out {tmp_path} {words[1:]}"
     search.main(f"--checkpoint {runs}/{stage}/supernet.pt {more}".split())
     nets, _ = vipnas.load_networks(tmp_path / f"vipnas_{stage}.pt")
     archs = vipnas.read_archs(f"{tmp_path}/arch.json")
-    assert [net.arch for net in nets[-len(archs) :]] == archs
-    assert len(nets) == {"s": 1, "t --frames 2": 3, "t --shared --plain": 4}[words]
-    assert len(set(archs)) == (2 if "2" in words else 1)
-    average = sum(cost(net.arch, (128, 96)).gflops for net in nets) / len(nets)
+    assert len(nets) == frames and [net.arch for net in nets[-len(archs) :]] == archs
+    assert len(set(archs)) == (2 if frames == 3 else 1)
+    average = sum(cost(net.arch, (128, 96)).gflops for net in nets) / frames
     assert 0.014 < average <= 0.016
     assert f"{average:9.4f}" in capsys.readouterr().out
-    page = json.loads((tmp_path / "search.json").read_text())
+    page = read_json(f"{tmp_path}/search.json")
     found = page["candidates"][page["best"]]
     assert found["archs"] == [json.loads(arch.to_json()) for arch in archs]
-    assert page["clips"][1] == 64  # all of val, as the run had it: 4 x 16
-    assert Image.open(tmp_path / "search.png").size == (720, 480)
+    assert page["clips"][1] == 16  # all of val, as the run had it
+    assert Image.open(f"{tmp_path}/search.png").size == (720, 480)
 
 
 REFUSED_BY_SEARCH = {
     "s/supernet.pt": "give --gflops",
     "s/supernet.pt --gflops nan": "--gflops: nan is no number above zero",
-    "s/supernet.pt --gflops .001": "1 x the smallest",
     "t/supernet.pt --gflops .001": "3 of the smallest",
     "s/supernet.pt --gflops 1 --frames 2": "--frames belongs to a search for T-ViPNAS",
-    "t/supernet.pt --gflops 1 --root x": "--root belongs to real data",
-    "s/supernet.pt --gflops 1 --data coco": "--data belongs to the official numbers",
     "s/vipnas_s.pt --gflops 1": "a supernet checkpoint is needed",
     "s/vipnas_s.pt --data coco --plain": "--plain belongs to a search",
     "s/vipnas_s.pt --data coco": "give --root",
-    "s/vipnas_s.pt --data posetrack --root x --boxes y": "--boxes belongs to --data coco",
     "t/vipnas_t.pt --data coco --root x": "no videos",
+    "s/vipnas_s.pt --data posetrack --root EXPORTS/posetrack": "other joints than PoseTrack18",
 }
 
 
 @pytest.mark.parametrize("words", REFUSED_BY_SEARCH)
-def test_what_search_py_cannot_do_is_one_sentence(runs, words):
-    arguments = f"--checkpoint {runs}/{words}".split()
+def test_what_search_py_cannot_do_is_one_sentence(runs, exported, words):
+    arguments = f"--checkpoint {runs}/{words}".replace("EXPORTS", str(exported)).split()
     one_sentence(REFUSED_BY_SEARCH[words], search.main, arguments, error=SystemExit)
-
-
-def test_official_numbers_on_exports(runs, exports, capsys):
-    words = f"--checkpoint {runs}/s/vipnas_s.pt --out {exports}/out --root {exports}"
-    search.main(f"{words}/coco --data coco".split())
-    assert "APM    APL     AR" in capsys.readouterr().out
-    assert len(json.loads((exports / "out/results.json").read_text())) == 2
-    words = f"{words}/posetrack --data posetrack".split()
-    message = "predicts other joints than PoseTrack18 val has"
-    one_sentence(message, search.main, words, error=SystemExit)
 
 
 def test_numbers_are_printed_before_files_are_written(runs, exports, monkeypatch, capsys):
@@ -2732,7 +2346,7 @@ def test_a_step_distills_in_place(people, chains, monkeypatch, space, frames, co
     examples.weights[..., :5] = 0  # joints without truth are still learnt from the largest subnet
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     step([net] * frames, examples)
-    change = {name: before[name] - p.detach() for name, p in net.named_parameters()}
+    after = {name: p.detach().clone() for name, p in net.named_parameters()}
 
     net.load_state_dict(before, strict=False)
     teacher = None
@@ -2740,9 +2354,8 @@ def test_a_step_distills_in_place(people, chains, monkeypatch, space, frames, co
         loss, predicted = loss_by_hand(net, archs, examples, teacher)
         loss.backward()
         teacher = predicted if teacher is None else teacher
-    for name, parameter in net.named_parameters():
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        close(change[name], gradient, 1e-9)
+    for name, p in net.named_parameters():
+        close(after[name], before[name] - (0 if p.grad is None else p.grad), 1e-9)
 
 
 def options_of(words):
@@ -2752,16 +2365,18 @@ def options_of(words):
     return options
 
 
-def test_the_learning_rates_fall_as_in_the_paper():
-    coco = {0: 1, 199: 1, 200: 0.1, 229: 0.1, 230: 0.01}
-    for words, steps, expected in (
-        ("--stage s --data coco --root x", 250, coco),
-        ("--stage t --data posetrack --root x", 1000, {0: 1, 500: 0.5, 999: 0}),
-        ("--stage t", 1000, {0: 0.01, 99: 0.976, 500: 0.5}),  # ours rises at first
-    ):
-        options = options_of(f"{words} --lr 1")
-        rates = {step: train.learning_rate(step, steps, options) for step in expected}
-        assert rates == pytest.approx(expected, abs=1e-3)
+RATES = {
+    "--stage s --data coco --root x": {0: 1, 799: 1, 800: 0.1, 919: 0.1, 920: 0.01},
+    "--stage t --data posetrack --root x": {0: 1, 500: 0.5, 999: 0},
+    "--stage t": {0: 0.01, 99: 0.976, 500: 0.5},  # ours rises at first
+}
+
+
+@pytest.mark.parametrize("words, expected", RATES.items())
+def test_the_learning_rates_fall_as_in_the_paper(words, expected):
+    options = options_of(f"{words} --lr 1")
+    rates = {step: train.learning_rate(step, 1000, options) for step in expected}
+    assert rates == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_batch_follows_from_seed_and_position_alone(people):
@@ -2797,31 +2412,36 @@ def test_both_stages_leave_a_whole_run(runs):
     of_t = {"vipnas_t.pt", "poses.gif", "finish.pt", "rival.pt", "rival.json", "rival.png"}
     assert set(os.listdir(runs / "s")) == files | {"vipnas_s.pt", "poses.png", "finish.pt"}
     assert set(os.listdir(runs / "t")) == files | of_t
-    assert Image.open(runs / "t" / "poses.gif").n_frames == 4
+    assert Image.open(f"{runs}/t/poses.gif").n_frames == 4
 
 
 def test_stage_t_leaves_s_alone_and_trains_a_chain_of_its_own(runs):
-    (s,), _ = vipnas.load_networks(runs / "s" / "vipnas_s.pt")
-    (key, *others), about = vipnas.load_networks(runs / "t" / "vipnas_t.pt")
-    assert vipnas.read_archs(str(runs / "s" / "arch.json")) == [s.arch] == [key.arch]
-    assert vipnas.read_archs(str(runs / "t" / "arch.json")) == [net.arch for net in others]
-    assert len(others) == 3 and list(about["size"]) == [128, 96]
+    (s,), _ = vipnas.load_networks(f"{runs}/s/vipnas_s.pt")
+    (key, *others), about = vipnas.load_networks(f"{runs}/t/vipnas_t.pt")
+    assert vipnas.read_archs(f"{runs}/s/arch.json") == [s.arch] == [key.arch]
+    assert vipnas.read_archs(f"{runs}/t/arch.json") == [net.arch for net in others]
     same_tensors(key, s.state_dict())
-    for net, state in zip(others, load_training(runs / "t" / "finish.pt")["nets"], strict=True):
+    for net, state in zip(others, load_training(f"{runs}/t/finish.pt")["nets"], strict=True):
         same_tensors(net, state)  # batch-norm statistics too
         assert all(parameter.std() > 0 for parameter in net.fusions.parameters())
 
 
-def test_only_a_super_network_is_searched(runs, tmp_path):
-    for path in (runs / "t" / "finish.pt", runs / "t" / "rival.pt", runs / "s" / "finish.pt"):
-        assert load_training(path)["kind"] == "alone"
-        one_sentence("trained .* alone", vipnas.load_supernet, path)
-    # older files have the same kind for both
-    contents = load_training(runs / "s" / "finish.pt") | {"kind": "supernet"}
-    vipnas.save_checkpoint(contents, tmp_path / "older.pt")
-    one_sentence("trained .* alone", vipnas.load_supernet, tmp_path / "older.pt")
-    supernet, key_net, _ = vipnas.load_supernet(runs / "t" / "supernet.pt")
-    assert supernet.is_supernet and not key_net.is_supernet
+@pytest.mark.parametrize("name", ["s/finish.pt", "t/finish.pt"])
+def test_networks_that_were_trained_alone_are_no_super_network(runs, tmp_path, name):
+    contents = load_training(runs / name)
+    assert contents["kind"] == "alone"
+    for kind in ("alone", "supernet"):  # so older files call both
+        vipnas.save_checkpoint({**contents, "kind": kind}, f"{tmp_path}/a.pt")
+        one_sentence("trained .* alone", vipnas.load_supernet, f"{tmp_path}/a.pt")
+
+
+def test_a_super_network_comes_back_with_the_key_frames_network(runs):
+    (s,), _ = vipnas.load_networks(f"{runs}/s/vipnas_s.pt")
+    supernet, key_net, contents = vipnas.load_supernet(f"{runs}/t/supernet.pt")
+    assert supernet.is_supernet and supernet.space == TINY.within(s.arch)
+    same_tensors(supernet, contents["nets"][0])
+    assert key_net.arch == s.arch
+    same_tensors(key_net, s.state_dict())
 
 
 def same_run(mine, theirs, names):
@@ -2836,8 +2456,8 @@ def same_run(mine, theirs, names):
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(runs, tmp_path):
-    s = runs / "s" / "vipnas_s.pt"
-    words = f"--stage t --steps 3 --s {s} --resume --out {tmp_path}/t {SMALL}"
+    s = f"{runs}/s/vipnas_s.pt"
+    words = f"--stage t --steps 2 --s {s} --resume --out {tmp_path}/t {SMALL}"
     code = "import sys, train; train.SAVE_EVERY = 0; train.main(sys.argv[1:])"
     for name in ("search.json", "rival.pt", "nothing"):
         command = [sys.executable, "-c", code, *words.split()]
@@ -2854,7 +2474,7 @@ def test_a_resumed_run_has_the_same_options_and_the_same_log(runs, tmp_path):
     os.remove(tmp_path / "s" / "search.json")
     with open(tmp_path / "s" / "log.jsonl", "a") as log:
         log.write("a line of a step that is not in the checkpoint")
-    words = f"--stage s --steps 4 --out {tmp_path}/s --resume {SMALL}"
+    words = f"--stage s --steps 2 --out {tmp_path}/s --resume {SMALL}"
     one_sentence("lr was 0.02", run_train, f"{words} --lr 1", error=SystemExit)
     run_train(f"{words} --workers 2")  # which may change
     same_run(tmp_path / "s", runs / "s", ("supernet.pt",))
@@ -2877,16 +2497,6 @@ def test_a_folder_in_which_a_run_lives_is_refused(tmp_path):
     assert os.listdir(tmp_path) == ["log.jsonl"]
 
 
-def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
-    def no_space(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", no_space)
-    words = f"--stage s --steps 1 --out {tmp_path} {SMALL}"
-    one_sentence("supernet.pt cannot be written .No space", run_train, words, error=SystemExit)
-    assert not list(tmp_path.glob("*.pt*"))
-
-
 LAST_STEPS = {
     "train": "--stage s",
     "search": "--checkpoint=~/s/supernet.pt --gflops .016",
@@ -2906,10 +2516,10 @@ def test_the_last_step_is_tried_before_any_work(name, runs, monkeypatch):
     one_sentence(message, MODULES[name.strip()].main, error=(UserError, SystemExit))
 
 
-LEFT_OVER = ["WORLD_SIZE=3", "WORLD_SIZE=", "RANK=one", "RANK=4 WORLD_SIZE=4", "LOCAL_RANK=1.0"]
+LEFT_OVER = ["WORLD_SIZE=3", "WORLD_SIZE=", "RANK=4 WORLD_SIZE=4", "LOCAL_RANK=2"]
 
 
-@pytest.mark.parametrize("variables", [*LEFT_OVER, "LOCAL_RANK=2", "LOCAL_WORLD_SIZE=0"])
+@pytest.mark.parametrize("variables", [*LEFT_OVER, "LOCAL_WORLD_SIZE=0"])
 def test_variables_that_a_launcher_left_over_are_told_before_any_work(variables, monkeypatch):
     for variable in variables.split():
         monkeypatch.setenv(*variable.split("="))
@@ -2918,8 +2528,6 @@ def test_variables_that_a_launcher_left_over_are_told_before_any_work(variables,
     name, value = variables.split()[0].split("=")
     message = f" {name} is '{value}'.*: unset it, or start with torchrun"
     one_sentence(message, run_train, "--stage s --out /proc/a", error=SystemExit)
-    if name == "LOCAL_WORLD_SIZE":
-        one_sentence(message, search.main, ["--checkpoint", "/proc/a"], error=SystemExit)
 
 
 def test_a_thread_may_train(exports):
@@ -2930,34 +2538,19 @@ def test_a_thread_may_train(exports):
     assert (exports / "run" / "report.json").exists()
 
 
-def test_a_tilde_in_an_option_is_the_home_folder(runs, monkeypatch):
-    monkeypatch.setenv("HOME", str(runs))
-    paths = ("root", "boxes", "arch", "init", "s", "out")
-    words = ["--stage=s", *[f"--{name}=~/{name}" for name in paths]]
-    options = vars(train.option_parser().parse_args(words))
-    assert [options[name] for name in paths] == [f"{runs}/{name}" for name in paths]
-    command(monkeypatch, "--arch=~/s/arch.json --picture=~/a.png")
-    assert (runs / "a.png").exists()
-
-
-ODD = os.fsdecode(b"caf\xe9_\xce\xb1")  # no UTF-8, and Greek
 PRINTED = {
     "train.py": "--stage s --clips 2 --batch 2 --candidates 1 --steps 1 --finish 1 --out OUT",
-    "search.py": "--checkpoint OUT/net.pt --data coco --root OUT --out OUT",
+    "search.py": "--checkpoint RUNS/s/supernet.pt --gflops .016 --candidates 1 --out OUT",
     "vipnas.py": "--arch hrnet_w32 --picture OUT/a.png",
     "data.py": "--export coco --clips 4 --out OUT",
 }
 
 
 @pytest.mark.parametrize("file", PRINTED)
-def test_what_a_console_cannot_print_is_escaped(file, tmp_path):
-    folder = tmp_path / ODD
+def test_what_a_console_cannot_print_is_escaped(runs, file, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9_\xce\xb1")  # no UTF-8, and Greek
     folder.mkdir()
-    if file == "search.py":
-        data.export("coco", folder, 8, size=(128, 96))
-        (folder / "val2017" / "000000000001.jpg").write_bytes(b"damaged")
-        save_estimator(folder / "net.pt", [PoseNet(TINY.smallest())])
-    words = [word.replace("OUT", str(folder)) for word in PRINTED[file].split()]
+    words = PRINTED[file].replace("RUNS", str(runs)).replace("OUT", str(folder)).split()
     encoding = {**os.environ, "PYTHONIOENCODING": "ascii"}
     run = subprocess.run([sys.executable, HERE / file, *words], env=encoding, capture_output=True)
     assert run.returncode == 0, run.stderr
@@ -2987,7 +2580,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_step(tmp_path, monkey
     monkeypatch.setattr(train, "SAVE_EVERY", 0)
     words = f"--stage s --steps 4 --out {tmp_path} {SMALL}"
     one_sentence("not a finite number", run_train, words, error=SystemExit)
-    saved = load_training(tmp_path / "supernet.pt")
+    saved = load_training(f"{tmp_path}/supernet.pt")
     assert saved["step"] == 2
     assert all(tensor.isfinite().all() for tensor in saved["nets"][0].values())
 
@@ -3017,16 +2610,16 @@ def test_two_processes_make_the_step_of_one(tmp_path):
 
 
 def test_two_processes_share_a_run(runs, tmp_path):
-    words = f"--stage t --s {runs}/s/vipnas_s.pt --clips 4 --batch 2 --candidates 3 --steps 2"
+    words = "--clips 4 --batch 2 --candidates 3 --steps 2 --finish 1 --frames 2"
     launcher = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node=2 --"
-    command = f"{launcher} train.py {words} --finish 1 --out {tmp_path}".split()
-    run = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    command = f"{launcher} train.py --stage t --s {runs}/s/vipnas_s.pt {words} --out {tmp_path}"
+    run = subprocess.run(command.split(), cwd=HERE, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("run:") == run.stdout.count("all done") == 1
-    table = json.loads((tmp_path / "search.json").read_text())["candidates"]
+    table = read_json(f"{tmp_path}/search.json")["candidates"]
     assert len(table) == 3 and all(row["rounds"] for row in table)
     assert (tmp_path / "rival.pt").exists()
-    saved = load_training(tmp_path / "supernet.pt")
+    saved = load_training(f"{tmp_path}/supernet.pt")
     assert saved["config"]["processes"] == 2 and saved["step"] == 2
 
 
@@ -3046,51 +2639,27 @@ def test_a_run_goes_on_where_everything_has_moved_but_not_with_other_people(expo
     one_sentence("boxes of train was", run_train, f"{small} {words} --resume", error=SystemExit)
 
 
-def test_something_is_said_once_a_minute(monkeypatch, capsys):
-    now = [0.0]
-    monkeypatch.setattr(time, "time", lambda: now[0])
-    progress = data.Progress()
-    for now[0] in range(0, 200, 20):
-        progress.show(f"{now[0]}")
-    assert capsys.readouterr().out.split() == ["60", "120", "180"]
-
-
 def name_other_joints(root, splits="*"):
     """Make of an export in COCO's layout one of five joints with names of their own."""
     names = ["tail", "L_paw", "R_paw", "left_eye", "right_eye"]
     category = {"id": 7, "name": "cat", "keypoints": names, "skeleton": [[1, 2], [1, 3]]}
     for path in (root / "annotations").glob(f"person_keypoints_{splits}.json"):
-        page = json.loads(path.read_text())
+        page = read_json(path)
         for entry in page["annotations"]:
             entry["category_id"] = 7
             entry["keypoints"] = entry["keypoints"][:15]
         path.write_text(json.dumps({**page, "categories": [category]}))
 
 
-def test_own_joints_are_trained_searched_evaluated_and_drawn(exports, capsys):
-    name_other_joints(exports / "coco")
-    words = "--stage s --data coco --batch 2 --candidates 2 --steps 1"
-    run_train(f"{words} --root {exports}/coco --out {exports}/run")
-    (net,), about = vipnas.load_networks(exports / "run" / "vipnas_s.pt")
-    assert net.joints == 5 and about["flip"] == [0, 2, 1, 4, 3]
-    results = json.loads((exports / "run" / "results.json").read_text())
-    assert len(results[0]["keypoints"]) == 15 and results[0]["category_id"] == 7
-    assert "take 0.05 for tail, L_paw, R_paw" in capsys.readouterr().out.replace("takes", "take")
-    vipnas.run_video(exports / "coco/val2017", exports / "run/vipnas_s.pt", [None], exports / "out")
-    poses = json.loads((exports / "out" / "poses.json").read_text())
-    assert len(poses["annotations"][0]["keypoints"]) == 15
-
-
 def test_joints_that_are_not_seen_and_lost_people_are_no_labels(tmp_path):
-    pose = [[5, 5, 0.9], [7, 7, 0.1], [99, 7, 0.9], [6, 8, 0.3]]
     image = {"id": 0, "file_name": "a.jpg", "width": 20, "height": 20}
-    found = {"image_id": 0, "track_id": 0, "bbox": [1, 2, 3, 4]}
-    found["keypoints"] = np.ravel(pose).tolist()
-    lost = {"image_id": 0, "track_id": 1, "keypoints": found["keypoints"]}
+    lost = {"image_id": 0, "track_id": 1}
+    # unsure: the second; outside: the third
+    lost["keypoints"] = [5, 5, 0.9, 7, 7, 0.1, 99, 7, 0.9, 6, 8, 0.3]
+    found = {**lost, "track_id": 0, "bbox": [1, 2, 3, 4]}
     page = {"categories": [], "images": [image], "annotations": [found, lost]}
     vipnas.write_labels(page, [tmp_path / "images/film/0.jpg"], tmp_path, "s.pt")
-    assert not json.loads((tmp_path / "annotations/train/film.json").read_text())["images"]
-    labels = json.loads((tmp_path / "annotations/val/film.json").read_text())
+    labels = read_json(f"{tmp_path}/annotations/val/film.json")
     assert labels["labelled_by"] == "s.pt" and len(labels["annotations"]) == 1
     assert labels["annotations"][0]["keypoints"] == [5, 5, 1, 0, 0, 0, 0, 0, 0, 6, 8, 1]
     assert labels["images"][0]["file_name"] == "images/film/0.jpg"
@@ -3103,41 +2672,16 @@ def test_train_and_val_have_the_same_joints(exports):
     one_sentence(message, run_train, words, error=SystemExit)
 
 
-@pytest.mark.parametrize("option", ["", "--no-fusion"])
-def test_stage_t_trains_one_allocation_alone(runs, tmp_path, option):
-    words = f"--stage t --arch {runs}/t/arch.json --s {runs}/s/vipnas_s.pt --clips 8 --batch 2"
-    run_train(f"{words} --steps 2 --out {tmp_path} {option}")
-    expected = vipnas.read_archs(str(runs / "t" / "arch.json"))
-    if option:
-        expected = [replace(arch, fusion=None) for arch in expected]
-    nets, _ = vipnas.load_networks(tmp_path / "vipnas_t.pt")
-    assert [net.arch for net in nets[1:]] == expected
-    finals = [
-        state["head.final.weight"] for state in load_training(tmp_path / "supernet.pt")["nets"]
-    ]
-    assert len(finals) == 3 and not torch.equal(finals[0], finals[1])  # each frame has its own
-    assert not (tmp_path / "search.json").exists() and not (tmp_path / "rival.pt").exists()
-
-
-def test_stage_s_trains_the_architecture_of_a_finished_network_alone(runs, tmp_path):
-    s = runs / "s" / "vipnas_s.pt"
-    run_train(f"--stage s --arch {s} --init {s} --steps 2 --clips 8 --batch 2 --out {tmp_path}")
-    (net,), _ = vipnas.load_networks(tmp_path / "vipnas_s.pt")
-    (found,), _ = vipnas.load_networks(s)
-    assert net.arch == found.arch
-    (trained,) = load_training(tmp_path / "supernet.pt")["nets"]
-    same_tensors(net, trained)  # no recalibration
-    assert not (tmp_path / "search.json").exists()
-
-
-def test_a_fine_tuned_network_keeps_its_heatmap_cells(tmp_path):
-    net = PoseNet(Space.of(TINY.smallest(), (128, 96)))
+def test_stage_s_fine_tunes_a_finished_network_alone_and_in_its_heatmap_cells(tmp_path):
     about = data.about(data.COCO, (128, 96), cell=data.SBL_CELL)
-    vipnas.save_finished(tmp_path / "a.pt", [net], about)
+    vipnas.save_finished(tmp_path / "a.pt", [PoseNet(TINY.sample(random.Random(0)))], about)
     words = f"--stage s --arch {tmp_path}/a.pt --init {tmp_path}/a.pt --clips 4 --batch 2"
     run_train(f"{words} --steps 1 --out {tmp_path}/s")
-    _, about = vipnas.load_networks(tmp_path / "s" / "vipnas_s.pt")
-    assert about["cell"] == data.SBL_CELL
+    (net,), about = vipnas.load_networks(f"{tmp_path}/s/vipnas_s.pt")
+    assert net.arch == TINY.sample(random.Random(0)) and about["cell"] == data.SBL_CELL
+    (trained,) = load_training(f"{tmp_path}/s/supernet.pt")["nets"]
+    same_tensors(net, trained)  # no recalibration
+    assert not (tmp_path / "s" / "search.json").exists()
     run = train.prepare_s(options_of(f"{words} --out {tmp_path}/s"), CPU)
     assert run.train.cell == run.val.cell == run.test.cell == data.SBL_CELL
 
@@ -3149,42 +2693,34 @@ def test_the_papers_initialisation_is_an_option(tmp_path):
         assert abs(weight.std() - 0.001) < 0.0002
 
 
-def test_stage_s_in_a_space_of_the_paper_and_stage_t_in_a_published_network(tmp_path):
-    small = "--clips 2 --batch 2 --steps 1 --candidates 1"
+def test_stage_s_in_a_papers_space_and_stage_t_in_a_published_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(vipnas, "frame_times", lambda nets: [1.0] * len(nets))  # not measured
+    small = "--clips 2 --batch 2 --steps 1 --finish 1 --candidates 1"
     run_train(f"--stage s --space mobilenetv3 {small} --out {tmp_path}/s")
-    (net,), about = vipnas.load_networks(tmp_path / "s" / "vipnas_s.pt")
+    (net,), about = vipnas.load_networks(f"{tmp_path}/s/vipnas_s.pt")
     assert net.arch in SPACES["mobilenetv3"] and list(about["size"]) == [256, 192]
 
-    name = "s_vipnas_resnet50"
-    state = {}
-    for key, tensor in PoseNet(ARCHS[name]).state_dict().items():
-        state[vipnas._mmpose_name(name, key)] = tensor
-    torch.save({"state_dict": state}, tmp_path / "a.pth")
-    words = f"--stage t --s {tmp_path}/a.pth --frames 1 --finish 1 --gflops 1.1"
+    name = "s_vipnas_mobilenetv3"
+    torch.save(as_published(PoseNet(MOBILE), name), f"{tmp_path}/a.pth")
+    words = f"--stage t --s {tmp_path}/a.pth --frames 1 --gflops .55"
     run_train(f"{words} {small} --out {tmp_path}/t")
-    (key_net, net), about = vipnas.load_networks(tmp_path / "t" / "vipnas_t.pt")
-    assert key_net.arch == ARCHS[name] and about["cell"] == data.SBL_CELL
-    assert net.arch in SPACES["resnet50"].within(ARCHS[name])
+    (key_net, net), about = vipnas.load_networks(f"{tmp_path}/t/vipnas_t.pt")
+    assert key_net.arch == MOBILE and about["cell"] == data.SBL_CELL
+    assert net.arch in SPACES["mobilenetv3"].within(MOBILE)
 
 
 REFUSED = {
     "": "--stage",
     "--stage s --data coco": "needs --root",
     "--stage s --data coco --root /nowhere": "/nowhere",
-    "--stage t --s /no.pt": "no file /no.pt",
     "--stage t --data coco --root x": "no videos",
     "--stage s --frames 2": "--frames belongs to --stage t",
-    "--stage s --init x --init-std .1": "--init-std belongs to new weights",
     "--stage t --no-fusion": "--no-fusion belongs to --arch",
-    "--stage s --arch x --gflops 1": "--gflops belongs to a search",
     "--stage s --arch RUNS/t/arch.json": "--stage t",
-    "--stage s --gflops .001": "smallest",
     "--stage t --s RUNS/s/vipnas_s.pt --gflops .001": "smallest",
     "--stage t --s RUNS/s/vipnas_s.pt --arch RUNS/t/arch.json --frames 2": "3 non-key",
     "--stage s --arch s_vipnas_resnet50 --init RUNS/s/vipnas_s.pt": "smaller",
-    "--stage s --lr nan": "above zero",
     "--stage s --steps 0": "above zero",
-    "--stage s --scale 1": "less than 1",
     "--stage t --data posetrack --root x --compare 1": "search S at T's cost",
     "--stage t --s RUNS/t/vipnas_t.pt --compare 1": "not the super-network",
 }
@@ -3211,14 +2747,15 @@ README_VALUES["TEST"] = "coco/annotations/person_detections_test-dev2017.json"
 
 
 def run_readme_command(command, monkeypatch):
-    """A command of the README, as small as can be."""
+    """A command of the README, as small as can be; nothing is timed."""
     words = string.Template(command).substitute(README_VALUES).split()[1:]
     if words[0] == "train.py":
         words += ["--steps", "1", "--batch", "2"]
         words += [] if "--arch" in words else ["--candidates", "2"]
+        words += ["--finish", "1"] if "--finish" in words else []
+    monkeypatch.setattr(vipnas, "frame_times", lambda nets: [1.0] * len(nets))
     monkeypatch.setattr(sys, "argv", words)
-    modules = {"train.py": train, "search.py": search, "vipnas.py": vipnas}
-    modules[words[0]].main()
+    MODULES[words[0].removesuffix(".py")].main()
 
 
 def test_the_commands_for_the_papers_tables_run_on_exports(exports, monkeypatch, capsys):
@@ -3233,10 +2770,14 @@ def test_the_commands_for_the_papers_tables_run_on_exports(exports, monkeypatch,
     assert printed.count(" ARL\n") == 4 and printed.count(" Total\n") == 8
     assert printed.count("evaluation server") == 1
     assert len(vipnas.read_archs("runs/frames_2/arch.json")) == 2
-    assert vipnas.read_archs("runs/same_0.016/arch.json")[0].fusion is None
     assert len(set(vipnas.read_archs("runs/shared_0.016/arch.json"))) == 1
     assert len(list(Path("runs/t/posetrack").glob("*_mpii_test.json"))) == 2
-    assert "Total" in json.loads(Path("runs/t/report.json").read_text())["official"]
+    assert "Total" in read_json("runs/t/report.json")["official"]
+    # an allocation alone: no search, and each frame has its own weights
+    first, *others = load_training("runs/same_0.016/supernet.pt")["nets"]
+    assert len(others) == 2 and not os.path.exists("runs/same_0.016/search.json")
+    assert vipnas.read_archs("runs/same_0.016/arch.json")[0].fusion is None
+    assert not torch.equal(first["head.final.weight"], others[0]["head.final.weight"])
 
 
 ROWS = ["T-ViPNAS", "S on every frame", "baseline on every frame", "key frame's pose, copied"]
@@ -3251,15 +2792,13 @@ def test_the_commands_from_pictures_to_t_run_on_other_joints(exports, monkeypatc
     for t, file in enumerate(sorted(Path("posetrack/images").glob("train/*/*.jpg"))):
         file.rename(f"frames/{t}.jpg")
     learn, label, propagate = readme_commands("## Your own data")
-    run_readme_command(learn + " --finish 1", monkeypatch)
+    run_readme_command(learn, monkeypatch)
+    assert len(read_json("runs/s/results.json")[0]["keypoints"]) == 15
     run_readme_command(label.replace("x,y,w,h", "0,0,96,128"), monkeypatch)
-    labels = json.loads(Path("film/annotations/val/frames.json").read_text())
-    assert [image["id"] for image in labels["images"]] == list(range(39, 48))
-    assert Path("film/images/frames/000047.jpg").samefile("frames/47.jpg")
-    capsys.readouterr()
+    assert len(read_json("film/annotations/val/frames.json")["images"]) == 9  # the last fifth
     monkeypatch.delattr(data, "posetrack_ap")  # without head boxes it can tell nothing
     run_readme_command(propagate, monkeypatch)
-    before, after = capsys.readouterr().out.split("step 1", 1)
+    before, after = capsys.readouterr().out.rsplit("supernet step 1", 1)
     assert "9 people have no head box (bbox_head), so PoseTrack's official numbers" in before
     assert "the labels are those of runs/s/vipnas_s.pt: these AP are agreement with it" in after
     words = ["--checkpoint", "runs/t/vipnas_t.pt", "--data", "posetrack", "--root", "film"]
@@ -3267,10 +2806,10 @@ def test_the_commands_from_pictures_to_t_run_on_other_joints(exports, monkeypatc
 
 
 def test_reports_have_the_columns_of_the_papers_tables(runs):
-    report = json.loads((runs / "t" / "report.json").read_text())
+    report = read_json(f"{runs}/t/report.json")
     rows = report["rows"]
     assert list(rows) == ROWS
-    chain, _ = vipnas.load_networks(runs / "t" / "vipnas_t.pt")
+    chain, _ = vipnas.load_networks(f"{runs}/t/vipnas_t.pt")
     gflops = [cost(net.arch, (128, 96)).gflops for net in chain]
     assert rows["T-ViPNAS"]["gflops"] == pytest.approx(np.mean(gflops))  # over all frames
     assert rows["S on every frame"]["gflops"] == pytest.approx(gflops[0])
@@ -3279,18 +2818,16 @@ def test_reports_have_the_columns_of_the_papers_tables(runs):
         assert list(row["ap"]) == ["AP", "non-key", "t = 1", "t = 2", "t = 3"]
         assert len(row["ap_by_part"]) == 9
     assert [pair["other"] for pair in report["pairs"]] == ROWS[1:]
-    assert "clear" in report["conditions"]
-    for group in report["conditions"].values():
-        assert list(group["ap"]) == ROWS and list(group["better"]) == ROWS[1:]
+    assert list(report["conditions"]["clear"]["ap"]) == ROWS
 
 
 def test_the_single_frame_baseline_costs_as_much_as_t_and_saw_as_many_images(runs):
-    rows = json.loads((runs / "t" / "report.json").read_text())["rows"]
+    rows = read_json(f"{runs}/t/report.json")["rows"]
     gflops = rows["T-ViPNAS"]["gflops"]
     assert 0.98 * gflops <= rows["baseline on every frame"]["gflops"] <= gflops
     s, t = (load_training(runs / stage / "supernet.pt")["config"] for stage in "st")
     as_s = math.ceil(s["finish"] * s["batch"] / (3 * t["batch"]))  # three images a clip
-    steps = load_training(runs / "t" / "rival.pt")["step"]
+    steps = load_training(f"{runs}/t/rival.pt")["step"]
     assert steps == as_s + t["steps"] + t["finish"]
 
 
@@ -3308,17 +2845,16 @@ def test_people_without_labels_count_neither_in_an_ap_nor_in_its_error():
 
 
 def test_where_memory_helps_is_told_by_frame_condition(capsys):
-    conditions = np.zeros((3, 4, 4), bool)
-    conditions[0, 0] = True  # of a key frame, which does not count
+    conditions = np.zeros((2, 4, 4), bool)
+    conditions[:, 0] = True  # of a key frame, which does not count
     conditions[:, 1, 0] = True  # every first non-key frame is dark
-    conditions[1:, 2:, 2] = True  # two people's later ones are shaken
-    ours = np.array([[0, 0.5, 1, 1], [0, 0.5, 0.2, 0.4], [0, 0.5, 0.6, 0.8]])
-    other = np.array([[1, 0.1, 1, 0], [1, 0.2, 0, 0], [1, 0.3, 0, 0]])
+    conditions[:, 2:, 2] = True  # the later ones are shaken
+    ours = np.array([[0, 0.5, 0.2, 0.4], [0, 0.5, 0.6, 0.8]])
+    other = np.array([[1, 0.1, 0, 0], [1, 0.3, 0, 0]])
     table = train.compare_conditions(conditions, {"T": ours, "S": other})
-    assert list(table) == ["clear", "dark", "shaken"]  # no frame is blurred, none occluded
-    assert [group["frames"] for group in table.values()] == [2, 3, 4]
+    assert list(table) == ["dark", "shaken"]  # no frame is clear, blurred or occluded
+    assert [group["frames"] for group in table.values()] == [2, 4]
     assert table["dark"]["ap"] == pytest.approx({"T": 50, "S": 20})
-    assert table["dark"]["better"]["S"] == pytest.approx((30, 100 * 0.1 * (2 / 3) ** 0.5 / 3**0.5))
     # the error is that of two people, who differ by 30 and 70 on average, not of four frames
     assert table["shaken"]["better"]["S"] == pytest.approx((50, 20 / 2**0.5))
     assert "+50.0 +- 14.1" in capsys.readouterr().out
@@ -3334,9 +2870,9 @@ def test_ap_by_part_holds_each_joint_to_the_thresholds(people):
     ap = search.ap_by_part(keypoints, clips, list(range(8)), first=0)
     assert ap["wrist"] == pytest.approx(100 * 3 / 11)  # of 8 left and 3 right ones
     assert all(value == 100 for part, value in ap.items() if part != "wrist")
-    names = [f"joint_{k}" for k in range(15)]
-    clips.skeleton = data.skeleton_from({"name": "", "keypoints": [*names, "rpaw", "lpaw"]})[0]
-    assert [*search.ap_by_part(keypoints, clips, list(range(8)), first=0)] == [*names, "lpaw"]
+    clips.skeleton = own_skeleton("rpaw lpaw 2 3 4 5 6 7 8 9 a b c d e f g")
+    parts = list(search.ap_by_part(keypoints, clips, list(range(8)), first=0))
+    assert parts == [*"23456789abcdefg", "lpaw"] or parts == ["lpaw", *"23456789abcdefg"]
 
 
 # ---------------------------------------------------------------------------------- all the modules
