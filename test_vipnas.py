@@ -380,6 +380,7 @@ def own_skeleton(names, **given):
 
 MIRRORED = {"nose ear1 ear2": False, "snout tailbase": True, "near_ear far_ear": True}
 MIRRORED |= {"l_ear r_ear left_hip": False, "l_ear r_ear fin": True, "knob": True}
+MIRRORED |= {"l_ear r_ear face-0 face-1": False, "l_ear r_ear tail1 tail2": True}
 
 
 @pytest.mark.parametrize("names", MIRRORED)
@@ -790,23 +791,39 @@ def test_a_picture_changed_after_it_was_labelled_is_read(exports, coco_val, caps
     assert f"2 x another size than the file says, so {told}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("key", ["area", "num_keypoints"])
-def test_a_zero_that_box_and_joints_contradict_is_computed(exports, coco_val, capsys, key):
+@pytest.mark.parametrize("key, value", [("area", 0), ("area", 1), ("num_keypoints", 0)])
+def test_what_box_and_joints_contradict_is_computed(exports, coco_val, capsys, key, value):
     with edited(coco_val) as page:
-        page["annotations"][1][key] = 0
+        page["annotations"][1][key] = value
     people = read_coco(exports)
-    assert people.annotations["annotations"][1][key] > 0
-    assert f"1 x {key} is 0, so it is computed again (image 2)" in capsys.readouterr().out
+    assert people.annotations["annotations"][1][key] > 1
+    assert f"1 x {key} is too small for the rest" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("corners, told", [(True, "that looks like x1"), (False, "below 8")])
-def test_boxes_that_are_something_else_are_told(exports, coco_val, capsys, corners, told):
+@pytest.mark.parametrize("corner", [[0, 0, 2], [-1, -1, 1]])
+def test_joints_at_the_corner_are_unlabelled(exports, coco_val, capsys, corner):
+    with edited(coco_val) as page:
+        page["annotations"][1]["keypoints"][:3] = corner
+    assert not read_coco(exports).joints[1, 0, 0].any()
+    assert "1 x joint at 0, 0 or -1, -1" in capsys.readouterr().out
+
+
+LOOKS = {"bbox that looks like x1": (0, 0, 1, 1), "bbox below 8": (0, 0, 0, 0)}
+LOOKS["joints far from their bbox"] = (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize("told", LOOKS)
+def test_boxes_that_are_something_else_are_told(exports, coco_val, capsys, told):
     with edited(coco_val) as page:
         for person in page["annotations"]:
             x, y, w, h = person["bbox"]
-            person["bbox"] = [x, y, x + w, y + h] if corners else [x, y, w / 32, h / 32]
+            if told == "bbox below 8":
+                w, h = w / 32, h / 32
+            person["bbox"] = (
+                np.array([x, y, w, h]) + np.array(LOOKS[told]) * [w, h, x, y]
+            ).tolist()
     read_coco(exports)
-    assert f"2 x bbox {told}" in capsys.readouterr().out
+    assert f"2 x {told}" in capsys.readouterr().out
 
 
 def test_annotations_that_cannot_be_used_are_refused_with_the_reason(exports, coco_val):
@@ -832,9 +849,19 @@ def test_frames_without_numbers_are_in_order_and_videos_apart(exports, videos, n
     with edited(videos[0]) as page:
         for t, image in enumerate(page["images"]):
             image.update(frame_id=number, ignore_regions_x=None, vid_id="ab"[t // 4])
+        if number is None:
+            page["images"].reverse()
     clips = read_posetrack(exports, frames=3)
     assert [path.stem for path in clips.files[0]] == ["000000", "000001", "000002"]
     assert len(clips) == 1  # of four frames and of two
+
+
+def test_frame_numbers_that_begin_again_are_another_video(exports, videos):
+    videos[1].unlink()
+    with edited(videos[0]) as page:
+        for t, image in enumerate(page["images"]):
+            image["frame_id"] = t % 4
+    assert len(read_posetrack(exports, frames=3)) == 1  # of four frames and of two
 
 
 def test_people_without_a_head_box_are_not_in_the_official_numbers(exports, videos, capsys):
@@ -1932,7 +1959,7 @@ ORDERS += ["cam0_1699999999.5 cam0_1700000000 cam0_1700000000.10 cam0_1700000000
 def test_frames_are_in_the_order_of_their_numbers(order):
     paths = [Path(f"{name}.png") for name in order.split()]
     backwards = paths[::-1]
-    assert sorted(backwards, key=vipnas.by_number) == paths
+    assert sorted(backwards, key=data.by_number) == paths
 
 
 def test_pictures_of_every_kind_are_frames_and_what_else_is_there_is_told(tmp_path, capsys):
@@ -2557,6 +2584,14 @@ def test_what_a_console_cannot_print_is_escaped(runs, file, tmp_path):
     assert rb"caf\udce9_\u03b1" in run.stdout
 
 
+def test_a_thread_says_what_is_wrong_with_its_run(tmp_path, capsys):
+    words = f"--stage t --s /nowhere/s.pt --out {tmp_path}/run"
+    thread = threading.Thread(target=run_train, args=[words])
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err.startswith("train: there is no file /nowhere/s.pt")
+
+
 @pytest.mark.parametrize("error, sentence", [(OSError(), "train: OSError"), (None, "stopped")])
 def test_every_end_is_one_sentence(monkeypatch, error, sentence):
     def end(options, device):
@@ -2795,7 +2830,8 @@ def test_the_commands_from_pictures_to_t_run_on_other_joints(exports, monkeypatc
     run_readme_command(learn, monkeypatch)
     assert len(read_json("runs/s/results.json")[0]["keypoints"]) == 15
     run_readme_command(label.replace("x,y,w,h", "0,0,96,128"), monkeypatch)
-    assert len(read_json("film/annotations/val/frames.json")["images"]) == 9  # the last fifth
+    labels = read_json(f"film/annotations/val/{exports.name}_frames.json")
+    assert len(labels["images"]) == 9  # the last fifth
     monkeypatch.delattr(data, "posetrack_ap")  # without head boxes it can tell nothing
     run_readme_command(propagate, monkeypatch)
     before, after = capsys.readouterr().out.rsplit("supernet step 1", 1)
