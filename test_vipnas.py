@@ -2584,6 +2584,7 @@ def test_what_a_console_cannot_print_is_escaped(runs, file, tmp_path):
     assert rb"caf\udce9_\u03b1" in run.stdout
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_says_what_is_wrong_with_its_run(tmp_path, capsys):
     words = f"--stage t --s /nowhere/s.pt --out {tmp_path}/run"
     thread = threading.Thread(target=run_train, args=[words])
