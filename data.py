@@ -1964,10 +1964,11 @@ class FileClips(Clips):
         # joints outside of the picture; where its size is nan, there are none
         sizes = self.labelled.reshape(-1, 1, 2)
         outside = ((places < -1) | (places > sizes + 1)).any(axis=2) & labelled  # (P, K)
-        # joints more than half a box away from it
+        # people with most of their joints outside of their box
         low, high = boxes[:, :2], boxes[:, 2:]
         distance = np.abs(places - (low + high / 2)[:, None])
-        far = (distance > high[:, None]).any(axis=2) & labelled
+        apart = (distance > 0.55 * high[:, None]).any(axis=2) & labelled  # (P, K)
+        apart = apart.sum(axis=1) > 0.5 * labelled.sum(axis=1)
         # boxes to the end of the picture that, read as corners, are smaller and hold all joints
         last = np.where(labelled[..., None], places, 0).max(axis=1)  # (P, 2)
         corners = ((low < high) & (last <= high)).all(axis=1)
@@ -1976,7 +1977,7 @@ class FileClips(Clips):
         looks = {
             "bbox that looks like x1, y1, x2, y2, where x, y, width, height are read": corners,
             "joints outside a picture: was it made smaller after it was labelled?": outside.any(1),
-            "joints far from their bbox: are both in pixels of the picture?": far.any(1),
+            "joints outside their bbox: are both in pixels, x before y?": apart,
         }
         # of some people all may be true
         looks = {reason: found for reason, found in looks.items() if found.mean() > 0.5}
