@@ -1791,7 +1791,7 @@ class FileClips(Clips):
         super().__init__(name, size, array("box"), array("joints"), array("area"), cell, workers)
         self._check_labels()
         for reason, (count, first) in self.doubts.items():
-            print(f"{name}: {count} x {reason} ({first})")
+            say_once(f"{name}: {count} x {reason} ({first})")
 
         # a whole folder of damaged pictures should be found out now, not after a day of training
         for index in range(min(20, len(self))):
@@ -2161,7 +2161,7 @@ def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CEL
         whole = split != "test"
         clips = PoseTrackClips(root, part, frames, size, whole, cell, workers)
     if clips.left_out:
-        print(f"{clips.name}: left out {clips.left_out}")
+        say_once(f"{clips.name}: left out {clips.left_out}")
     if split == "train":
         # only an evaluation needs them: of COCO they are 1.4 GB
         clips.annotations = None

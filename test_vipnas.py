@@ -106,6 +106,7 @@ def exported(tmp_path_factory):
 @pytest.fixture
 def exports(exported, tmp_path):
     """A copy of them."""
+    data.say_once.cache_clear()  # every test hears what is said once
     return shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
 
 
