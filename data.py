@@ -1932,16 +1932,19 @@ class FileClips(Clips):
         try:
             with open_picture(path) as picture:
                 stored = picture.size
-                on_its_side = picture.getexif().get(EXIF_TURN, 1) > 4
+                turn = picture.getexif().get(EXIF_TURN, 1)
         except UserError:  # told when it is cropped
             return (math.nan, math.nan), False
         stated = as_numbers([image.get("width"), image.get("height")], (2,), LARGEST)
         if stated is None or stated.min() < 1 or (stated == stored).all():
+            if turn > 1 and (stated is None or turn < 5 or stored[0] == stored[1]):
+                reason = "turn noted in EXIF that no width and height confirm, so it is not applied"
+                self._doubt(reason, path)
             return stored, False
 
         # the same picture, turned or made smaller, has the same shape
         example = f"{path}: {stored[0]}x{stored[1]}, in the file {stated[0]:g}x{stated[1]:g}"
-        for turned in (False, on_its_side):
+        for turned in (False, turn > 4):
             ratio = stated / (stored[::-1] if turned else stored)
             if ratio.max() < 1.02 * ratio.min():
                 done = "the picture is turned as EXIF says" if turned else "the labels are scaled"

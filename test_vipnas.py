@@ -792,6 +792,13 @@ def test_a_picture_changed_after_it_was_labelled_is_read(exports, coco_val, caps
     assert f"2 x another size than the file says, so {told}" in capsys.readouterr().out
 
 
+def test_a_turn_that_nothing_confirms_is_told(exports, coco_val, capsys):
+    path = exports / "coco/val2017/000000000001.jpg"
+    Image.open(path).save(path, exif=EIGHT)
+    read_coco(exports)
+    assert "1 x turn noted in EXIF that no width and height confirm" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("key, value", [("area", 0), ("area", 1), ("num_keypoints", 0)])
 def test_what_box_and_joints_contradict_is_computed(exports, coco_val, capsys, key, value):
     with edited(coco_val) as page:
