@@ -1145,14 +1145,16 @@ def counted(annotations, results, needed, score):
     """
     if not (isinstance(annotations, dict) and isinstance(results, list)):
         raise UserError("an evaluation takes what json.load reads: a dict, and a list of results")
+    if not isinstance(annotations.get("images"), list):
+        raise UserError('the annotations have no list "images": they are not in COCO\'s layout')
     category = person_category(annotations, "the annotation file")
     category["keypoints"] = category.get("keypoints") or list(COCO.joints)
     count = len(category["keypoints"])
     own = (None, category["id"])
     page = {"images": [image for image in dicts_of(annotations, "images") if "id" in image]}
     try:
-        people = dicts_of(annotations, "annotations")
-        people = [person for person in people if person.get("category_id") in own]
+        everyone = dicts_of(annotations, "annotations")
+        people = [person for person in everyone if person.get("category_id") in own]
         page["annotations"] = [complete_entry(person, needed, count) for person in people]
         found = [
             result
@@ -1163,8 +1165,9 @@ def counted(annotations, results, needed, score):
             check_result(result, score, count)
     except LeftOut as error:
         raise UserError(f"this cannot be evaluated: {error}") from None
-    if results and not found:
-        raise UserError(f"no result is of category {category['id']!r}, {category['name']}")
+    for what, listed, counts in (("annotation", everyone, people), ("result", results, found)):
+        if listed and not counts:
+            raise UserError(f"no {what} is of category {category['id']!r}, {category['name']}")
     return category, page, found
 
 
@@ -1177,9 +1180,11 @@ def check_result(result, score, count):
         size = np.array(result.get("keypoints"), float).size  # null and NaN are nan
     if size != 3 * count:
         raise LeftOut(f"{size} keypoints in a result", result["image_id"], f"{3 * count} numbers")
-    numbers = as_numbers(result.get(score), (count,) if score == "scores" else ())
-    if numbers is None:
-        raise LeftOut(f"no {score} in a result, or none that is finite", result.get(score))
+    try:
+        check_numbers(result, score, *([count] if score == "scores" else []))
+    except (LookupError, LeftOut):
+        reason = f"no {score} in a result, or none that is finite"
+        raise LeftOut(reason, result.get(score)) from None
 
 
 def rank(judged):
@@ -1290,6 +1295,8 @@ def coco_ap(annotations, results, sigmas=None):
         skeleton, order = skeleton_from(category)
         sigmas = np.empty(len(order))
         sigmas[order] = skeleton.sigmas
+    if len(sigmas) != len(category["keypoints"]):
+        raise UserError(f"{len(sigmas)} sigmas for {len(category['keypoints'])} joints")
     grouped = by_image(page, found)
     images = [CocoImage(people, found, sigmas) for _, people, found in grouped]
     tables = {name: ap_and_recall(images, size) for name, size in SIZES.items()}  # (2, T) each
@@ -1396,6 +1403,19 @@ def judge_posetrack_frame(image, people, results, columns):
     return right, predicted, labelled.sum(0)
 
 
+def with_heads(people):
+    """Those who have a head box; UserError if nobody has."""
+    with_box = [person for person in people if "bbox_head" in person]
+    if people and not with_box:
+        raise UserError("PoseTrack's AP needs head boxes, but there is no bbox_head")
+    if len(with_box) < len(people):
+        headless = len(people) - len(with_box)
+        say_once(
+            f"{headless} people have no head box (bbox_head), so PoseTrack's AP leaves them out"
+        )
+    return with_box
+
+
 def posetrack_ap(annotations, results):
     """PoseTrack's multi-person pose evaluation (poseval), in percent.
 
@@ -1407,8 +1427,8 @@ def posetrack_ap(annotations, results):
     a list of dicts with image_id, keypoints (51 numbers) and scores (17, one a joint). UserError as
     for `counted` and `by_image`.
     """
-    needed = ("image_id", "bbox_head", "keypoints")
-    category, page, results = counted(annotations, results, needed, "scores")
+    category, page, results = counted(annotations, results, ("image_id", "keypoints"), "scores")
+    page["annotations"] = with_heads(page["annotations"])
     names = category["keypoints"]
     evaluated = POSETRACK_JOINTS if set(POSETRACK_JOINTS) <= set(names) else names
     columns = [names.index(joint) for joint in evaluated]  # (J)
@@ -1553,6 +1573,8 @@ def as_numbers(value, shape, limit=math.inf):
 
 def check_numbers(entry, key, *shape):
     """LeftOut unless an entry has numbers of this shape under `key`."""
+    if type(entry[key]) in (int, float) and not shape and abs(entry[key]) < LARGEST**2:
+        return  # the usual case is quick
     if as_numbers(entry[key], shape, LARGEST if shape else math.inf) is None:
         raise LeftOut(f"invalid {key}", entry[key], f"{math.prod(shape)} finite numbers")
 
@@ -1573,8 +1595,8 @@ def complete_entry(entry, needed, count):
     for key, *shape in (("bbox", 4), ("bbox_head", 4), ("score",)):
         if key in needed:
             check_numbers(entry, key, *shape)
-    if as_numbers(entry.get("bbox_head"), (4,), LARGEST) is None:
-        entry.pop("bbox_head", None)
+    if "bbox_head" in entry and as_numbers(entry["bbox_head"], (4,), LARGEST) is None:
+        del entry["bbox_head"]
     for key in ("area", "iscrowd", "num_keypoints"):
         if key in entry:
             check_numbers(entry, key)
@@ -1582,7 +1604,9 @@ def complete_entry(entry, needed, count):
                 raise LeftOut(f"invalid {key}", entry[key])
 
     # what follows from others
-    filled = {"iscrowd": 0, "area": box_area(entry)}
+    filled = {"iscrowd": 0}
+    if "area" not in entry:
+        filled["area"] = box_area(entry)
     if "keypoints" in needed:
         joints = read_joints(entry["keypoints"], count)
         entry["keypoints"] = joints.ravel().tolist()

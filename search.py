@@ -786,7 +786,9 @@ def search_again(options, device):
         )
         nets += extract_calibrated(supernet, archs, calibration)
         show_frames(nets, contents["about"])
-        print(f"val AP {table[best(table)]['ap']:.1f}")
+        judges = validation.clips.labelled_by
+        agreement = f", agreement with {judges}" if judges else ""
+        print(f"val AP {table[best(table)]['ap']:.1f}{agreement}")
         vipnas.save_finished(out / f"vipnas_{contents['stage']}.pt", nets, contents["about"])
         vipnas.write_archs(list(archs), out / "arch.json")
     print(f"networks, arch.json and search.* are in {out}")

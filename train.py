@@ -680,7 +680,7 @@ def report(run, chain, baseline=None):
     page = compare(run, test, keypoints, costs)
     if run.test.labelled_by:
         page["labelled_by"] = run.test.labelled_by
-        print(f"\nthe labels are those of {run.test.labelled_by}: these AP are agreement with it")
+        print(f"\nthe labels are those of {run.test.labelled_by}: AP is agreement with it")
     if run.official.has_official_numbers:
         page["official"] = search.official(chain, run.official, run.device, run.out)
     data.write_json(without_nan(page), run.out / "report.json")
@@ -817,6 +817,8 @@ def check_resume(out, config):
     for name, value in config.items():
         if saved.get(name) != value and name not in MAY_CHANGE:
             was = f"{name} was {saved.get(name)}"
+            if name.startswith("boxes of"):
+                was = f"the people or their labels were others ({was}, is {value})"
             raise UserError(f"--resume goes on with the same options, but in {out} {was}")
     return True
 
@@ -970,7 +972,8 @@ def processes():
     if gpus:
         torch.cuda.set_device(device)
     what = f"waiting for the {world} processes that WORLD_SIZE announces"
-    print(f"{what} (if it is left over: stop, and unset it)", flush=True)
+    if rank == 0:
+        print(f"{what} (if it is left over: stop, and unset it)", flush=True)
     try:
         dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(hours=12))
     except (ValueError, RuntimeError) as error:  # such as: RANK or MASTER_ADDR is not set

@@ -1508,13 +1508,15 @@ def keep_frame(file, frame, path):
 
 def write_labels(page, pictures, out, checkpoint):
     """Write what was found as labels in PoseTrack18's layout: OUT/annotations/train/NAME.json and,
-    for the last fifth of the frames, OUT/annotations/val/NAME.json.
+    for the last fifth of the labelled frames or at least four, OUT/annotations/val/NAME.json.
 
     With them `train.py --stage t --data posetrack --root OUT` trains on videos that nobody has
     labelled. Lost people, and joints that are not seen, have no label. pictures: of the frames;
     NAME is that of their folder.
     """
-    first = len(pictures) - max(1, len(pictures) // 5)
+    labelled = sorted({entry["image_id"] for entry in page["annotations"] if "bbox" in entry})
+    count = max(1, len(labelled) // 5, min(4, len(labelled) // 2))
+    first = labelled[-count] if labelled else len(pictures)
     for split, frames in {"train": range(first), "val": range(first, len(pictures))}.items():
         labels = {"labelled_by": str(checkpoint), "categories": page["categories"]}
         labels |= {"images": [], "annotations": []}
@@ -1530,6 +1532,8 @@ def write_labels(page, pictures, out, checkpoint):
                 label = {key: entry[key] for key in ("image_id", "track_id", "bbox")}
                 labels["annotations"].append(label | {"keypoints": pose.ravel().tolist()})
         data.write_json(labels, out / "annotations" / split / f"{pictures[0].parent.name}.json")
+        people = len(labels["annotations"])
+        print(f"{out}: {people} labels of people in {len(frames)} frames for {split}")
 
 
 def follow(stream, video):
@@ -1566,7 +1570,8 @@ def run_video(video, checkpoint, boxes, out):
     stream = pose.stream(boxes)
     category = skeleton.category | {"sigmas": list(skeleton.sigmas)}
     page = {"categories": [category], "images": [], "annotations": []}
-    pictures = []  # the frames in OUT/images
+    pictures = []  # the frames in OUT/images/NAME; of two films the names differ somewhere
+    film = "_".join(video.parts[1:])[-100:]
     small = []  # the first overlays, of 256 colours, for the GIF
     times = {"key": [], "non-key": []}  # milliseconds of every frame
     try:
@@ -1575,7 +1580,7 @@ def run_video(video, checkpoint, boxes, out):
             times[kind].append(milliseconds)
             print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}")
             add_frame(page, name, frame.size, poses, stream)
-            picture = out / "images" / "_".join(video.parts[-2:]) / f"{number:06d}"
+            picture = out / "images" / film / f"{number:06d}"
             pictures.append(keep_frame(video.parent / name, frame, picture))
             # the overlay: at once as a file of its own, in the end as a part of the GIF
             overlay = draw_people(frame, poses, skeleton)
@@ -1588,7 +1593,7 @@ def run_video(video, checkpoint, boxes, out):
             data.write_json(page, out / "poses.json")
             write_labels(page, pictures, out, checkpoint)
             data.save_image(small, out / "overlay.gif")
-    print(f"{out}: overlays, overlay.gif of the first {len(small)} frames, poses.json, labels")
+    print(f"{out}: overlays, overlay.gif of the first {len(small)} frames, poses.json")
     parts = [f"{kind} {np.mean(values):.1f} ms" for kind, values in times.items() if values]
     print(f"a frame of {len(boxes)} on {pose.device}: {', '.join(parts)}")
 
