@@ -1225,6 +1225,13 @@ class CocoImage:
             similarity[:, i] = oks(poses, joints, person["area"], sigmas)
         self.similarity = similarity.tolist()
 
+        # who is to be found, for each range of sizes
+        counts = [person["num_keypoints"] > 0 and not person["iscrowd"] for person in people]
+        self.wanted = {}
+        for smallest, largest in SIZES.values():
+            fits = [smallest <= person["area"] <= largest for person in people]
+            self.wanted[smallest, largest] = [a and b for a, b in zip(counts, fits, strict=True)]
+
     def judge(self, size, threshold):
         """(pairs (score, right) of the results, how many people are to be found).
 
@@ -1235,11 +1242,7 @@ class CocoImage:
         size.
         """
         smallest, largest = size
-        wanted = []
-        for person in self.people:
-            ignored = person["iscrowd"] or person["num_keypoints"] == 0
-            wanted.append(not ignored and smallest <= person["area"] <= largest)
-
+        wanted = self.wanted[size]
         free = set(range(len(wanted)))
         judged = []
         for score, area, similarity in zip(self.scores, self.areas, self.similarity, strict=True):
