@@ -31,6 +31,7 @@ import itertools
 import json
 import math
 import multiprocessing.util
+import operator
 import os
 import random
 import re
@@ -1193,7 +1194,7 @@ def rank(judged):
     Precision rises and falls with every result, but one may always go on to a later rank, where the
     recall is at least the same: the precision of a rank is the best one there or later.
     """
-    judged = sorted(judged, key=lambda pair: -pair[0])  # of equal scores the first
+    judged = sorted(judged, key=operator.itemgetter(0), reverse=True)  # of equal scores the first
     right = np.array([right for _, right in judged], bool)
     precision = right.cumsum() / np.arange(1, len(right) + 1)
     return right, np.maximum.accumulate(precision[::-1])[::-1]
@@ -1248,7 +1249,9 @@ class CocoImage:
         for score, area, similarity in zip(self.scores, self.areas, self.similarity, strict=True):
             similar = [person for person in free if similarity[person] >= threshold]
             if similar:
-                person = max(similar, key=lambda i: (wanted[i], similarity[i], i))
+                person = similar[0]
+                if len(similar) > 1:
+                    person = max(similar, key=lambda i: (wanted[i], similarity[i], i))
                 if wanted[person]:
                     judged.append((score, True))
                 if not self.people[person]["iscrowd"]:  # a crowd is always free

@@ -1570,8 +1570,8 @@ def run_video(video, checkpoint, boxes, out):
     stream = pose.stream(boxes)
     category = skeleton.category | {"sigmas": list(skeleton.sigmas)}
     page = {"categories": [category], "images": [], "annotations": []}
-    pictures = []  # the frames in OUT/images/NAME; of two films the names differ somewhere
-    film = "_".join(video.parts[1:])[-100:]
+    pictures = []  # copies of the frames, in a folder of another name for each film
+    folder = out / "images" / "_".join(video.parts[1:])[-100:]
     small = []  # the first overlays, of 256 colours, for the GIF
     times = {"key": [], "non-key": []}  # milliseconds of every frame
     try:
@@ -1580,8 +1580,7 @@ def run_video(video, checkpoint, boxes, out):
             times[kind].append(milliseconds)
             print(f"frame {number}: {kind:7} mean score {poses[..., 2].mean():.2f}")
             add_frame(page, name, frame.size, poses, stream)
-            picture = out / "images" / film / f"{number:06d}"
-            pictures.append(keep_frame(video.parent / name, frame, picture))
+            pictures.append(keep_frame(video.parent / name, frame, folder / f"{number:06d}"))
             # the overlay: at once as a file of its own, in the end as a part of the GIF
             overlay = draw_people(frame, poses, skeleton)
             data.save_image(overlay, out / f"{number:06d}.png")
