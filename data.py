@@ -1598,7 +1598,7 @@ def complete_entry(entry, needed, count):
             raise LeftOut(f"invalid {key}", entry[key], "a number or a text")
 
     # numbers that must be there, and numbers that may be there
-    for key, *shape in (("bbox", 4), ("bbox_head", 4), ("score",)):
+    for key, *shape in (("bbox", 4), ("score",)):
         if key in needed:
             check_numbers(entry, key, *shape)
     if "bbox_head" in entry and as_numbers(entry["bbox_head"], (4,), LARGEST) is None:
@@ -1772,7 +1772,7 @@ class Person:
     turned: bool  # it was labelled as its EXIF entry turns it
     image_id: int | str | None  # None: no evaluation counts this
     track_id: int | str | None
-    video: tuple
+    video: int | str  # see `video_of`
     time: int  # number of the frame in its video
     box: np.ndarray  # (4,) x, y, w, h
     joints: np.ndarray  # (K, 3), zeros where they were not asked for
@@ -1901,6 +1901,10 @@ class FileClips(Clips):
                 self._leave_out(left_out)
         return usable, people
 
+    def _counts(self, entry):
+        """Whether the official numbers can count a complete entry."""
+        return all(key in entry for key in self.needed_to_score)
+
     def _mend(self, entry):
         """Compute again what contradicts the rest of a complete entry."""
         example = f"image {entry['image_id']!r}"
@@ -1908,8 +1912,8 @@ class FileClips(Clips):
         if "keypoints" in self.needed:
             joints = np.reshape(entry["keypoints"], (-1, 3))
             # exporters put what they do not have at a corner
-            missing = (joints[:, 2] > 0) & np.isin(joints[:, 0], (0, -1))
-            missing &= joints[:, 0] == joints[:, 1]
+            x, y, v = joints.T
+            missing = (v > 0) & (x == y) & ((x == 0) | (x == -1))
             if missing.any():
                 joints[missing] = 0
                 entry["keypoints"] = joints.ravel().tolist()
@@ -1941,12 +1945,11 @@ class FileClips(Clips):
         if path not in self.pictures:
             self.pictures[path] = self._look_at(path, image)
         labelled, turned = self.pictures[path]
-        counts = all(key in entry for key in self.needed_to_score)
         return Person(
             path=path,
             labelled=labelled,
             turned=turned,
-            image_id=image["id"] if counts else None,
+            image_id=image["id"] if self._counts(entry) else None,
             track_id=entry.get("track_id"),
             video=video_of(image),
             time=image.get("frame_id", 0),
@@ -2139,11 +2142,10 @@ class PoseTrackClips(FileClips):
         joined["categories"] = [{**self.skeleton.category, "id": self.category_id}]
         joined["images"] += [{**image, "sequence": name} for image in images]
         for entry in entries:
-            if any(key not in entry for key in self.needed_to_score):
-                continue
-            joints = np.reshape(entry["keypoints"], (-1, 3))[self.order]
-            keypoints = joints.ravel().tolist()
-            joined["annotations"].append({**entry, "keypoints": keypoints, "sequence": name})
+            if self._counts(entry):
+                joints = np.reshape(entry["keypoints"], (-1, 3))[self.order]
+                keypoints = joints.ravel().tolist()
+                joined["annotations"].append({**entry, "keypoints": keypoints, "sequence": name})
 
     def _cut(self, track, frames, whole):
         """One track -> its clips of `frames` people, from the first frame on."""

@@ -729,8 +729,16 @@ def evaluate_finished(options, device):
     out = options.out or path.with_name(f"official_{kind}")
     data.try_folder(out)
     split = options.split or "test"
-    more = {"boxes": options.boxes, "workers": options.workers}
-    clips = open_clips(kind, options.root, split, len(nets), about, path, **more)
+    clips = open_clips(
+        kind,
+        options.root,
+        split,
+        len(nets),
+        about,
+        path,
+        boxes=options.boxes,
+        workers=options.workers,
+    )
     if kind == "posetrack" and not clips.has_official_numbers:
         raise UserError(f"nobody in {options.root} has a head box, which PoseTrack's numbers need")
     show_frames(nets, about)
@@ -742,12 +750,19 @@ def open_sets(options, contents, frames, key_net, device):
     """[calibration set, validation set] of the run that trained a super-network."""
     config = contents["config"]
     root = options.root or config["root"]
-    more = {"count": config["clips"], "workers": options.workers}
     about = contents["about"]
     sets = []
     for split, choose in {"train": calibration_set, "val": validation_set}.items():
-        path = options.checkpoint
-        clips = open_clips(config["data"], root, split, frames, about, path, **more)
+        clips = open_clips(
+            config["data"],
+            root,
+            split,
+            frames,
+            about,
+            options.checkpoint,
+            count=config["clips"],
+            workers=options.workers,
+        )
         sets.append(choose(clips, device, options.seed, key_net))
     return sets
 

@@ -517,12 +517,8 @@ class Run:
 
     def open_clips(self, split, boxes=None):
         """Clips as the networks need them; UserError if these predict other joints."""
-        options = self.options
-        root = options.root
-        frames = self.val.frames
-        path = options.s or f"a network for {self.val.name}"
-        more = {"count": options.clips, "boxes": boxes, "workers": options.workers}
-        return search.open_clips(options.data, root, split, frames, self.about, path, **more)
+        path = self.options.s or f"a network for {self.val.name}"
+        return open_clips(self.options, split, self.val.frames, self.about, path, boxes)
 
     @cached_property
     def calibration(self):
@@ -533,6 +529,21 @@ class Run:
     def validation(self):
         """All of val in a random order, cropped when it is first needed."""
         return search.validation_set(self.val, self.device, self.options.seed, self.key_net)
+
+
+def open_clips(options, split, frames, about, path, boxes=None):
+    """`search.open_clips` of a run's data."""
+    return search.open_clips(
+        options.data,
+        options.root,
+        split,
+        frames,
+        about,
+        path,
+        count=options.clips,
+        boxes=boxes,
+        workers=options.workers,
+    )
 
 
 def prepare_s(options, device):
@@ -549,8 +560,11 @@ def prepare_s(options, device):
         (larger, *_), about = vipnas.load_networks(options.init)
         cell = about["cell"]  # the published networks have their own
         identity["weights of --init"] = weights_of(larger)
-    more = {"count": options.clips, "cell": cell, "workers": options.workers}
-    val = data.open_clips(options.data, options.root, "val", 1, size, **more)
+    root = options.root
+    workers = options.workers
+    val = data.open_clips(
+        options.data, root, "val", 1, size, options.clips, cell=cell, workers=workers
+    )
     about = data.about(val.skeleton, size, cell)
     joints = len(about["joints"])  # one heatmap for each that the data name
     if not archs:
@@ -606,8 +620,7 @@ def prepare_t(options, device):
     baseline = open_baseline(options, about, average_gflops([key_arch, *archs], about))
     for net in (key_net, *nets):
         net.to(device, memory_format=torch.channels_last)
-    more = {"count": options.clips, "workers": options.workers}
-    val = search.open_clips(options.data, options.root, "val", frames + 1, about, options.s, **more)
+    val = open_clips(options, "val", frames + 1, about, options.s)
     return Run(options, device, nets, about, val, identity, key_net, baseline)
 
 
