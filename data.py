@@ -303,24 +303,25 @@ def window(box, size, padding=PADDING):
 
 
 class Augmentation(NamedTuple):
-    """How a crop differs from the plain one; the same on all frames of a clip (Sec. 4.1)."""
+    """How a clip differs from the plain one; the same on all its frames (Sec. 4.1)."""
 
     rotation: float = 0.0  # degrees, clockwise on the screen
     scale: float = 1.0  # above 1 the person gets larger
     flip: bool = False  # mirrored; left and right joints change places
+    later: int = 0  # ours: frames; the clip begins so much later
 
 
 PLAIN = Augmentation()
 
 
-def draw_augmentation(rng, rotation, scale, mirrors=True):
-    """A random one: +-rotation degrees, 1 +- scale, half of them mirrored (if `mirrors`).
-
-    rng: random.Random.
+def draw_augmentation(rng, rotation, scale, mirrors=True, spare=0):
+    """A random one: +-rotation degrees, 1 +- scale, half of them mirrored (if `mirrors`), and up to
+    `spare` frames later. rng: random.Random.
     """
     turn = rng.uniform(-rotation, rotation)
     zoom = rng.uniform(1 - scale, 1 + scale)
-    return Augmentation(turn, zoom, flip=rng.random() < 0.5 and mirrors)
+    flip = rng.random() < 0.5 and mirrors
+    return Augmentation(turn, zoom, flip, later=rng.randint(0, spare))
 
 
 def crop_matrix(box, size, augmentation=PLAIN, cell=CELL):
@@ -583,6 +584,8 @@ class Clips:
     boxes     array (N, F, 4): x, y, w, h of the person in each frame, image pixels
     joints    array (N, F, K, 3): x, y in image pixels; 0 not annotated, 1 hidden, 2 visible
     areas     array (N, F): of the person, in square image pixels, for OKS
+    spare     array (N,): how many frames later a clip may begin. The arrays above have columns for
+              these frames, too, behind the F of the clip
     workers   processes that read the pictures ahead; None: see `batch_loader`
 
     Subclasses add `open_image(index, t)`, a context manager: frame t of a clip as a PIL image. All
@@ -593,20 +596,30 @@ class Clips:
     labelled_by = None  # people; or the network that made the labels
     labelled = None  # the sizes of the pictures when they were labelled; None: as they are
 
-    def __init__(self, name, size, boxes, joints, areas, cell=CELL, workers=None):
+    def __init__(self, name, size, boxes, joints, areas, cell=CELL, workers=None, frames=None):
         if min(size) < 4 or size[0] % 4 or size[1] % 4:
             raise UserError(f"crops of {size[0]}x{size[1]} pixels do not work: use multiples of 4")
         self.name = name
         self.size = tuple(size)
         self.cell = cell
-        self.frames = joints.shape[1]
+        self.frames = frames or joints.shape[1]
         self.boxes = boxes
         self.joints = joints
         self.areas = areas
         self.workers = workers
+        # a frame that only fills up has no labels
+        self.spare = np.maximum(0, self._is_labelled().sum(axis=1) - self.frames)
 
     def __len__(self):
         return len(self.boxes)
+
+    def _is_labelled(self):
+        """Which frames have labels, bool (N, F and more)."""
+        return (self.joints[..., 2] > 0).any(axis=-1)
+
+    def frame_counts(self):
+        """How many clips have a first labelled frame, a second, ...: (F,)."""
+        return self._is_labelled()[:, : self.frames].sum(axis=0)
 
     def head(self, count):
         """The first `count` clips; they share the memory of these."""
@@ -646,7 +659,8 @@ class Clips:
         frames = []  # of the first clip, then of the second ...
         augmentations = augmentations or [PLAIN] * len(indices)
         for index, augmentation in zip(indices, augmentations, strict=True):
-            frames += [self._frame(int(index), t, augmentation) for t in range(self.frames)]
+            for t in range(self.frames):
+                frames.append(self._frame(int(index), t + augmentation.later, augmentation))
         stacked = default_collate(frames)  # images, matrices and joints: (B * F, ...) each
         return Batch(*[tensor.unflatten(0, (-1, self.frames)) for tensor in stacked])
 
@@ -1800,8 +1814,8 @@ class FileClips(Clips):
 
     needed_to_score = ()
 
-    def __init__(self, name, size, clips, where, cell, workers):
-        """clips: lists of F `Person`s; where: the file or folder they were read from."""
+    def __init__(self, name, size, clips, where, cell, workers, frames=1):
+        """clips: lists of F `Person`s or more; where: the file or folder they were read from."""
         if not clips:
             reason = f"left out {self.left_out}" if self.skipped else "it lists no person"
             remedy = "mend it, or give another --root, --boxes or fewer --frames"
@@ -1818,7 +1832,8 @@ class FileClips(Clips):
         self.labelled = array("labelled")
         self.ids = np.stack([array("image_id", object), array("track_id", object)], axis=-1)
         self.scores = array("score")[:, 0]
-        super().__init__(name, size, array("box"), array("joints"), array("area"), cell, workers)
+        arrays = [array("box"), array("joints"), array("area")]
+        super().__init__(name, size, *arrays, cell, workers, frames)
         self._check_labels()
         for reason, (count, first) in self.doubts.items():
             say_once(f"{name}: {count} x {reason} ({first})")
@@ -1988,8 +2003,8 @@ class FileClips(Clips):
 
     def _check_labels(self):
         """Tell what boxes and joints look like, where that is not what they should be."""
-        boxes = self.boxes.reshape(-1, 4)
-        joints = self.joints.reshape(len(boxes), -1, 3)
+        boxes = self.boxes[:, : self.frames].reshape(-1, 4)
+        joints = self.joints[:, : self.frames].reshape(len(boxes), -1, 3)
         labelled = joints[..., 2] > 0  # (P, K), of P people; none of those who were detected
         places = joints[..., :2]  # (P, K, 2)
         for key, values in (("bbox", boxes), ("keypoints", places[labelled])):
@@ -1998,7 +2013,7 @@ class FileClips(Clips):
                 raise UserError(f"{self.name}: all {key} lie in 0 .. 1, not in pixels: {remedy}")
 
         # joints outside of the picture; where its size is nan, there are none
-        sizes = self.labelled.reshape(-1, 1, 2)
+        sizes = self.labelled[:, : self.frames].reshape(-1, 1, 2)
         outside = ((places < -1) | (places > sizes + 1)).any(axis=2) & labelled  # (P, K)
         # people with most of their joints outside of their box
         low, high = boxes[:, :2], boxes[:, 2:]
@@ -2022,7 +2037,8 @@ class FileClips(Clips):
         for reason, found in looks.items():
             if found.any():
                 person = found.argmax()
-                example = f"{self.files.flat[person]}: {boxes[person].round(2).tolist()}"
+                file = self.files[:, : self.frames].flat[person]
+                example = f"{file}: {boxes[person].round(2).tolist()}"
                 self.doubts[reason] = [int(found.sum()), example]
 
 
@@ -2075,6 +2091,10 @@ class CocoPeople(FileClips):
 class PoseTrackClips(FileClips):
     """Clips of consecutive labelled frames of one track of PoseTrack18; no two share a frame.
 
+    A clip follows a person: whoever appears between two key frames of a video begins with a key
+    frame of their own. To train with, a clip may begin up to F - 1 frames later, as far as the
+    track goes, so that every frame can be the key frame once.
+
         root/annotations/val/003418_mpii_test.json          or train: one file for each video
             images:      {id, frame_id, file_name}
             annotations: {image_id, track_id, bbox, bbox_head, keypoints}, a track is one person
@@ -2111,6 +2131,8 @@ class PoseTrackClips(FileClips):
         if not paths:
             raise UserError(f"there is no annotation file in {folder}: {hint}")
 
+        # the frames behind a clip that it may take in when it begins later
+        spare = frames - 1 if split == "train" else 0
         clips = []
         sequence = []
         headless = 0
@@ -2127,10 +2149,11 @@ class PoseTrackClips(FileClips):
             headless += sum(person.image_id is None for person in people)
 
             for track in tracks_of(people):
-                clips += self._cut(track, frames, whole)
+                clips += self._cut(track, frames, spare, whole)
             sequence += [path.name] * (len(clips) - len(sequence))
         self.sequence = np.array(sequence)
-        super().__init__(f"PoseTrack18 {split}", size, clips, folder, cell, workers)
+        name = f"PoseTrack18 {split}"
+        super().__init__(name, size, clips, folder, cell, workers, frames)
         if headless and split != "train":
             reason = f"{headless} people have no head box (bbox_head)"
             say_once(f"{self.name}: {reason}, so PoseTrack's official numbers leave them out")
@@ -2147,23 +2170,25 @@ class PoseTrackClips(FileClips):
                 keypoints = joints.ravel().tolist()
                 joined["annotations"].append({**entry, "keypoints": keypoints, "sequence": name})
 
-    def _cut(self, track, frames, whole):
-        """One track -> its clips of `frames` people, from the first frame on."""
+    def _cut(self, track, frames, spare, whole):
+        """One track -> its clips of `frames` people and `spare` more, from the first frame on."""
         clips = []
+        seen = set()
         times = sorted(track)
         while times:
             # How many frames follow one another? PoseTrack labels each frame in the middle of a
             # video and every fourth elsewhere: both will do, a mixture or a gap does not. Of frames
             # 0 4 8 9 10 13, clips of three are 0 4 8 and, with fillers, 9 10 10 and 13 13 13
-            steps = np.diff(times[:frames])
+            steps = np.diff(times[: frames + spare])
             good = (steps == steps[:1]) & np.isin(steps, (1, 4))
             count = 1 + int(np.cumprod(good).sum())
 
             # too short for a clip: the next may start one frame later
             if count < frames and whole:
-                reason = f"frame without {frames - 1} labelled ones after it"
-                wanted = "frame_ids in steps of 1 or 4"
-                self._leave_out(LeftOut(reason, str(track[times[0]].path), wanted))
+                if times[0] not in seen:
+                    reason = f"frame without {frames - 1} labelled ones after it"
+                    wanted = "frame_ids in steps of 1 or 4"
+                    self._leave_out(LeftOut(reason, str(track[times[0]].path), wanted))
                 times = times[1:]
                 continue
 
@@ -2171,8 +2196,9 @@ class PoseTrackClips(FileClips):
             clip = [track[number] for number in times[:count]]
             last = clip[-1]
             filler = replace(last, image_id=None, track_id=None, joints=last.joints * [1, 1, 0])
-            clips.append(clip + [filler] * (frames - count))
-            times = times[count:]
+            clips.append(clip + [filler] * (frames + spare - count))
+            seen.update(times[:count])
+            times = times[min(count, frames) :]
         return clips
 
 

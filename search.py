@@ -12,6 +12,7 @@ T-ViPNAS. Its weights are slices of a trained super-network's; nothing is traine
     python search.py --checkpoint runs/t/supernet.pt --gflops 0.014 --shared      # Fig. 6b
     python search.py --checkpoint FINISHED --data coco --root DIR      # official numbers
     python search.py --checkpoint FINISHED --data coco --root DIR --split test-dev2017 --boxes FILE
+    torchrun --nproc_per_node=8 -- search.py --checkpoint ...          # candidates are shared out
 """
 
 import argparse
@@ -21,7 +22,9 @@ import itertools
 import json
 import math
 import random
+import sys
 from dataclasses import replace
+from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -371,7 +374,7 @@ def own_ap(keypoints, evaluation):
 
 # -------------------------------------------------------------------------------------- the search
 def rank_and_world():
-    """(number of this process, number of processes); torchrun starts several for train.py."""
+    """(number of this process, number of processes), of which torchrun starts several."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -624,20 +627,21 @@ def official(nets, clips, device, out):
     return table
 
 
-def frame_costs(nets, about):
+def frame_costs(nets, about, counts=None):
     """What the finished networks of successive frames cost: {"params", "gflops", "ms", "fps"}.
 
-    Each is a list: the number of every frame and, last, of the average frame. The average counts
-    key and non-key frames alike, as in Tables 1 to 4 and Figs 1 and 4. The speed is that of one
-    deployed network on one CPU thread.
+    Each is a list: the number of every frame and, last, of the average frame, key and non-key
+    frames together, as in Tables 1 to 4 and Figs 1 and 4. counts: how many frames each network runs
+    on; None: all on as many. The speed is that of one deployed network on one CPU thread.
     """
     size = tuple(about["size"])
     prices = [vipnas.cost(net.arch, size, net.joints) for net in nets]
     costs = {"params": [price.params for price in prices]}
     costs["gflops"] = [price.gflops for price in prices]
     costs["ms"] = vipnas.frame_times(nets)
+    weights = None if counts is None else counts / counts.max()
     for values in costs.values():
-        values.append(float(np.mean(values)))
+        values.append(float(np.average(values, weights=weights)))
     costs["fps"] = [1000 / ms for ms in costs["ms"]]
     return costs
 
@@ -651,19 +655,63 @@ def format_costs(costs, t=-1):
     return f"{params:12,.0f}{gflops:9.4f}{ms:8.2f}{fps:6.0f}"
 
 
-def show_frames(nets, about):
-    """Print what the network of each frame costs, and the average; returns `frame_costs`."""
-    costs = frame_costs(nets, about)
+def show_frames(nets, about, clips=None):
+    """Print what the network of each frame costs, and the average; returns `frame_costs`.
+
+    clips: the people whom the networks run on. A track that ends or begins between two key frames
+    of its clips gives S more than one frame in T + 1.
+    """
+    counts = np.ones(len(nets))
+    if clips and len(nets) > 1:
+        counts = clips.frame_counts()
+    costs = frame_costs(nets, about, counts)
     print(f"{'':10}{COST_TITLES}   (ms and frames a second: deployed, one CPU thread)")
     for t, net in enumerate(nets):
         frame = f"t = {t}" if t else "key frame"
         print(f"{frame:10}{format_costs(costs, t)}   {net.arch}")
     if len(nets) > 1:
-        print(f"{'average':10}{format_costs(costs)}")
+        share = 100 * counts[0] / counts.sum()
+        print(f"{'average':10}{format_costs(costs)}   {share:.1f} % of the frames are key frames")
     return costs
 
 
 # -------------------------------------------------------------------------------- the command line
+@contextlib.contextmanager
+def processes():
+    """Make one group of the processes that torchrun started; gives the device of this one.
+
+    Only the first prints. The others wait while it reports, which can take hours. UserError where
+    the variables of torchrun contradict each other, because something else left them over.
+    """
+    gpus = torch.cuda.device_count()
+    rank = data.launcher_number("RANK")
+    world = data.launcher_number("WORLD_SIZE", least=1)
+    local = data.launcher_number("LOCAL_RANK")
+    data.launcher_number("LOCAL_WORLD_SIZE", least=1)  # for `data.batch_loader`
+    if rank >= world:
+        raise data.left_over("RANK", f", but WORLD_SIZE is {world}")
+    if 0 < gpus <= local:
+        raise data.left_over("LOCAL_RANK", f", but the number of GPUs is {gpus}")
+    device = torch.device(f"cuda:{local}" if gpus else "cpu")
+    if world == 1:
+        yield device
+        return
+    if gpus:
+        torch.cuda.set_device(device)
+    what = f"waiting for the {world} processes that WORLD_SIZE announces"
+    if rank == 0:
+        print(f"{what} (if it is left over: stop, and unset it)", flush=True)
+    try:
+        dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(hours=12))
+    except (ValueError, RuntimeError) as error:  # such as: RANK or MASTER_ADDR is not set
+        reason = " ".join(str(error).split())
+        raise data.left_over("WORLD_SIZE", f", but its processes cannot meet ({reason})") from None
+    with contextlib.redirect_stdout(None if dist.get_rank() else sys.stdout):
+        yield device
+        dist.barrier()
+    dist.destroy_process_group()
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are one sentence, a UserError as all others."""
 
@@ -692,17 +740,17 @@ non_negative_int = partial(read_number, kind=int, zero=True)
 def check_options(options, kind, stage=None):
     """UserError for useless options. kind: of the data; stage: of the super-network to search."""
     belongs_to = {
-        "a search (--gflops)": (stage, "plain candidates seed"),
+        "a search (--gflops)": (stage, "plain candidates seed no_official"),
         "a search for T-ViPNAS": (stage == "t", "frames shared"),
         "the official numbers of a finished network": (options.data == kind, "data"),
         "real data": (kind != "synthetic", "root"),
-        "--data coco": (options.data == "coco" and not stage, "boxes"),
-        "--boxes, detected people": (options.boxes, "split"),
+        "COCO's official numbers": (kind == "coco" and not options.no_official, "boxes"),
+        "a finished network, and to --boxes": (options.boxes and not stage, "split"),
     }
     for place, (is_here, names) in belongs_to.items():
         for name in names.split():
             if getattr(options, name) and not is_here:
-                raise UserError(f"--{name} belongs to {place}")
+                raise UserError(f"--{name.replace('_', '-')} belongs to {place}")
 
 
 def open_clips(kind, root, split, frames, about, path, count=None, boxes=None, workers=None):
@@ -741,34 +789,36 @@ def evaluate_finished(options, device):
     )
     if kind == "posetrack" and not clips.has_official_numbers:
         raise UserError(f"nobody in {options.root} has a head box, which PoseTrack's numbers need")
-    show_frames(nets, about)
+    show_frames(nets, about, clips)
     nets = [net.to(device, memory_format=torch.channels_last) for net in nets]
     official(nets, clips, device, out)
 
 
-def open_sets(options, contents, frames, key_net, device):
-    """[calibration set, validation set] of the run that trained a super-network."""
+def open_data(options, contents, frames):
+    """Clips of the run that trained a super-network: of train, of val, and on real data those that
+    the official numbers are of."""
     config = contents["config"]
-    root = options.root or config["root"]
-    about = contents["about"]
-    sets = []
-    for split, choose in {"train": calibration_set, "val": validation_set}.items():
-        clips = open_clips(
+
+    def open_split(split, boxes=None):
+        return open_clips(
             config["data"],
-            root,
+            options.root or config["root"],
             split,
             frames,
-            about,
+            contents["about"],
             options.checkpoint,
             count=config["clips"],
+            boxes=boxes,
             workers=options.workers,
         )
-        sets.append(choose(clips, device, options.seed, key_net))
-    return sets
+
+    test = None if config["data"] == "synthetic" else open_split("test", options.boxes)
+    return open_split("train"), open_split("val"), test
 
 
 def search_again(options, device):
-    """Another search in a trained super-network: another budget, T (Table 4), shared (Fig. 6b)."""
+    """Another search in a trained super-network: another budget, T (Table 4), shared (Fig. 6b); and
+    on real data the official numbers of what it finds."""
     path = Path(options.checkpoint)
     supernet, key_net, contents = vipnas.load_supernet(path)
     config = contents["config"]
@@ -783,12 +833,15 @@ def search_again(options, device):
     out = Path(options.out or path.with_name(name))
     # a budget that is too small is an error here, before any picture is read
     draw_candidates(supernet.space, count=1, joints=supernet.joints, frames=frames, **choices)
-    data.try_folder(out)
-    every_frame = len(nets) + frames
-    calibration, validation = open_sets(options, contents, every_frame, key_net, device)
+    is_first = rank_and_world()[0] == 0
+    if is_first:
+        data.try_folder(out)
+    train, val, test = open_data(options, contents, len(nets) + frames)
+    calibration = calibration_set(train, device, options.seed, key_net)
+    validation = validation_set(val, device, options.seed, key_net)
 
     out.mkdir(parents=True, exist_ok=True)
-    with data.locked(out):
+    with data.locked(out) if is_first else contextlib.nullcontext():
         archs, table = find(
             supernet,
             count=options.candidates or config["candidates"],
@@ -800,12 +853,19 @@ def search_again(options, device):
             **choices,
         )
         nets += extract_calibrated(supernet, archs, calibration)
-        show_frames(nets, contents["about"])
-        judges = validation.clips.labelled_by
-        agreement = f", agreement with {judges}" if judges else ""
-        print(f"val AP {table[best(table)]['ap']:.1f}{agreement}")
-        vipnas.save_finished(out / f"vipnas_{contents['stage']}.pt", nets, contents["about"])
-        vipnas.write_archs(list(archs), out / "arch.json")
+        if is_first:
+            show_found(nets, archs, table, contents, val, test, out)
+            if test and test.has_official_numbers and not options.no_official:
+                official(nets, test, device, out)
+
+
+def show_found(nets, archs, table, contents, val, test, out):
+    """Print what a search found, and keep it."""
+    show_frames(nets, contents["about"], test)
+    agreement = f", agreement with {val.labelled_by}" if val.labelled_by else ""
+    print(f"val AP {table[best(table)]['ap']:.1f}{agreement}")
+    vipnas.save_finished(out / f"vipnas_{contents['stage']}.pt", nets, contents["about"])
+    vipnas.write_archs(list(archs), out / "arch.json")
     print(f"networks, arch.json and search.* are in {out}")
 
 
@@ -821,20 +881,20 @@ def main(arguments=None):
     add("--plain", action="store_true", help="search: every candidate on all of val (the paper)")
     add("--candidates", type=positive_int, help="search: how many (as in the run)")
     add("--seed", type=int, default=0, help="search: of candidates and clips (default: 0)")
+    add("--no-official", action="store_true", help="search, real data: no official numbers after")
     add("--data", choices=("coco", "posetrack"), help="finished network: what to evaluate it on")
     add("--root", type=path, help="folder of the real data (search: where the run had it)")
-    add("--boxes", type=path, help="finished network, coco: JSON file of detected people")
+    add("--boxes", type=path, help="coco: JSON file of detected people, for the numbers")
     add("--split", choices=["test-dev2017"], help="coco: results for the evaluation server")
     add("--out", type=path, help="folder for the result (default: beside the checkpoint)")
     add("--workers", type=non_negative_int, help="processes that read or render pictures")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with data.command("search"):
+    with data.command("search"), processes() as device:
         options = parser.parse_args(arguments)
-        data.launcher_number("LOCAL_WORLD_SIZE", least=1)  # a wrong one is told before any work
         if options.gflops:
             search_again(options, device)
         elif options.data:
-            evaluate_finished(options, device)
+            if rank_and_world()[0] == 0:
+                evaluate_finished(options, device)
         else:
             raise UserError("give --gflops to search, or --data to evaluate a finished network")
 

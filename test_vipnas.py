@@ -2328,18 +2328,18 @@ def chains(monkeypatch):
     chains = []
     predict_chain = train.predict_chain
 
-    def record(nets, archs, examples):
+    def record(nets, archs, *others):
         chains.append(archs)
-        return predict_chain(nets, archs, examples)
+        return predict_chain(nets, archs, *others)
 
     monkeypatch.setattr(train, "predict_chain", record)
     return chains
 
 
-def step(nets, examples):
+def step(nets, examples, through=False):
     """One step of plain gradient descent: the weights change by minus the gradients."""
     optimizer = torch.optim.SGD(torch.nn.ModuleList(nets).parameters(), lr=1.0)
-    return train.train_step(nets, examples, optimizer, random.Random(0))
+    return train.train_step(nets, examples, optimizer, random.Random(0), through)
 
 
 def test_the_sandwich_is_largest_smallest_and_two_random_chains(people, chains):
@@ -2358,13 +2358,13 @@ def test_networks_that_train_alone_learn_from_the_ground_truth_alone(people, cha
     assert chains == [[net.arch for net in nets]]
 
 
-def loss_by_hand(net, archs, examples, teacher):
+def loss_by_hand(net, archs, examples, teacher, through):
     """The loss of one chain, written out (synthetic people have one window for all frames)."""
     heatmaps = examples.key_frame and examples.key_frame.heatmaps
     predicted = []
     for t, arch in enumerate(archs):
         predicted.append(net(examples.images[:, t], arch, heatmaps))
-        heatmaps = predicted[-1].detach() if train.CUT else predicted[-1]
+        heatmaps = predicted[-1] if through else predicted[-1].detach()
     predicted = torch.stack(predicted, 1)
     error = ((predicted - examples.targets) ** 2).mean((3, 4))
     loss = 1000 * (error * examples.weights).mean()
@@ -2373,22 +2373,22 @@ def loss_by_hand(net, archs, examples, teacher):
     return loss, predicted.detach()
 
 
-@pytest.mark.parametrize("constant, value", [("CUT", True), ("CUT", False), ("DISTILL", False)])
+@pytest.mark.parametrize("through, distill", [(False, True), (True, True), (False, False)])
 @pytest.mark.parametrize("space, frames", [(TINY, 1), (INNER, 3)])  # stage s, stage t
-def test_a_step_distills_in_place(people, chains, monkeypatch, space, frames, constant, value):
-    monkeypatch.setattr(train, constant, value)
+def test_a_step_distills_in_place(people, chains, monkeypatch, space, frames, through, distill):
+    monkeypatch.setattr(train, "DISTILL", distill)
     net = PoseNet(space).double()
     disturb(net.fusions, 0.1)
     examples = examples_of(people, frames)
     examples.weights[..., :5] = 0  # joints without truth are still learnt from the largest subnet
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    step([net] * frames, examples)
+    step([net] * frames, examples, through)
     after = {name: p.detach().clone() for name, p in net.named_parameters()}
 
     net.load_state_dict(before, strict=False)
     teacher = None
     for archs in chains:
-        loss, predicted = loss_by_hand(net, archs, examples, teacher)
+        loss, predicted = loss_by_hand(net, archs, examples, teacher, through)
         loss.backward()
         teacher = predicted if teacher is None else teacher
     for name, p in net.named_parameters():
@@ -2398,12 +2398,17 @@ def test_a_step_distills_in_place(people, chains, monkeypatch, space, frames, co
 def options_of(words):
     """The options of a command line in the space tiny."""
     options = train.read_options(words.split())
-    train.fill_in(options, "tiny")
+    train.fill_in(options, "tiny", key_gflops=0.02)
     return options
 
 
 RATES = {
     "--stage s --data coco --root x": {0: 1, 799: 1, 800: 0.1, 919: 0.1, 920: 0.01},
+    "--stage s --data coco --root x --epochs 140 --milestones 90 120": {
+        642: 1,
+        643: 0.1,
+        858: 0.01,
+    },
     "--stage t --data posetrack --root x": {0: 1, 500: 0.5, 999: 0},
     "--stage t": {0: 0.01, 99: 0.976, 500: 0.5},  # ours rises at first
 }
@@ -2781,6 +2786,10 @@ REFUSED = {
     "--stage t --s RUNS/s/vipnas_s.pt --arch RUNS/t/arch.json --frames 2": "3 non-key",
     "--stage s --arch s_vipnas_resnet50 --init RUNS/s/vipnas_s.pt": "smaller",
     "--stage s --steps 0": "above zero",
+    "--stage s --epochs 3": "--epochs belongs to --data coco or posetrack",
+    "--stage s --data coco --root x --steps 9 --epochs 3": "both say how long",
+    "--stage s --data coco --root x --epochs 140": "milestone 230 is not below --epochs 140",
+    "--stage s --through": "--through belongs to --stage t",
     "--stage t --data posetrack --root x --compare 1": "search S at T's cost",
     "--stage t --s RUNS/t/vipnas_t.pt --compare 1": "not the super-network",
 }
@@ -2793,22 +2802,30 @@ def test_what_cannot_succeed_is_refused_in_one_sentence(runs, tmp_path, words):
     assert not (tmp_path / "run").exists()
 
 
-def readme_commands(heading):
-    """The command lines in the README's code block below a heading, without their comments."""
-    text = Path(__file__).with_name("README.md").read_text().split(heading)[1].split("```")[1]
-    lines = [line.split("  #")[0].strip() for line in text.splitlines()]
-    return [line for line in lines if line.startswith("python ")]
+def readme_commands(heading, values=""):
+    """What bash would run of the README's code block below a heading. values: assignments in place
+    of those in the block."""
+    block = Path(__file__).with_name("README.md").read_text().split(heading)[1].split("```")[1]
+    block = re.sub("^(?!R=)[A-Z]+=.*", "", block, flags=re.M)
+    block = re.sub("for B in .*;", "for B in 0.016;", block).replace(
+        "--gflops 1.0", "--gflops .016"
+    )
+    script = f"{values}\npython() {{ echo python $@; }}\n{block}"
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True
+    ).stdout.splitlines()
 
 
-README_VALUES = {"COCO": "coco", "POSETRACK": "posetrack", "SPACE": "tiny", "B": "0.016", "T": "2"}
-README_VALUES["HAND_MADE"] = "hand_made.json"
-README_VALUES["VAL"] = "coco/annotations/person_detections_val2017.json"
-README_VALUES["TEST"] = "coco/annotations/person_detections_test-dev2017.json"
+README_VALUES = """
+COCO=coco POSETRACK=posetrack SPACE=tiny HAND=hand.json AVERAGE=0.016 RECIPE="--scale .3"
+VAL=coco/annotations/person_detections_val2017.json
+TEST=coco/annotations/person_detections_test-dev2017.json
+"""
 
 
 def run_readme_command(command, monkeypatch):
     """A command of the README, as small as can be; nothing is timed."""
-    words = string.Template(command).substitute(README_VALUES).split()[1:]
+    words = command.split()[1:]
     if words[0] == "train.py":
         words += ["--steps", "1", "--batch", "2"]
         words += [] if "--arch" in words else ["--candidates", "2"]
@@ -2820,23 +2837,24 @@ def run_readme_command(command, monkeypatch):
 
 def test_the_commands_for_the_papers_tables_run_on_exports(exports, monkeypatch, capsys):
     monkeypatch.chdir(exports)
-    Path("hand_made.json").write_text(TINY.smallest().to_json())
-    commands = readme_commands("## The paper's tables")
-    assert len(commands) > 15
+    Path("hand.json").write_text(TINY.smallest().to_json())
+    commands = readme_commands("## The paper's tables", README_VALUES)
+    assert len(commands) == 19 and all(command.startswith("python ") for command in commands)
     for command in commands:
         run_readme_command(command, monkeypatch)
     printed = capsys.readouterr().out
-    # official numbers at the end of every training, and of finished networks
-    assert printed.count(" ARL\n") == 4 and printed.count(" Total\n") == 8
-    assert printed.count("evaluation server") == 1
-    assert len(vipnas.read_archs("runs/frames_2/arch.json")) == 2
-    assert len(set(vipnas.read_archs("runs/shared_0.016/arch.json"))) == 1
-    assert len(list(Path("runs/t/posetrack").glob("*_mpii_test.json"))) == 2
-    assert "Total" in read_json("runs/t/report.json")["official"]
+    # official numbers of all that was trained or found
+    assert printed.count(" ARL\n") == 5 and printed.count(" Total\n") == 12
+    assert printed.count("evaluation server") == 2 and "moved the run" not in printed
+    folder = Path("runs/tiny")
+    assert len(vipnas.read_archs(folder / "frames_2/arch.json")) == 2
+    assert len(set(vipnas.read_archs(folder / "shared_0.016/arch.json"))) == 1
+    assert len(list((folder / "t/posetrack").glob("*_mpii_test.json"))) == 2
+    assert "Total" in read_json(folder / "t/report.json")["official"]
     # an allocation alone: no search, and each frame has its own weights
-    first, *others = load_training("runs/same_0.016/supernet.pt")["nets"]
-    assert len(others) == 2 and not os.path.exists("runs/same_0.016/search.json")
-    assert vipnas.read_archs("runs/same_0.016/arch.json")[0].fusion is None
+    first, *others = load_training(folder / "none_0.016/supernet.pt")["nets"]
+    assert len(others) == 2 and not (folder / "none_0.016/search.json").exists()
+    assert vipnas.read_archs(folder / "none_0.016/arch.json")[0].fusion is None
     assert not torch.equal(first["head.final.weight"], others[0]["head.final.weight"])
 
 

@@ -23,12 +23,10 @@ import math
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +48,6 @@ from vipnas import PoseNet, Space
 
 RANDOM_SUBNETS = 2  # N of Sec. 3.4.2
 DISTILL = True  # in-place distillation; False: all subnets learn from the ground truth alone
-CUT = True  # ours: no gradients flow from frame to frame (synthetic people: +0.8 +- 0.5 AP)
 
 
 class Examples(NamedTuple):
@@ -64,17 +61,18 @@ class Examples(NamedTuple):
     cell: float  # of the heatmaps, see data.py
 
 
-def train_step(nets, examples, optimizer, rng):
+def train_step(nets, examples, optimizer, rng, through=False):
     """One step: the sandwich rule and in-place distillation [60, 61] (Secs 3.4.1, 3.4.2).
 
     nets: one for each of the T frames to predict. They are either T times the same super-network,
-    or finished networks, which are trained alone. Returns the losses of the subnets: largest,
-    smallest, random ones. UserError if one is not finite.
+    or finished networks, which are trained alone. through: let gradients flow from frame to frame.
+    Returns the losses of the subnets: largest, smallest, random ones. UserError if one is not
+    finite.
     """
     # 1. the largest subnet learns from the ground truth alone. All frames have the largest CNN;
     #    only their fusions are random
     archs = [random_fusion(net.space.largest(), net.space, rng) for net in nets]
-    predicted = predict_chain(nets, archs, examples)  # (B, T, K, H/4, W/4)
+    predicted = predict_chain(nets, archs, examples, through)  # (B, T, K, H/4, W/4)
     loss = heatmap_loss(predicted, examples.targets, examples.weights)
     loss.backward()
     losses = [loss.detach()]
@@ -88,7 +86,7 @@ def train_step(nets, examples, optimizer, rng):
         for _ in range(RANDOM_SUBNETS):
             chains.append([net.space.sample(rng) for net in nets])
     for archs in chains:
-        predicted = predict_chain(nets, archs, examples)
+        predicted = predict_chain(nets, archs, examples, through)
         loss = heatmap_loss(predicted, examples.targets, examples.weights)
         if DISTILL:
             # they learn from the ground truth and from the largest subnet, with equal weight
@@ -110,18 +108,26 @@ def random_fusion(arch, space, rng):
     return replace(arch, fusion=rng.choice(space.fusions))
 
 
-def predict_chain(nets, archs, examples):
+def predict_chain(nets, archs, examples, through):
     """Heatmaps (B, T, K, H/4, W/4) of a subnet: the chain of eq. (2)."""
     with mixed_precision(examples.images.device):
         predicted = fusion.propagate(
-            nets, examples.images, examples.matrices, examples.key_frame, examples.cell, archs, CUT
+            nets,
+            examples.images,
+            examples.matrices,
+            examples.key_frame,
+            examples.cell,
+            archs,
+            cut=not through,
         )
     return predicted.to(examples.targets.dtype)
 
 
 def mixed_precision(device):
-    """ours: GPUs compute in bfloat16 where that is safe; on CPUs it is slower than float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    """ours: bfloat16 where that is safe, on GPUs that have it (a V100 has not; on CPUs it is slower
+    than float32). float16, whose gradients could vanish, is never used."""
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 def heatmap_loss(predicted, targets, weights=None):
@@ -166,6 +172,8 @@ def average_gradients(optimizer, losses):
 # candidates       architectures, or allocations, that the search draws
 # epochs or steps  how long it trains
 # milestones       epochs after which the rate is divided by ten; without: it falls by half a cosine
+# through          gradients flow from frame to frame, as eqs (1) and (2) say; without, ours: each
+#                  frame learns for itself alone (synthetic people: +0.8 +- 0.5 AP)
 # finish           ours: steps that fine-tune the networks that were found
 # clips            synthetic people to train with; of real data, all
 
@@ -176,27 +184,37 @@ MINUTES = {"lr": 2e-2, "rotation": 10, "scale": 0.1, "candidates": 48}
 RECIPES = {
     ("coco", "s"): PAPER | {"lr": 1e-3, "epochs": 250, "milestones": (200, 230)},
     ("posetrack", "s"): PAPER | {"lr": 1e-4, "epochs": 20, "milestones": (10, 15)},
-    ("posetrack", "t"): PAPER | {"lr": 1e-3, "epochs": 60, "batch": 16},
+    ("posetrack", "t"): PAPER | {"lr": 1e-3, "epochs": 60, "batch": 16, "through": True},
     ("synthetic", "s"): MINUTES | {"batch": 32, "steps": 500, "finish": 1600, "clips": 16000},
     ("synthetic", "t"): MINUTES | {"batch": 16, "steps": 250, "finish": 1150, "clips": 5000},
 }
 
-# GFLOPs of S; and of T, the average over key and non-key frames as a fraction of the found S, as in
-# Table 1. S of HRNet is from Table 2. ours: the fraction of HRNet is that of ResNet, and S of tiny
+# GFLOPs of S (Table 2), and of T (Table 1), averaged over key and non-key frames
 BUDGETS = {
-    "tiny": {"s": 0.0200, "t": 0.57},
-    "resnet50": {"s": 1.44, "t": 0.82 / 1.44},
-    "mobilenetv3": {"s": 0.69, "t": 0.37 / 0.69},
-    "hrnet_w32": {"s": 5.64, "t": 0.57},
+    "tiny": {"s": 0.0200},
+    "resnet50": {"s": 1.44, "t": 0.82},
+    "mobilenetv3": {"s": 0.69, "t": 0.37},
+    "hrnet_w32": {"s": 5.64},
 }
+SHARE = 0.57  # ours: of S's GFLOPs, for all other T; it is that of ResNet-50 in Table 1
+
+
+def budget_of(stage, backbone, key_gflops):
+    """GFLOPs that a search may spend, unless --gflops says it; None: nothing is known."""
+    known = BUDGETS.get(backbone, {})
+    if stage == "s":
+        return known.get("s")
+    # Table 1's T goes with an S that was found at Table 2's budget
+    if "t" in known and key_gflops >= search.BAND * known["s"]:
+        return known["t"]
+    return SHARE * key_gflops
 
 
 def learning_rate(step, steps, options):
     """The rate of a step (Sec. 4.2)."""
-    recipe = RECIPES[options.data, options.stage]
-    # S on real data: a tenth after each milestone of the recipe
-    if "milestones" in recipe:
-        passed = sum(step * recipe["epochs"] >= steps * epoch for epoch in recipe["milestones"])
+    # S on real data: a tenth after each milestone
+    if options.milestones:
+        passed = sum(step * options.epochs >= steps * epoch for epoch in options.milestones)
         return options.lr * 0.1**passed
     # all others, as T in the paper: down to zero by half a cosine
     rate = options.lr * (1 + math.cos(math.pi * step / steps)) / 2
@@ -229,17 +247,22 @@ class TrainingBatches:
     def __getitem__(self, step):
         options = self.options
         count = len(self.clips)
-        mirrors = self.clips.skeleton.mirrors
+        draw = partial(
+            data.draw_augmentation,
+            rotation=options.rotation,
+            scale=options.scale,
+            mirrors=self.clips.skeleton.mirrors,
+        )
         start = (step * self.world + self.rank) * options.batch
         indices = []
         augmentations = []
         for position in range(start, start + options.batch):
             epoch, place = divmod(position, count)
-            indices.append(shuffled(options.seed, epoch, count)[place])
+            index = shuffled(options.seed, epoch, count)[place]
+            indices.append(index)
             # one augmentation for all frames of a clip (Sec. 4.2)
             rng = random.Random(f"{options.seed} augment {position}")
-            augmentation = data.draw_augmentation(rng, options.rotation, options.scale, mirrors)
-            augmentations.append(augmentation)
+            augmentations.append(draw(rng, spare=self.clips.spare[index]))
         return self.clips.batch(indices, augmentations)
 
 
@@ -293,7 +316,7 @@ def fit(run, nets, steps, name, key_net=None):
         examples = make_examples(data.Batch(*batch), run.train, len(nets), key_net, run.device)
         # the same architectures in all processes, and after --resume
         rng = random.Random(f"{options.seed} arch {step}")
-        losses = train_step(nets, examples, optimizer, rng)
+        losses = train_step(nets, examples, optimizer, rng, options.through)
 
         # the rest is the work of the first process
         done = step + 1
@@ -504,10 +527,9 @@ class Run:
         # with --boxes the official numbers are of these
         self.official = self.open_clips("test", options.boxes) if options.boxes else self.test
 
-        # as many steps as the option says, or the recipe's epochs over the clips
-        epochs = RECIPES[options.data, options.stage].get("epochs", 0)
-        by_epochs = math.ceil(epochs * len(self.train) / (options.batch * self.processes))
-        self.steps = options.steps or by_epochs
+        # as many steps as the option says, or epochs over the clips
+        clips_a_step = options.batch * self.processes
+        self.steps = options.steps or math.ceil(options.epochs * len(self.train) / clips_a_step)
 
         # what --resume compares, see `check_resume`; search.py finds the data with it
         self.config = {**vars(options), "processes": self.processes, **self.identity}
@@ -595,7 +617,7 @@ def prepare_t(options, device):
     key_arch = key_net.arch
     if key_arch.backbone not in vipnas.SPACES:
         raise UserError(f"--s {options.s} is a {key_arch.backbone}, which lies in no search space")
-    fill_in(options, key_arch.backbone, key_gflops=average_gflops([key_arch], about))
+    fill_in(options, key_arch.backbone, average_gflops([key_arch], about))
     frames = options.frames
 
     # the super-network is everything not larger, with a fusion after any stage, and starts from
@@ -676,7 +698,7 @@ def report(run, chain, baseline=None):
     options = run.options
     name = f"--arch {options.arch}"[-24:] if options.arch else f"{options.stage.upper()}-ViPNAS"
     print(f"\n{name}")
-    costs = {name: search.show_frames(chain, run.about)}
+    costs = {name: search.show_frames(chain, run.about, run.test)}
     test = search.EvaluationSet(run.test, run.device)
     keypoints = {name: search.predict(chain, test)}  # (N, F, K, 3), the key frame first
     if run.key_net:
@@ -828,7 +850,7 @@ def check_resume(out, config):
         return False
     saved = vipnas.load_checkpoint(path, "supernet", "alone")["config"]
     for name, value in config.items():
-        if saved.get(name) != value and name not in MAY_CHANGE:
+        if saved.get(name, value) != value and name not in MAY_CHANGE:
             was = f"{name} was {saved.get(name)}"
             if name.startswith("boxes of"):
                 was = f"the people or their labels were others ({was}, is {value})"
@@ -885,6 +907,8 @@ def option_parser():
     add("--frames", type=count, help="stage t: T, non-key frames after a key frame (default 3)")
     add("--clips", type=count, help="train with so many clips")
     add("--steps", type=count, help="training steps")
+    add("--epochs", type=count, help="real data: training steps, as epochs over the clips")
+    add("--milestones", type=count, nargs="+", help="real data: epochs that divide the rate by ten")
     add("--finish", type=search.non_negative_int, help="steps that fine-tune what is found")
     add("--batch", type=count, help="clips a step and process")
     add("--lr", type=number, help="highest learning rate")
@@ -895,6 +919,8 @@ def option_parser():
     add("--plain", action="store_true", help="evaluate each candidate on all of val (the paper)")
     add("--shared", action="store_true", help="stage t: one architecture for all frames (Fig. 6b)")
     add("--compare", type=int, choices=(0, 1), help="stage t: 1 trains a single-frame baseline")
+    through = "stage t: gradients flow from frame to frame (real data) or not (synthetic)"
+    add("--through", action=argparse.BooleanOptionalAction, help=through)
     add("--seed", type=int, default=0, help="all randomness follows from it")
     add("--workers", type=search.non_negative_int, help="processes that read or render pictures")
     add("--resume", action="store_true", help="go on with the run in the run folder, exactly")
@@ -907,12 +933,12 @@ def check_options(options):
     # {where it belongs: (whether that is here, the options)}
     belongs_to = {
         "--stage s": (options.stage == "s", "space init init_std"),
-        "--stage t": (options.stage == "t", "s frames shared no_fusion compare"),
+        "--stage t": (options.stage == "t", "s frames shared no_fusion compare through"),
         "a search (no --arch)": (not options.arch, "space candidates gflops plain shared finish"),
         "--arch": (options.arch, "no_fusion"),
         "new weights, and --init takes those of a file": (not options.init, "init_std"),
         "--data coco": (options.data == "coco", "boxes"),
-        "--data coco or posetrack": (not synthetic, "root"),
+        "--data coco or posetrack": (not synthetic, "root epochs milestones"),
         "--data synthetic (else search S at T's cost, then give --arch)": (synthetic, "compare"),
     }
     for place, (is_here, names) in belongs_to.items():
@@ -923,6 +949,8 @@ def check_options(options):
         raise UserError("COCO has no videos: --stage t needs --data posetrack or synthetic")
     if not synthetic and not options.root:
         raise UserError(f"--data {options.data} needs --root, the folder of that data set")
+    if options.steps and options.epochs:
+        raise UserError("--steps and --epochs both say how long to train: give one of them")
     if options.scale and options.scale >= 1:
         raise UserError(f"--scale {options.scale:g} is no change of size: give less than 1")
 
@@ -942,15 +970,15 @@ def read_options(argv=None):
     return options
 
 
-def fill_in(options, backbone, key_gflops=1):
+def fill_in(options, backbone, key_gflops=None):
     """What the command line leaves out, from the recipe and the budgets."""
     recipe = dict(RECIPES[options.data, options.stage])
     if options.arch:
         recipe["finish"] = 0
     else:
-        if backbone not in BUDGETS and not options.gflops:
+        recipe["gflops"] = budget_of(options.stage, backbone, key_gflops)
+        if not (options.gflops or recipe["gflops"]):
             raise UserError(f"train.BUDGETS has no budget for {backbone}: give --gflops")
-        recipe["gflops"] = key_gflops * BUDGETS.get(backbone, {}).get(options.stage, 0)
     if options.data == "synthetic":
         longer = (options.steps or recipe["steps"]) / recipe["steps"]
         recipe["finish"] = round(recipe["finish"] * longer)
@@ -960,42 +988,9 @@ def fill_in(options, backbone, key_gflops=1):
     for name, value in vars(options).items():
         if value is None:
             setattr(options, name, recipe.get(name))
-
-
-@contextlib.contextmanager
-def processes():
-    """Make one group of the processes that torchrun started; gives the device of this one.
-
-    Only the first prints. The others wait while it reports, which can take hours. UserError where
-    the variables of torchrun contradict each other, because something else left them over.
-    """
-    gpus = torch.cuda.device_count()
-    rank = data.launcher_number("RANK")
-    world = data.launcher_number("WORLD_SIZE", least=1)
-    local = data.launcher_number("LOCAL_RANK")
-    data.launcher_number("LOCAL_WORLD_SIZE", least=1)  # for `data.batch_loader`
-    if rank >= world:
-        raise data.left_over("RANK", f", but WORLD_SIZE is {world}")
-    if 0 < gpus <= local:
-        raise data.left_over("LOCAL_RANK", f", but the number of GPUs is {gpus}")
-    device = torch.device(f"cuda:{local}" if gpus else "cpu")
-    if world == 1:
-        yield device
-        return
-    if gpus:
-        torch.cuda.set_device(device)
-    what = f"waiting for the {world} processes that WORLD_SIZE announces"
-    if rank == 0:
-        print(f"{what} (if it is left over: stop, and unset it)", flush=True)
-    try:
-        dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(hours=12))
-    except (ValueError, RuntimeError) as error:  # such as: RANK or MASTER_ADDR is not set
-        reason = " ".join(str(error).split())
-        raise data.left_over("WORLD_SIZE", f", but its processes cannot meet ({reason})") from None
-    with contextlib.redirect_stdout(None if dist.get_rank() else sys.stdout):
-        yield device
-        dist.barrier()
-    dist.destroy_process_group()
+    if options.milestones and max(options.milestones) >= options.epochs:
+        last = max(options.milestones)
+        raise UserError(f"milestone {last} is not below --epochs {options.epochs}: give others")
 
 
 def main(argv=None):
@@ -1004,7 +999,7 @@ def main(argv=None):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # it stops a run as Ctrl-C does
     begun = time.time()
     stopped = "stopped; what was saved is kept, and --resume goes on from there"
-    with data.command("train", stopped), processes() as device:
+    with data.command("train", stopped), search.processes() as device:
         run_stage(read_options(argv), device)
         print(f"all done in {(time.time() - begun) / 60:.1f} minutes")
 

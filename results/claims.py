@@ -78,8 +78,8 @@ def commands_of_t(r):
         yield f"frames_{frames}", f"{t_search} {budgets['0.57']} --frames {frames}"
         yield f"frames_{frames}_alone", f"{t_alone}/frames_{frames}/arch.json --frames {frames}"
     # choices of ours in the training of T
-    for name in ("random_fusion", "let_through"):
-        yield name, f"{t_alone}/t_0.57/arch.json"
+    yield "random_fusion", f"{t_alone}/t_0.57/arch.json"
+    yield "let_through", f"{t_alone}/t_0.57/arch.json --through"
 
 
 def commands_of_s(r):
@@ -121,7 +121,6 @@ VARIED = {
     "n_4": ("train", "RANDOM_SUBNETS", 4),
     "no_distillation": ("train", "DISTILL", False),
     "random_fusion": ("vipnas", "TemporalFusion", RandomFusion),
-    "let_through": ("train", "CUT", False),
 }
 
 
