@@ -626,6 +626,24 @@ def test_clips_are_consecutive_frames_each_with_a_box(exports, videos, split, fr
     assert np.array_equal(clips.boxes[labelled][:, 0], 10 + places[labelled])
 
 
+def test_a_training_clip_begins_at_every_frame_of_its_track_once_in_a_while(tmp_path, capsys):
+    data.export("posetrack", tmp_path / "posetrack", 2, 7, (128, 96))
+    clips = read_posetrack(tmp_path, "train", 3)  # two videos of seven frames
+    assert clips.files.shape == (4, 5) and clips.spare.tolist() == [2, 1, 2, 1]
+    assert "left out" not in capsys.readouterr().out
+    shown = []
+    clips._crop = lambda index, t, matrix: shown.append(clips.files[index, t].name)
+    batches = train.TrainingBatches(clips, options_of("--stage t --batch 4"))
+    for epoch in range(20):
+        batch = batches[epoch]
+    assert batch.images.shape[:2] == (4, 3)
+    names = [f"{t:06d}.jpg" for t in range(7)]
+    assert set(shown[0::3]) == set(names[:5]) and set(shown) == set(names)
+    # the frames of a clip follow one another
+    numbers = np.array(shown).reshape(-1, 3).astype("U6").astype(int)
+    assert (np.diff(numbers, axis=1) == 1).all()
+
+
 UNUSABLE = [{"bbox": None}, {"bbox": [0, 0, 2e5, 2e5]}, {"area": "3"}]
 UNUSABLE += [{"area": -1}, {"area": 10**400}, {"category_id": 2}, {"image_id": 98}]
 EVALUATED = [{"iscrowd": 1}, {"bbox": [5, 5, -9, 9]}, {"image_id": 96}, {"image_id": 97}]
@@ -2275,6 +2293,38 @@ def test_a_supernet_is_searched_again(runs, tmp_path, capsys, words, frames):
     assert Image.open(f"{tmp_path}/search.png").size == (720, 480)
 
 
+def test_a_search_on_real_data_ends_with_official_numbers(exports, monkeypatch, capsys):
+    monkeypatch.chdir(exports)
+    small = "--stage s --batch 2 --candidates 2 --steps 1 --out run"
+    run_train(f"{small} --data coco --root coco")
+    again = "--checkpoint run/supernet.pt --gflops .016 --candidates 2 --out again"
+    boxes = "--boxes coco/annotations/person_detections_val2017.json"
+    for words, people in {"": "", boxes: ", detected boxes"}.items():
+        capsys.readouterr()
+        search.main(f"{again} {words}".split())
+        assert f"val2017{people}, official evaluation of " in capsys.readouterr().out
+        assert read_json("again/results.json")
+    search.main(f"{again} --no-official".split())
+    assert "official" not in capsys.readouterr().out
+    one_sentence("--boxes", search.main, f"{again} --boxes x.json".split(), error=SystemExit)
+
+
+def test_the_average_frame_is_that_of_the_people_who_are_there(
+    exports, videos, monkeypatch, capsys
+):
+    monkeypatch.setattr(vipnas, "frame_times", lambda nets: [8.0, 2.0, 2.0])
+    with edited(videos[0]) as page:  # this person leaves after four of six frames
+        page["annotations"] = page["annotations"][:4]
+    clips = read_posetrack(exports, "test", 3)
+    assert clips.frame_counts().tolist() == [4, 3, 3]
+    nets = [PoseNet(arch) for arch in (TINY.largest(), TINY.smallest(), TINY.smallest())]
+    costs = search.show_frames(nets, {"size": (128, 96)}, clips)
+    assert costs["ms"] == [8, 2, 2, pytest.approx(4.4)]  # (4 x 8 + 6 x 2) / 10
+    large, small, _, average = costs["gflops"]
+    assert average == pytest.approx(0.4 * large + 0.6 * small)
+    assert "40.0 % of the frames are key frames" in capsys.readouterr().out
+
+
 REFUSED_BY_SEARCH = {
     "s/supernet.pt": "give --gflops",
     "s/supernet.pt --gflops nan": "--gflops: nan is no number above zero",
@@ -2283,6 +2333,9 @@ REFUSED_BY_SEARCH = {
     "s/vipnas_s.pt --gflops 1": "a supernet checkpoint is needed",
     "s/vipnas_s.pt --data coco --plain": "--plain belongs to a search",
     "s/vipnas_s.pt --data coco": "give --root",
+    "s/vipnas_s.pt --data coco --no-official": "--no-official belongs to a search",
+    "t/supernet.pt --gflops 1 --boxes x": "--boxes belongs to COCO's official numbers",
+    "s/supernet.pt --gflops 1 --split test-dev2017": "--split belongs to a finished network",
     "t/vipnas_t.pt --data coco --root x": "no videos",
     "s/vipnas_s.pt --data posetrack --root EXPORTS/posetrack": "other joints than PoseTrack18",
 }
@@ -2393,6 +2446,42 @@ def test_a_step_distills_in_place(people, chains, monkeypatch, space, frames, th
         teacher = predicted if teacher is None else teacher
     for name, p in net.named_parameters():
         close(after[name], before[name] - (0 if p.grad is None else p.grad), 1e-9)
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_bfloat16_is_for_gpus_that_have_it(monkeypatch, has_it):
+    kinds = []
+    monkeypatch.setattr(torch, "autocast", lambda *kind, enabled: kinds.append((*kind, enabled)))
+    supported = {True: True, False: has_it}  # including emulation, or not
+    asked = (
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation: supported[including_emulation],
+    )
+    monkeypatch.setattr(*asked)
+    for kind in ("cuda", "cpu"):
+        train.mixed_precision(torch.device(kind))
+    assert kinds == [("cuda", torch.bfloat16, has_it), ("cpu", torch.bfloat16, False)]
+
+
+T_BUDGET = [("resnet50", 1.43, 0.82), ("mobilenetv3", 0.6909, 0.37)]  # Table 1
+T_BUDGET += [("resnet50", 1.0, 0.57), ("tiny", 0.02, 0.0114), ("hrnet_w32", 5.0, 2.85)]  # a share
+
+
+@pytest.mark.parametrize("backbone, key_gflops, expected", T_BUDGET)
+def test_t_has_the_budget_of_table_1_or_a_share_of_s(backbone, key_gflops, expected):
+    options = train.read_options(["--stage", "t", "--data", "posetrack", "--root", "x"])
+    train.fill_in(options, backbone, key_gflops)
+    assert options.gflops == pytest.approx(expected)
+
+
+THROUGH = {"": None, "--through": True, "--data posetrack --root x": True}
+THROUGH["--data posetrack --root x --no-through"] = False
+
+
+@pytest.mark.parametrize("words", THROUGH)
+def test_gradients_flow_through_the_chain_on_real_data_or_where_asked(words):
+    assert options_of(f"--stage t {words}").through == THROUGH[words]
 
 
 def options_of(words):
@@ -2672,6 +2761,18 @@ def test_two_processes_share_a_run(runs, tmp_path):
     assert (tmp_path / "rival.pt").exists()
     saved = load_training(f"{tmp_path}/supernet.pt")
     assert saved["config"]["processes"] == 2 and saved["step"] == 2
+
+
+def test_two_processes_share_a_search(runs, tmp_path):
+    words = f"--checkpoint {runs}/t/supernet.pt --gflops .016 --candidates 3 --plain --out"
+    search.main([*words.split(), f"{tmp_path}/one"])
+    launcher = "-m torch.distributed.run --standalone --nproc_per_node=2 -- search.py"
+    command = [sys.executable, *f"{launcher} {words}".split(), f"{tmp_path}/two"]
+    run = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("val AP") == 1
+    one, two = (read_json(f"{tmp_path}/{name}/search.json") for name in ("one", "two"))
+    assert one == two
 
 
 def test_a_run_goes_on_where_everything_has_moved_but_not_with_other_people(exports, monkeypatch):
