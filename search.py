@@ -639,9 +639,8 @@ def frame_costs(nets, about, counts=None):
     costs = {"params": [price.params for price in prices]}
     costs["gflops"] = [price.gflops for price in prices]
     costs["ms"] = vipnas.frame_times(nets)
-    weights = None if counts is None else counts / counts.max()
     for values in costs.values():
-        values.append(float(np.average(values, weights=weights)))
+        values.append(float(np.average(values, weights=counts)))
     costs["fps"] = [1000 / ms for ms in costs["ms"]]
     return costs
 
