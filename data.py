@@ -1345,29 +1345,34 @@ POSETRACK_PARTS = {
 POSETRACK_JOINTS = sum(POSETRACK_PARTS.values(), ())
 
 
-def inside(x, y, polygon_x, polygon_y):
-    """Which points x, y (...) lie inside a polygon of V corners, its border excluded: (...) bool.
+def inside(x, y, polygon):
+    """Which points x, y (...) lie inside a polygon of corners (2, V), its border excluded: bool.
 
     The even-odd rule: from inside, a ray to the right meets an odd number of edges.
     """
-    odd = np.zeros(x.shape, bool)
-    on_border = np.zeros(x.shape, bool)
-    for corner in range(len(polygon_x)):
-        # the edge that ends in this corner, as each point sees it from itself
-        x0 = polygon_x[corner - 1] - x  # (...)
-        y0 = polygon_y[corner - 1] - y
-        x1 = polygon_x[corner] - x
-        y1 = polygon_y[corner] - y
+    # most points lie outside of the box round the polygon
+    left, top = polygon.min(axis=1)
+    right, bottom = polygon.max(axis=1)
+    found = ~((x < left) | (x > right) | (y < top) | (y > bottom))  # (...)
+    if not found.any():
+        return found
 
-        # the cross product: its sign says on which side the edge passes, 0 is in line with it
-        side = x0 * y1 - y0 * x1
-        on_border |= (side == 0) & (x0 * x1 + y0 * y1 <= 0)
+    # an edge ends in each corner and starts in the one before, as each point sees it from itself
+    points = np.stack([x[found], y[found]])[..., None]  # (2, N, 1)
+    x0, y0 = np.roll(polygon, 1, axis=1)[:, None] - points  # (N, V) each
+    x1, y1 = polygon[:, None] - points
 
-        # the ray meets an edge with one end above and one below it that passes on the right
-        starts_above = y0 <= 0
-        stops_above = y1 <= 0
-        odd ^= (starts_above != stops_above) & ((side > 0) == starts_above)
-    return odd & ~on_border
+    # the cross product: its sign says on which side an edge passes, 0 is in line with it
+    side = x0 * y1 - y0 * x1
+    on_border = (side == 0) & (x0 * x1 + y0 * y1 <= 0)
+
+    # the ray meets an edge with one end above and one below it that passes on the right
+    starts_above = y0 <= 0
+    stops_above = y1 <= 0
+    meets = (starts_above != stops_above) & ((side > 0) == starts_above)
+    odd = meets.sum(axis=1) % 2 == 1  # (N)
+    found[found] = odd & ~on_border.any(axis=1)
+    return found
 
 
 def ignored_regions(image):
@@ -1377,8 +1382,8 @@ def ignored_regions(image):
         return []
     polygons = []
     for x, y in zip(*lists, strict=False):
-        corners = len(x) if isinstance(x, list) else 0
-        polygons.append(as_numbers([x, y], (2, corners)))
+        if isinstance(x, list) and x:
+            polygons.append(as_numbers([x, y], (2, len(x))))
     return [polygon for polygon in polygons if polygon is not None]
 
 
@@ -1394,14 +1399,13 @@ def judge_posetrack_frame(image, people, results, columns):
     # not there is a joint of three zeros, or one in a region of the image that is to be ignored
     there = (joints != 0).any(-1)  # (G + P, J)
     for polygon in ignored_regions(image):
-        there &= ~inside(joints[..., 0], joints[..., 1], *polygon)
+        there &= ~inside(joints[..., 0], joints[..., 1], polygon)
     labelled = there[: len(people)]  # (G, J)
     predicted = there[len(people) :]  # (P, J)
 
     # a joint may be off by half a head size, which is 0.6 of the head box's diagonal
     boxes = np.array([person["bbox_head"] for person in people], float)  # (G, 4)
-    heads = 0.6 * np.linalg.norm(boxes[:, 2:], axis=1)  # (G)
-    heads = heads[:, None]  # (G, 1)
+    heads = 0.6 * np.linalg.norm(boxes[:, 2:], axis=1, keepdims=True)  # (G, 1)
     offsets = joints[len(people) :, None] - joints[: len(people)]  # (P, G, J, 3)
     distance = np.linalg.norm(offsets[..., :2], axis=-1)  # (P, G, J)
     close = (distance <= 0.5 * heads) & (heads > 0)
@@ -1429,19 +1433,13 @@ def with_heads(people):
     if people and not with_box:
         raise UserError("PoseTrack's AP needs head boxes, but there is no bbox_head")
     if len(with_box) < len(people):
-        headless = len(people) - len(with_box)
-        say_once(
-            f"{headless} people have no head box (bbox_head), so PoseTrack's AP leaves them out"
-        )
+        reason = f"{len(people) - len(with_box)} people have no head box (bbox_head)"
+        say_once(f"{reason}, so PoseTrack's AP leaves them out")
     return with_box
 
 
 def posetrack_ap(annotations, results):
-    """PoseTrack's multi-person pose evaluation (poseval), in percent.
-
-    Head, Sho, Elb, Wri, Hip, Knee, Ank are means over a column's joints, Total is that of all 15
-    (or of all that the file names, if it names others). Left out are frames without people and
-    joints that nobody has; a mean of none is nan.
+    """PoseTrack's multi-person pose evaluation (poseval), in percent: see `posetrack_table`.
 
     annotations: a PoseTrack18 dict of one sequence, or of several with their lists joined; results:
     a list of dicts with image_id, keypoints (51 numbers) and scores (17, one a joint). UserError as
@@ -1449,7 +1447,16 @@ def posetrack_ap(annotations, results):
     """
     category, page, results = counted(annotations, results, ("image_id", "keypoints"), "scores")
     page["annotations"] = with_heads(page["annotations"])
-    names = category["keypoints"]
+    return posetrack_table(page, results, category["keypoints"])
+
+
+def posetrack_table(page, results, names):
+    """`posetrack_ap` of what needs no check, as what we read ourselves; names: of its joints.
+
+    Head, Sho, Elb, Wri, Hip, Knee, Ank are means over a column's joints, Total is that of all 15
+    (or of all that the file names, if it names others). Left out are frames without people and
+    joints that nobody has; a mean of none is nan.
+    """
     evaluated = POSETRACK_JOINTS if set(POSETRACK_JOINTS) <= set(names) else names
     columns = [names.index(joint) for joint in evaluated]  # (J)
     judged = [[] for _ in columns]
@@ -1458,7 +1465,7 @@ def posetrack_ap(annotations, results):
         if people:
             right, predicted, count = judge_posetrack_frame(image, people, found, columns)
             labelled += count
-            for i, j in np.argwhere(predicted):
+            for i, j in np.argwhere(predicted).tolist():
                 score = found[i]["scores"][columns[j]]
                 judged[j].append((score, right[i, j]))
 
@@ -1529,16 +1536,15 @@ def coco_results(keypoints, clips):
 def posetrack_results(keypoints, clips):
     """Predictions (N, F, K, 3) for PoseTrackClips -> the official list of results, one for each
     labelled frame of a track. Files may number their images alike: "sequence" is a file's name."""
+    joints = keypoints.round(3).reshape(*keypoints.shape[:2], -1)  # (N, F, 3K)
     results = []
-    for i, t in np.ndindex(keypoints.shape[:2]):
-        pose = keypoints[i, t]  # (K, 3)
-        image_id, track_id = clips.ids[i, t].tolist()
-        if image_id is not None:
-            result = {"sequence": str(clips.sequence[i]), "image_id": image_id}
-            result["track_id"] = track_id
-            result["keypoints"] = pose.ravel().round(3).tolist()
-            result["scores"] = pose[:, 2].tolist()
-            results.append(result)
+    for i, sequence in enumerate(clips.sequence.tolist()):
+        for t, (image_id, track_id) in enumerate(clips.ids[i].tolist()):
+            if image_id is not None:
+                result = {"sequence": sequence, "image_id": image_id, "track_id": track_id}
+                result["keypoints"] = joints[i, t].tolist()
+                result["scores"] = keypoints[i, t, :, 2].tolist()
+                results.append(result)
     return results
 
 

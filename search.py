@@ -369,7 +369,8 @@ def own_ap(keypoints, evaluation):
     counted = {data.person_key(pose) for pose in results}
     people = clips.annotations["annotations"]
     people = [person for person in people if data.person_key(person) in counted]
-    return data.posetrack_ap({**clips.annotations, "annotations": people}, results)["Total"]
+    page = {**clips.annotations, "annotations": people}
+    return data.posetrack_table(page, results, clips.skeleton.joints)["Total"]
 
 
 # -------------------------------------------------------------------------------------- the search

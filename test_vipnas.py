@@ -1223,8 +1223,9 @@ def test_posetrack_drops_joints_that_nobody_has():
 
 
 def test_a_polygon_contains_what_is_inside_but_not_its_border():
-    x, y = np.array([[1, 2, 5, 0, 2], [1, 1.9, 1, 1, 2]])
-    assert data.inside(x, y, [0, 4, 0], [0, 0, 4]).tolist() == [True, True, False, False, False]
+    polygon = np.array([[2, 0, 4, 0], [2, 4, 2, 0]])  # an arrow head that points to the right
+    x, y = np.array([[3, 1, 1, 2, 2, 1], [2, 0.9, 2.1, 2, 1, 3]])
+    assert data.inside(x, y, polygon).tolist() == [True, True, False, False, False, False]
 
 
 def test_coco_results_are_scored_rounded_and_without_near_duplicates():
