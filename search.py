@@ -819,8 +819,7 @@ def open_data(options, contents, frames):
 def search_again(options, device):
     """Another search in a trained super-network: another budget, T (Table 4), shared (Fig. 6b); and
     on real data the official numbers of what it finds."""
-    path = Path(options.checkpoint)
-    supernet, key_net, contents = vipnas.load_supernet(path)
+    supernet, key_net, contents = vipnas.load_supernet(options.checkpoint)
     config = contents["config"]
     check_options(options, config["data"], contents["stage"])
     frames = (options.frames or config["frames"]) if key_net else 1
@@ -830,7 +829,7 @@ def search_again(options, device):
     choices = {"budget": options.gflops, "seed": options.seed, "shared": options.shared}
     choices["key_arch"] = key_net and key_net.arch
     name = f"search_{options.gflops:g}_{frames}" + ("_shared" if options.shared else "")
-    out = Path(options.out or path.with_name(name))
+    out = Path(options.out or Path(options.checkpoint).with_name(name))
     # a budget that is too small is an error here, before any picture is read
     draw_candidates(supernet.space, count=1, joints=supernet.joints, frames=frames, **choices)
     is_first = rank_and_world()[0] == 0

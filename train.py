@@ -891,7 +891,6 @@ def option_parser():
     parser = search.Parser(description=__doc__, epilog=epilog, formatter_class=form)
     add = parser.add_argument
     count = search.positive_int
-    number = search.positive_number
     path = data.path_option
     add("--stage", choices=("s", "t"), required=True, help="s first, then t")
     add("--space", choices=vipnas.SPACES, help="stage s: the search space (default tiny)")
@@ -903,7 +902,7 @@ def option_parser():
     add("--arch", type=path, help="train this alone: JSON file, network, name in vipnas.ARCHS")
     add("--no-fusion", action="store_true", help="stage t, --arch: without its fusions (Fig. 6a)")
     add("--init", type=path, help="stage s: start from this finished network, or a published one")
-    add("--init-std", type=number, help="stage s: .001 is the paper's start (default: He's)")
+    add("--init-std", type=search.positive_number, help="stage s: .001 is the paper's (ours: He's)")
     add("--frames", type=count, help="stage t: T, non-key frames after a key frame (default 3)")
     add("--clips", type=count, help="train with so many clips")
     add("--steps", type=count, help="training steps")
@@ -911,16 +910,15 @@ def option_parser():
     add("--milestones", type=count, nargs="+", help="real data: epochs that divide the rate by ten")
     add("--finish", type=search.non_negative_int, help="steps that fine-tune what is found")
     add("--batch", type=count, help="clips a step and process")
-    add("--lr", type=number, help="highest learning rate")
+    add("--lr", type=search.positive_number, help="highest learning rate")
     add("--rotation", type=search.non_negative, help="augmentation: largest rotation in degrees")
     add("--scale", type=search.non_negative, help="augmentation: largest change of size, below 1")
     add("--candidates", type=count, help="architectures, or allocations, that the search draws")
-    add("--gflops", type=number, help="budget: of S, or the average over all frames of T")
+    add("--gflops", type=search.positive_number, help="budget: of S, or average over frames of T")
     add("--plain", action="store_true", help="evaluate each candidate on all of val (the paper)")
     add("--shared", action="store_true", help="stage t: one architecture for all frames (Fig. 6b)")
     add("--compare", type=int, choices=(0, 1), help="stage t: 1 trains a single-frame baseline")
-    through = "stage t: gradients flow from frame to frame (real data) or not (synthetic)"
-    add("--through", action=argparse.BooleanOptionalAction, help=through)
+    add("--through", action=argparse.BooleanOptionalAction, help="stage t: gradients along chains")
     add("--seed", type=int, default=0, help="all randomness follows from it")
     add("--workers", type=search.non_negative_int, help="processes that read or render pictures")
     add("--resume", action="store_true", help="go on with the run in the run folder, exactly")
