@@ -589,10 +589,10 @@ def test_exported_tracks_are_read_back(exports):
     clips = data.SyntheticClips("train", 8, 6, workers=1)
     clips.joints *= clips.joints[..., 2:] > 0
     tracks = read_posetrack(exports, "train", 6)
-    assert len(tracks.sequences) == 8 and np.array_equal(tracks.boxes, clips.boxes)
-    assert np.array_equal(tracks.joints[:, :, 5:, :2], clips.joints[:, :, 5:, :2])
+    assert len(tracks.sequences) == 8 and np.array_equal(tracks.boxes[:, :6], clips.boxes)
+    assert np.array_equal(tracks.joints[:, :6, 5:, :2], clips.joints[:, :, 5:, :2])
     assert not tracks.joints[:, :, 3:5].any()  # the ears
-    assert np.allclose(tracks.areas, 0.53 * clips.boxes[..., 2:].prod(axis=-1))
+    assert np.allclose(tracks.areas[:, :6], 0.53 * clips.boxes[..., 2:].prod(axis=-1))
 
 
 def test_detected_people_come_with_their_scores_also_those_of_test_dev(exports):
