@@ -106,7 +106,10 @@ def allocate(space, frames, budget, count, rng, price=None, band=BAND):
         raise UserError(f"a budget of {budget:.4g} is below {total}: give more")
     # where the budget is above the largest candidate, the band ends there
     largest = max([replace(space.largest(), fusion=each) for each in space.fusions], key=price)
-    high = min(budget, frames * price(largest))
+    most = frames * price(largest)
+    if budget > most:
+        data.say_once(f"a budget of {budget:.4g} is above all candidates: {most:.4g} is the most")
+    high = min(budget, most)
     walk = random_walk(space, [smallest] * frames, high, rng, price, band)
 
     # first the walk forgets where it entered the band; then candidates far apart are independent
@@ -751,6 +754,8 @@ def check_options(options, kind, stage=None):
         for name in names.split():
             if getattr(options, name) and not is_here:
                 raise UserError(f"--{name.replace('_', '-')} belongs to {place}")
+    if options.out and Path(options.out, "supernet.pt").exists():
+        raise UserError(f"{options.out} is the folder of a training run: give another --out")
 
 
 def open_clips(kind, root, split, frames, about, path, count=None, boxes=None, workers=None):

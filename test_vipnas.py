@@ -2109,10 +2109,14 @@ def count_blocks(arch):
     return sum(stage.depth for stage in arch.stages)
 
 
-def test_any_function_is_a_price_and_a_budget_may_be_above_everything():
+def test_any_function_is_a_price_and_a_budget_above_everything_is_told(capsys):
+    data.say_once.cache_clear()
     most = 2 * count_blocks(TINY.largest())
+    search.allocate(TINY, 2, most, 5, random.Random(0), count_blocks)
+    assert not capsys.readouterr().out
     for archs in search.allocate(TINY, 2, 99, 5, random.Random(0), count_blocks):
         assert 0.9 * most <= sum(map(count_blocks, archs)) <= most
+    assert f"99 is above all candidates: {most} is the most" in capsys.readouterr().out
 
 
 def test_where_nothing_lies_in_the_band_the_closest_is_drawn():
@@ -2336,6 +2340,7 @@ REFUSED_BY_SEARCH = {
     "s/vipnas_s.pt --data coco": "give --root",
     "s/vipnas_s.pt --data coco --no-official": "--no-official belongs to a search",
     "t/supernet.pt --gflops 1 --boxes x": "--boxes belongs to COCO's official numbers",
+    "s/supernet.pt --gflops 1 --out RUNS/t": "is the folder of a training run",
     "s/supernet.pt --gflops 1 --split test-dev2017": "--split belongs to a finished network",
     "t/vipnas_t.pt --data coco --root x": "no videos",
     "s/vipnas_s.pt --data posetrack --root EXPORTS/posetrack": "other joints than PoseTrack18",
@@ -2344,7 +2349,8 @@ REFUSED_BY_SEARCH = {
 
 @pytest.mark.parametrize("words", REFUSED_BY_SEARCH)
 def test_what_search_py_cannot_do_is_one_sentence(runs, exported, words):
-    arguments = f"--checkpoint {runs}/{words}".replace("EXPORTS", str(exported)).split()
+    words_here = words.replace("EXPORTS", str(exported)).replace("RUNS", str(runs))
+    arguments = f"--checkpoint {runs}/{words_here}".split()
     one_sentence(REFUSED_BY_SEARCH[words], search.main, arguments, error=SystemExit)
 
 
@@ -2466,7 +2472,12 @@ def test_bfloat16_is_for_gpus_that_have_it(monkeypatch, has_it):
 
 
 T_BUDGET = [("resnet50", 1.43, 0.82), ("mobilenetv3", 0.6909, 0.37)]  # Table 1
-T_BUDGET += [("resnet50", 1.0, 0.57), ("tiny", 0.02, 0.0114), ("hrnet_w32", 5.0, 2.85)]  # a share
+T_BUDGET += [
+    ("resnet50", 1.0, 0.57),
+    ("resnet50", 2.0, 1.14),
+    ("tiny", 0.02, 0.0114),
+    ("hrnet_w32", 5.0, 2.85),
+]  # a share
 
 
 @pytest.mark.parametrize("backbone, key_gflops, expected", T_BUDGET)
@@ -2610,6 +2621,25 @@ def test_a_resumed_run_has_the_same_options_and_the_same_log(runs, tmp_path):
     one_sentence("lr was 0.02", run_train, f"{words} --lr 1", error=SystemExit)
     run_train(f"{words} --workers 2")  # which may change
     same_run(tmp_path / "s", runs / "s", ("supernet.pt",))
+    os.remove(tmp_path / "s" / "supernet.pt")
+    one_sentence("has ended, and its supernet.pt is gone", run_train, words, error=SystemExit)
+
+
+def test_pictures_that_vanish_stop_a_run_before_black_ones_are_learnt(exports, monkeypatch):
+    monkeypatch.chdir(exports)
+    monkeypatch.setattr(train, "SAVE_EVERY", 0)
+    save_training = train.save_training
+
+    def save_and_unmount(*arguments):
+        save_training(*arguments)
+        Path("coco/train2017").rename("away")
+
+    monkeypatch.setattr(train, "save_training", save_and_unmount)
+    words = "--stage s --data coco --root coco --batch 2 --steps 3 --workers 0 --out run"
+    one_sentence("pictures of step 2 can be read", run_train, words, error=SystemExit)
+    # what is half trained is not searched
+    words = ["--checkpoint", "run/supernet.pt", "--gflops", ".016"]
+    one_sentence("is at step 1 of 3", search.main, words, error=SystemExit)
 
 
 def test_an_older_run_is_moved_aside(tmp_path):
@@ -2890,7 +2920,8 @@ REFUSED = {
     "--stage s --steps 0": "above zero",
     "--stage s --epochs 3": "--epochs belongs to --data coco or posetrack",
     "--stage s --data coco --root x --steps 9 --epochs 3": "both say how long",
-    "--stage s --data coco --root x --epochs 140": "milestone 230 is not below --epochs 140",
+    "--stage s --data coco --root x --epochs 140": "stay below the epochs: not 200 230 140",
+    "--stage t --s RUNS/s/vipnas_s.pt --data posetrack --root x --milestones 9 9": "to rise",
     "--stage s --through": "--through belongs to --stage t",
     "--stage t --data posetrack --root x --compare 1": "search S at T's cost",
     "--stage t --s RUNS/t/vipnas_t.pt --compare 1": "not the super-network",
@@ -2908,14 +2939,12 @@ def readme_commands(heading, values=""):
     """What bash would run of the README's code block below a heading. values: assignments in place
     of those in the block."""
     block = Path(__file__).with_name("README.md").read_text().split(heading)[1].split("```")[1]
-    block = re.sub("^(?!R=)[A-Z]+=.*", "", block, flags=re.M)
-    block = re.sub("for B in .*;", "for B in 0.016;", block).replace(
-        "--gflops 1.0", "--gflops .016"
-    )
+    for pattern, small in {"^(?!R=)[A-Z]+=.*": "", "for B in .*;": "for B in .016;"}.items():
+        block = re.sub(pattern, small, block, flags=re.M)
+    block = block.replace("--gflops 1.0", "--gflops .016")
     script = f"{values}\npython() {{ echo python $@; }}\n{block}"
-    return subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True
-    ).stdout.splitlines()
+    done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if line.startswith("python ")]
 
 
 README_VALUES = """
@@ -2941,7 +2970,7 @@ def test_the_commands_for_the_papers_tables_run_on_exports(exports, monkeypatch,
     monkeypatch.chdir(exports)
     Path("hand.json").write_text(TINY.smallest().to_json())
     commands = readme_commands("## The paper's tables", README_VALUES)
-    assert len(commands) == 19 and all(command.startswith("python ") for command in commands)
+    assert len(commands) == 19
     for command in commands:
         run_readme_command(command, monkeypatch)
     printed = capsys.readouterr().out
@@ -2950,13 +2979,13 @@ def test_the_commands_for_the_papers_tables_run_on_exports(exports, monkeypatch,
     assert printed.count("evaluation server") == 2 and "moved the run" not in printed
     folder = Path("runs/tiny")
     assert len(vipnas.read_archs(folder / "frames_2/arch.json")) == 2
-    assert len(set(vipnas.read_archs(folder / "shared_0.016/arch.json"))) == 1
+    assert len(set(vipnas.read_archs(folder / "shared_.016/arch.json"))) == 1
     assert len(list((folder / "t/posetrack").glob("*_mpii_test.json"))) == 2
     assert "Total" in read_json(folder / "t/report.json")["official"]
     # an allocation alone: no search, and each frame has its own weights
-    first, *others = load_training(folder / "none_0.016/supernet.pt")["nets"]
-    assert len(others) == 2 and not (folder / "none_0.016/search.json").exists()
-    assert vipnas.read_archs(folder / "none_0.016/arch.json")[0].fusion is None
+    first, *others = load_training(folder / "none_.016/supernet.pt")["nets"]
+    assert len(others) == 2 and not (folder / "none_.016/search.json").exists()
+    assert vipnas.read_archs(folder / "none_.016/arch.json")[0].fusion is None
     assert not torch.equal(first["head.final.weight"], others[0]["head.final.weight"])
 
 

@@ -204,8 +204,8 @@ def budget_of(stage, backbone, key_gflops):
     known = BUDGETS.get(backbone, {})
     if stage == "s":
         return known.get("s")
-    # Table 1's T goes with an S that was found at Table 2's budget
-    if "t" in known and key_gflops >= search.BAND * known["s"]:
+    # Table 1's T goes with an S that costs about as much as Table 2's
+    if "t" in known and 0.89 < key_gflops / known["s"] < 1.11:
         return known["t"]
     return SHARE * key_gflops
 
@@ -313,7 +313,11 @@ def fit(run, nets, steps, name, key_net=None):
     progress = data.Progress()
     for step, batch in enumerate(batches, start):
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, options)
-        examples = make_examples(data.Batch(*batch), run.train, len(nets), key_net, run.device)
+        batch = data.Batch(*batch)
+        if not batch.joints[..., 2].any():  # the disk was unmounted? black crops ruin the weights
+            remedy = "bring them back, then --resume goes on from the last save"
+            raise UserError(f"none of the pictures of step {step + 1} can be read: {remedy}")
+        examples = make_examples(batch, run.train, len(nets), key_net, run.device)
         # the same architectures in all processes, and after --resume
         rng = random.Random(f"{options.seed} arch {step}")
         losses = train_step(nets, examples, optimizer, rng, options.through)
@@ -343,6 +347,7 @@ def save_training(run, name, modules, optimizer, step):
         "nets": [net.state_dict() for net in modules],
         "optimizer": optimizer.state_dict(),
         "step": step,
+        "steps": run.steps,
         "config": run.config,
         "about": run.about,
         "log": (run.out / "log.jsonl").read_text(),
@@ -847,6 +852,9 @@ def check_resume(out, config):
     """Whether the run in the folder `out` is to be continued. UserError if it was another one."""
     path = out / "supernet.pt"
     if not (config["resume"] and path.is_file()):
+        if config["resume"] and (out / "arch.json").is_file():
+            remedy = "to train it again, leave --resume out"
+            raise UserError(f"the run in {out} has ended, and its supernet.pt is gone: {remedy}")
         return False
     saved = vipnas.load_checkpoint(path, "supernet", "alone")["config"]
     for name, value in config.items():
@@ -986,9 +994,11 @@ def fill_in(options, backbone, key_gflops=None):
     for name, value in vars(options).items():
         if value is None:
             setattr(options, name, recipe.get(name))
-    if options.milestones and max(options.milestones) >= options.epochs:
-        last = max(options.milestones)
-        raise UserError(f"milestone {last} is not below --epochs {options.epochs}: give others")
+    if options.milestones:
+        rising = [*options.milestones, options.epochs]
+        if rising != sorted({*rising}):
+            numbers = " ".join([str(number) for number in rising])
+            raise UserError(f"--milestones have to rise, and stay below the epochs: not {numbers}")
 
 
 def main(argv=None):

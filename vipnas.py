@@ -1227,6 +1227,11 @@ def load_supernet(path):
         alone = contents["kind"] == "alone" or len(contents["nets"]) > 1
         if alone or (contents["stage"] == "s" and contents["arch"]):
             raise UserError(f"{path} was trained as one architecture alone: nothing to search")
+        step = contents["step"]
+        steps = contents.get("steps", step)  # older files do not say it
+        if step < steps:
+            remedy = "let train.py --resume end its training first"
+            raise UserError(f"{path} is at step {step} of {steps}: {remedy}")
         space = replace(SPACES[contents["space"]], image_size=tuple(about["size"]))
         key_net = None
         # that of stage t lies within the network of the key frame (Sec. 3.4.2)
