@@ -999,14 +999,15 @@ class Scene:
 
 
 def render_clip(split, index, frames=4, size=(128, 96)):
-    """Render clip `index` of a split ("train", "val", "test"): uint8 images (F, H, W, 3), joints
-    (F, 17, 3), and conditions (F, 4), bool, which of CONDITIONS a frame is in.
+    """Render clip `index` of a split: uint8 images (F, H, W, 3), joints (F, 17, 3), and conditions
+    (F, 4), bool, which of CONDITIONS a frame is in. Splits are "train", "val" and "test", and
+    "final", which no decision has looked at: results/claims.py evaluates on it.
 
     A function of (split, index) alone, on every machine; more frames only append. Joints are
     COCO's, x and y in pixels of the picture, visibility 2, 1 (behind something, somebody or the own
     body) or 0 (outside). UserError for an unknown split.
     """
-    if split not in ("train", "val", "test"):
+    if split not in ("train", "val", "test", "final"):
         raise UserError(f"no synthetic people are called {split!r}: choose train, val or test")
     # frames draw from it one after another, so that more of them only append
     rng = random.Random(f"{split}/{index}")
@@ -1033,8 +1034,8 @@ def render_clip(split, index, frames=4, size=(128, 96)):
 
 
 class SyntheticClips(Clips):
-    """The first `count` synthetic clips of a split, rendered here, as one uint8 array `images`; and
-    their frames' `conditions`, array (N, F, 4).
+    """`count` synthetic clips of a split, from number `first` on, rendered here, as one uint8 array
+    `images`; and their frames' `conditions`, array (N, F, 4).
 
     workers: processes to render with (no picture depends on it), 0: none besides this one, None:
     one for each processor.
@@ -1042,9 +1043,10 @@ class SyntheticClips(Clips):
 
     skeleton = COCO
 
-    def __init__(self, split, count, frames=4, size=(128, 96), workers=None, cell=CELL):
+    def __init__(self, split, count, frames=4, size=(128, 96), workers=None, cell=CELL, first=0):
         if count < 1 or frames < 1:
             raise UserError(f"{count} clips of {frames} frames: both numbers must be at least 1")
+        self.first = first
         self.images = np.empty((count, frames, *size, 3), np.uint8)
         joints = np.empty((count, frames, len(COCO.joints), 3))
         self.conditions = np.empty((count, frames, len(CONDITIONS)), bool)
@@ -1052,7 +1054,8 @@ class SyntheticClips(Clips):
         progress = Progress()
         render = functools.partial(render_clip, split, frames=frames, size=tuple(size))
         processes = cores() if workers is None else workers
-        for i, clip in enumerate(_map_in_processes(render, count, processes)):
+        numbers = range(first, first + count)
+        for i, clip in enumerate(_map_in_processes(render, numbers, processes)):
             self.images[i], joints[i], self.conditions[i] = clip
             progress.show(f"{name}: {i + 1} of {count} clips")
         # the window of this box is the whole frame: a plain crop changes nothing
@@ -1069,18 +1072,18 @@ class SyntheticClips(Clips):
         yield Image.fromarray(self.images[index, t])
 
 
-def _map_in_processes(function, count, workers):
-    """function(0), ..., function(count - 1), one after another, from so many processes."""
-    workers = min(workers, count // 16)  # with fewer than 16 each, starting them takes longer
+def _map_in_processes(function, numbers, workers):
+    """function(n) for each of `numbers`, one after another, from so many processes."""
+    workers = min(workers, len(numbers) // 16)  # with fewer each, starting them takes longer
     if workers < 2 or multiprocessing.parent_process():
-        yield from map(function, range(count))
+        yield from map(function, numbers)
         return
     # a forked worker starts at once; it may be forked, for rendering uses no torch and no threads
     start = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     # SIGTERM, which ends them, must not be train.py's handler: a wait for work could miss it
     end = {"initializer": signal.signal, "initargs": (signal.SIGTERM, signal.SIG_DFL)}
     with start.Pool(workers, **end) as pool:
-        yield from pool.imap(function, range(count), chunksize=16)
+        yield from pool.imap(function, numbers, chunksize=16)
 
 
 # ----------------------------------------------------------------- official scores: OKS, COCO's AP
@@ -2208,17 +2211,23 @@ class PoseTrackClips(FileClips):
         return clips
 
 
-def open_clips(kind, root, split, frames, size, count=None, boxes=None, cell=CELL, workers=None):
+def open_clips(
+    kind, root, split, frames, size, count=None, boxes=None, cell=CELL, workers=None, seed=0
+):
     """Clips of `kind` "synthetic", "coco" or "posetrack"; prints how many people are left out.
 
     split: train; val, for the search; test, for the report. The test annotations of the real data
     sets are secret: there it is val too, with every labelled frame of PoseTrack18. boxes: see
     CocoPeople. count: how many clips to train with; of synthetic people the others are four times
-    as many, at most 400, of real data all. workers: processes that read or render them.
+    as many, at most 400, of real data all. workers: processes that read or render them. seed: each
+    trains with other synthetic people, and evaluates on the same.
     """
     if kind == "synthetic":
-        count = count if split == "train" else min(400, 4 * count)
-        return SyntheticClips(split, count, frames, size, workers, cell)
+        first = 10**6 * seed
+        if split != "train":
+            first = 0
+            count = min(400, 4 * count)
+        return SyntheticClips(split, count, frames, size, workers, cell, first)
 
     # the annotated parts of the real data sets are train and val
     part = "val" if split == "test" else split

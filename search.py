@@ -758,11 +758,10 @@ def check_options(options, kind, stage=None):
         raise UserError(f"{options.out} is the folder of a training run: give another --out")
 
 
-def open_clips(kind, root, split, frames, about, path, count=None, boxes=None, workers=None):
+def open_clips(kind, root, split, frames, about, path, **more):
     """`data.open_clips` for the network in `path`. UserError if it predicts other joints."""
     size = tuple(about["size"])
-    cell = about["cell"]
-    clips = data.open_clips(kind, root, split, frames, size, count, boxes, cell, workers)
+    clips = data.open_clips(kind, root, split, frames, size, cell=about["cell"], **more)
     if list(clips.skeleton.joints) != list(about["joints"]):
         remedy = "fine-tune it there first (train.py --stage s --arch FILE --init CKPT)"
         raise UserError(f"{path} predicts other joints than {clips.name} has: {remedy}")
@@ -815,6 +814,7 @@ def open_data(options, contents, frames):
             count=config["clips"],
             boxes=boxes,
             workers=options.workers,
+            seed=config["seed"],
         )
 
     test = None if config["data"] == "synthetic" else open_split("test", options.boxes)

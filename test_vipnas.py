@@ -521,6 +521,17 @@ def test_a_peak_at_the_border_is_not_moved():
 
 
 # ----------------------------------------------------------------------------------- data.py: clips
+def test_another_seed_trains_with_other_people_and_evaluates_on_the_same():
+    shown = {}
+    for split, seed in itertools.product(("train", "val"), (0, 1)):
+        clips = data.open_clips("synthetic", None, split, 1, (128, 96), count=2, seed=seed)
+        shown[split, seed] = clips.images[:2]
+    assert np.array_equal(shown["val", 0], shown["val", 1])
+    assert not np.array_equal(shown["train", 0], shown["train", 1])
+    assert np.array_equal(shown["train", 0][0], data.render_clip("train", 0, 1)[0])
+    assert np.array_equal(shown["train", 1][1], data.render_clip("train", 10**6 + 1, 1)[0])
+
+
 def test_processes_render_what_one_renders(people):
     by_two = data.SyntheticClips("val", 48, 4, workers=2).head(24)
     for field in ("images", "boxes", "joints", "areas", "conditions"):

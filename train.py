@@ -466,7 +466,8 @@ def train_baseline(run, chain):
     size = run.val.size
     cell = run.val.cell
     workers = options.workers
-    people = data.SyntheticClips("train", min(256, options.clips), 1, size, workers, cell)
+    first = run.train.first
+    people = data.SyntheticClips("train", min(256, options.clips), 1, size, workers, cell, first)
     calibration = search.calibration_set(people, run.device, options.seed)
     people = data.SyntheticClips("val", len(run.val), 1, size, workers, cell)
     validation = search.validation_set(people, run.device, options.seed)
@@ -570,6 +571,7 @@ def open_clips(options, split, frames, about, path, boxes=None):
         count=options.clips,
         boxes=boxes,
         workers=options.workers,
+        seed=options.seed,
     )
 
 
