@@ -432,8 +432,9 @@ class Search:
         # go on from the table that an interrupted search left: all processes from the same one
         page = json.loads(path.read_text()) if path.is_file() else {}
         self.table = [self.new_row(archs) for archs in candidates]
-        if about.items() <= page.items():
-            self.table = page.get("candidates", self.table)
+        if page and not about.items() <= page.items():
+            raise UserError(f"{path} is the table of another search: give another --out")
+        self.table = page.get("candidates", self.table)
         self.table = gather(self.table)[0]
 
     def new_row(self, archs):
@@ -540,7 +541,7 @@ def find(
 
     budget, key_arch, shared, band: see `draw_candidates`; plain: see `schedule`. Returns
     (architectures of the best candidate, table). The table is also in OUT/NAME.json; an interrupted
-    search goes on from there. OUT/NAME.png is a picture of it.
+    search goes on from there, another one is a UserError. OUT/NAME.png is a picture of it.
     """
     space = supernet.space
     joints = supernet.joints
