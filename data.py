@@ -1000,8 +1000,8 @@ class Scene:
 
 def render_clip(split, index, frames=4, size=(128, 96)):
     """Render clip `index` of a split: uint8 images (F, H, W, 3), joints (F, 17, 3), and conditions
-    (F, 4), bool, which of CONDITIONS a frame is in. Splits are "train", "val" and "test", and
-    "final", which no decision has looked at: results/claims.py evaluates on it.
+    (F, 4), bool, which of CONDITIONS a frame is in. The splits are "train", "val", "test" and, for
+    what no decision may depend on, "final": results/band.py evaluates on it.
 
     A function of (split, index) alone, on every machine; more frames only append. Joints are
     COCO's, x and y in pixels of the picture, visibility 2, 1 (behind something, somebody or the own
@@ -1454,7 +1454,7 @@ def posetrack_ap(annotations, results):
 
 
 def posetrack_table(page, results, names):
-    """`posetrack_ap` of what needs no check, as what we read ourselves; names: of its joints.
+    """`posetrack_ap` without its checks, for what we read ourselves. names: of the joints.
 
     Head, Sho, Elb, Wri, Hip, Knee, Ank are means over a column's joints, Total is that of all 15
     (or of all that the file names, if it names others). Left out are frames without people and
@@ -2101,8 +2101,8 @@ class PoseTrackClips(FileClips):
     """Clips of consecutive labelled frames of one track of PoseTrack18; no two share a frame.
 
     A clip follows a person: whoever appears between two key frames of a video begins with a key
-    frame of their own. To train with, a clip may begin up to F - 1 frames later, as far as the
-    track goes, so that every frame can be the key frame once.
+    frame of their own. A training clip may begin up to F - 1 frames later, into the next one, as
+    far as the track goes: so every frame that has F - 1 others after it can be a key frame.
 
         root/annotations/val/003418_mpii_test.json          or train: one file for each video
             images:      {id, frame_id, file_name}
@@ -2201,7 +2201,7 @@ class PoseTrackClips(FileClips):
                 times = times[1:]
                 continue
 
-            # a whole one, or filled up; no other clip has these frames
+            # a whole one, or filled up; its spare frames are the first of the next clip
             clip = [track[number] for number in times[:count]]
             last = clip[-1]
             filler = replace(last, image_id=None, track_id=None, joints=last.joints * [1, 1, 0])

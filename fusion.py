@@ -167,19 +167,19 @@ def step(net, images, matrices, last, cell, arch=None):
     return Frame(net(images, arch, propagated), matrices)
 
 
-def propagate(nets, images, matrices, last, cell, archs=None, cut=False):
+def propagate(nets, images, matrices, last, cell, archs=None, through=True):
     """A chain of frames -> heatmaps (B, T, K, h, w): multi-frame propagation (Sec. 3.4.2).
 
         last -> warp -> T(I^1, .; arch^1) -> H^1 -> warp -> T(I^2, .; arch^2) -> H^2 -> ...
 
     nets: one for each of the T frames. images (B, T, 3, H, W), matrices (B, T, 2, 3). last: the
     key frame before them; None where the first of the T frames is itself the key frame. archs: one
-    for each net, where the nets are super-networks. Gradients flow back along the chain unless it
-    is `cut`: then each frame learns for itself alone.
+    for each net, where the nets are super-networks. through: gradients flow
+    back along the chain; otherwise each frame learns for itself alone.
     """
     predicted = []
     for t, net in enumerate(nets):
-        if cut and last is not None:
+        if last is not None and not through:
             last = last._replace(heatmaps=last.heatmaps.detach())
         arch = archs[t] if archs else None
         last = step(net, images[:, t], matrices[:, t], last, cell, arch)

@@ -106,10 +106,11 @@ def allocate(space, frames, budget, count, rng, price=None, band=BAND):
         raise UserError(f"a budget of {budget:.4g} is below {total}: give more")
     # where the budget is above the largest candidate, the band ends there
     largest = max([replace(space.largest(), fusion=each) for each in space.fusions], key=price)
-    most = frames * price(largest)
-    if budget > most:
-        data.say_once(f"a budget of {budget:.4g} is above all candidates: {most:.4g} is the most")
-    high = min(budget, most)
+    most = price(largest)
+    if budget > frames * most:
+        total = f"{frames} x the largest architecture, {most:.4g}"
+        data.say_once(f"a budget of {budget:.4g} is above {total}: it cannot be used up")
+    high = min(budget, frames * most)
     walk = random_walk(space, [smallest] * frames, high, rng, price, band)
 
     # first the walk forgets where it entered the band; then candidates far apart are independent
@@ -433,7 +434,8 @@ class Search:
         page = json.loads(path.read_text()) if path.is_file() else {}
         self.table = [self.new_row(archs) for archs in candidates]
         if page and not about.items() <= page.items():
-            raise UserError(f"{path} is the table of another search: give another --out")
+            remedy = "remove it, or give another --out"
+            raise UserError(f"{path} is the table of another search: {remedy}")
         self.table = page.get("candidates", self.table)
         self.table = gather(self.table)[0]
 
@@ -674,8 +676,10 @@ def show_frames(nets, about, clips=None):
         frame = f"t = {t}" if t else "key frame"
         print(f"{frame:10}{format_costs(costs, t)}   {net.arch}")
     if len(nets) > 1:
-        share = 100 * counts[0] / counts.sum()
-        print(f"{'average':10}{format_costs(costs)}   {share:.1f} % of the frames are key frames")
+        percentage = 100 * counts[0] / counts.sum()
+        print(
+            f"{'average':10}{format_costs(costs)}   {percentage:.1f} % of the frames are key frames"
+        )
     return costs
 
 
@@ -749,7 +753,7 @@ def check_options(options, kind, stage=None):
         "the official numbers of a finished network": (options.data == kind, "data"),
         "real data": (kind != "synthetic", "root"),
         "COCO's official numbers": (kind == "coco" and not options.no_official, "boxes"),
-        "a finished network, and to --boxes": (options.boxes and not stage, "split"),
+        "a finished network with --boxes": (options.boxes and not stage, "split"),
     }
     for place, (is_here, names) in belongs_to.items():
         for name in names.split():
@@ -800,8 +804,8 @@ def evaluate_finished(options, device):
 
 
 def open_data(options, contents, frames):
-    """Clips of the run that trained a super-network: of train, of val, and on real data those that
-    the official numbers are of."""
+    """(train, val, test): clips of the run that trained a super-network. test is for the official
+    numbers, and None for synthetic people."""
     config = contents["config"]
 
     def open_split(split, boxes=None):
@@ -854,11 +858,10 @@ def search_again(options, device):
             validation=validation,
             out=out,
             plain=options.plain,
-            band=BAND,
             **choices,
         )
-        nets += extract_calibrated(supernet, archs, calibration)
         if is_first:
+            nets += extract_calibrated(supernet, archs, calibration)
             show_found(nets, archs, table, contents, val, test, out)
             if test and test.has_official_numbers and not options.no_official:
                 official(nets, test, device, out)

@@ -2127,7 +2127,10 @@ def test_any_function_is_a_price_and_a_budget_above_everything_is_told(capsys):
     assert not capsys.readouterr().out
     for archs in search.allocate(TINY, 2, 99, 5, random.Random(0), count_blocks):
         assert 0.9 * most <= sum(map(count_blocks, archs)) <= most
-    assert f"99 is above all candidates: {most} is the most" in capsys.readouterr().out
+    assert (
+        f"a budget of 99 is above 2 x the largest architecture, {most / 2:g}"
+        in capsys.readouterr().out
+    )
 
 
 def test_where_nothing_lies_in_the_band_the_closest_is_drawn():
@@ -2320,7 +2323,7 @@ def test_a_search_on_real_data_ends_with_official_numbers(exports, monkeypatch, 
         capsys.readouterr()
         search.main(f"{again} {words}".split())
         assert f"val2017{people}, official evaluation of " in capsys.readouterr().out
-        assert read_json("again/results.json")
+        os.remove("again/results.json")  # it was written
     search.main(f"{again} --no-official".split())
     assert "official" not in capsys.readouterr().out
     one_sentence("--boxes", search.main, f"{again} --boxes x.json".split(), error=SystemExit)
@@ -2472,12 +2475,11 @@ def test_bfloat16_is_for_gpus_that_have_it(monkeypatch, has_it):
     kinds = []
     monkeypatch.setattr(torch, "autocast", lambda *kind, enabled: kinds.append((*kind, enabled)))
     supported = {True: True, False: has_it}  # including emulation, or not
-    asked = (
-        torch.cuda,
-        "is_bf16_supported",
-        lambda including_emulation: supported[including_emulation],
-    )
-    monkeypatch.setattr(*asked)
+
+    def is_supported(including_emulation):
+        return supported[including_emulation]
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
     for kind in ("cuda", "cpu"):
         train.mixed_precision(torch.device(kind))
     assert kinds == [("cuda", torch.bfloat16, has_it), ("cpu", torch.bfloat16, False)]
@@ -2489,11 +2491,11 @@ T_BUDGET += [
     ("resnet50", 2.0, 1.14),
     ("tiny", 0.02, 0.0114),
     ("hrnet_w32", 5.0, 2.85),
-]  # a share
+]  # a fraction
 
 
 @pytest.mark.parametrize("backbone, key_gflops, expected", T_BUDGET)
-def test_t_has_the_budget_of_table_1_or_a_share_of_s(backbone, key_gflops, expected):
+def test_t_has_the_budget_of_table_1_or_a_fraction_of_s(backbone, key_gflops, expected):
     options = train.read_options(["--stage", "t", "--data", "posetrack", "--root", "x"])
     train.fill_in(options, backbone, key_gflops)
     assert options.gflops == pytest.approx(expected)
@@ -2637,6 +2639,13 @@ def test_a_resumed_run_has_the_same_options_and_the_same_log(runs, tmp_path):
     one_sentence("has ended, and its supernet.pt is gone", run_train, words, error=SystemExit)
 
 
+def test_a_run_does_not_go_on_from_other_weights(runs, tmp_path):
+    words = f"--stage s --arch {runs}/s/arch.json --clips 4 --batch 4 --steps 1 --out {tmp_path}"
+    run_train(words)
+    words += f" --resume --init {runs}/s/vipnas_s.pt"
+    one_sentence("weights of --init was None", run_train, words, error=SystemExit)
+
+
 def test_pictures_that_vanish_stop_a_run_before_black_ones_are_learnt(exports, monkeypatch):
     monkeypatch.chdir(exports)
     monkeypatch.setattr(train, "SAVE_EVERY", 0)
@@ -2644,14 +2653,15 @@ def test_pictures_that_vanish_stop_a_run_before_black_ones_are_learnt(exports, m
 
     def save_and_unmount(*arguments):
         save_training(*arguments)
-        Path("coco/train2017").rename("away")
+        if Path("coco/train2017").exists():
+            Path("coco/train2017").rename("away")
 
     monkeypatch.setattr(train, "save_training", save_and_unmount)
-    words = "--stage s --data coco --root coco --batch 2 --steps 3 --workers 0 --out run"
-    one_sentence("pictures of step 2 can be read", run_train, words, error=SystemExit)
+    words = "--stage s --data coco --root coco --batch 2 --steps 9 --workers 0 --out run"
+    one_sentence("picture of the last three steps", run_train, words, error=SystemExit)
     # what is half trained is not searched
     words = ["--checkpoint", "run/supernet.pt", "--gflops", ".016"]
-    one_sentence("is at step 1 of 3", search.main, words, error=SystemExit)
+    one_sentence("is at step 3 of 9", search.main, words, error=SystemExit)
 
 
 def test_an_older_run_is_moved_aside(tmp_path):
@@ -2806,7 +2816,7 @@ def test_two_processes_share_a_run(runs, tmp_path):
     assert saved["config"]["processes"] == 2 and saved["step"] == 2
 
 
-def test_two_processes_share_a_search(runs, tmp_path):
+def test_two_processes_find_what_one_finds(runs, tmp_path):
     words = f"--checkpoint {runs}/t/supernet.pt --gflops .016 --candidates 3 --plain --out"
     search.main([*words.split(), f"{tmp_path}/one"])
     launcher = "-m torch.distributed.run --standalone --nproc_per_node=2 -- search.py"

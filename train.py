@@ -26,7 +26,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,7 +118,7 @@ def predict_chain(nets, archs, examples, through):
             examples.key_frame,
             examples.cell,
             archs,
-            cut=not through,
+            through=through,
         )
     return predicted.to(examples.targets.dtype)
 
@@ -196,7 +196,7 @@ BUDGETS = {
     "mobilenetv3": {"s": 0.69, "t": 0.37},
     "hrnet_w32": {"s": 5.64},
 }
-SHARE = 0.57  # ours: of S's GFLOPs, for all other T; it is that of ResNet-50 in Table 1
+FRACTION = 0.57  # ours: of S's GFLOPs, where Table 1 has no T; it is ResNet-50's there
 
 
 def budget_of(stage, backbone, key_gflops):
@@ -204,15 +204,16 @@ def budget_of(stage, backbone, key_gflops):
     known = BUDGETS.get(backbone, {})
     if stage == "s":
         return known.get("s")
-    # Table 1's T goes with an S that costs about as much as Table 2's
+    # Table 1's T goes with Table 2's S: a search finds it in the tenth below that cost, and the
+    # number of joints changes it a little
     if "t" in known and 0.89 < key_gflops / known["s"] < 1.11:
         return known["t"]
-    return SHARE * key_gflops
+    return FRACTION * key_gflops
 
 
 def learning_rate(step, steps, options):
     """The rate of a step (Sec. 4.2)."""
-    # S on real data: a tenth after each milestone
+    # as S in the paper: a tenth after each milestone
     if options.milestones:
         passed = sum(step * options.epochs >= steps * epoch for epoch in options.milestones)
         return options.lr * 0.1**passed
@@ -247,12 +248,8 @@ class TrainingBatches:
     def __getitem__(self, step):
         options = self.options
         count = len(self.clips)
-        draw = partial(
-            data.draw_augmentation,
-            rotation=options.rotation,
-            scale=options.scale,
-            mirrors=self.clips.skeleton.mirrors,
-        )
+        mirrors = self.clips.skeleton.mirrors
+        draw = data.draw_augmentation
         start = (step * self.world + self.rank) * options.batch
         indices = []
         augmentations = []
@@ -262,7 +259,8 @@ class TrainingBatches:
             indices.append(index)
             # one augmentation for all frames of a clip (Sec. 4.2)
             rng = random.Random(f"{options.seed} augment {position}")
-            augmentations.append(draw(rng, spare=self.clips.spare[index]))
+            spare = self.clips.spare[index]
+            augmentations.append(draw(rng, options.rotation, options.scale, mirrors, spare))
         return self.clips.batch(indices, augmentations)
 
 
@@ -311,12 +309,15 @@ def fit(run, nets, steps, name, key_net=None):
     batches = data.batch_loader(dataset, range(start, steps), run.train, run.device)
     begun = saved = time.time()
     progress = data.Progress()
+    black = 0
     for step, batch in enumerate(batches, start):
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, options)
         batch = data.Batch(*batch)
-        if not batch.joints[..., 2].any():  # the disk was unmounted? black crops ruin the weights
+        # nothing is learnt of a picture that cannot be read; if none can, the disk may be gone
+        black = 0 if batch.joints[..., 2].any() else black + 1
+        if black == 3:
             remedy = "bring them back, then --resume goes on from the last save"
-            raise UserError(f"none of the pictures of step {step + 1} can be read: {remedy}")
+            raise UserError(f"no picture of the last three steps can be read: {remedy}")
         examples = make_examples(batch, run.train, len(nets), key_net, run.device)
         # the same architectures in all processes, and after --resume
         rng = random.Random(f"{options.seed} arch {step}")
@@ -330,13 +331,13 @@ def fit(run, nets, steps, name, key_net=None):
         if run.is_first and (done == steps or done % max(1, steps // 10) == 0):
             report_losses(run, nets, name, done, losses, left)
         if run.is_first and (done == steps or time.time() - saved > SAVE_EVERY):
-            save_training(run, name, modules, optimizer, done)
+            save_training(run, name, modules, optimizer, done, steps)
             saved = time.time()
     # from here on batch norm uses the statistics that it has collected
     modules.eval()
 
 
-def save_training(run, name, modules, optimizer, step):
+def save_training(run, name, modules, optimizer, step, steps):
     """All that `continue_training` and a later search need, whole or not at all."""
     arch = run.key_net.arch if run.key_net else modules[0].arch
     contents = {
@@ -347,7 +348,7 @@ def save_training(run, name, modules, optimizer, step):
         "nets": [net.state_dict() for net in modules],
         "optimizer": optimizer.state_dict(),
         "step": step,
-        "steps": run.steps,
+        "steps": steps,
         "config": run.config,
         "about": run.about,
         "log": (run.out / "log.jsonl").read_text(),
@@ -584,7 +585,7 @@ def prepare_s(options, device):
     fill_in(options, space.backbone)
     size = space.image_size
     cell = data.CELL
-    identity = {"architecture": archs[0].to_json()} if archs else {}
+    identity = {"architecture": archs[0].to_json() if archs else None, "weights of --init": None}
     if options.init:
         (larger, *_), about = vipnas.load_networks(options.init)
         cell = about["cell"]  # the published networks have their own
@@ -633,7 +634,7 @@ def prepare_t(options, device):
     space = space.within(key_arch)
     torch.manual_seed(options.seed)
     supernet = PoseNet(space, key_net.joints).inherit(key_net)
-    identity = {"weights of --s": weights_of(key_net)}
+    identity = {"weights of --s": weights_of(key_net), "architectures": None}
     if options.arch:
         # each frame trains weights of its own
         archs = read_allocation(options, key_arch, space)
@@ -917,7 +918,7 @@ def option_parser():
     add("--clips", type=count, help="train with so many clips")
     add("--steps", type=count, help="training steps")
     add("--epochs", type=count, help="real data: training steps, as epochs over the clips")
-    add("--milestones", type=count, nargs="+", help="real data: epochs that divide the rate by ten")
+    add("--milestones", type=count, nargs="+", help="real data: rate / 10 after these epochs")
     add("--finish", type=search.non_negative_int, help="steps that fine-tune what is found")
     add("--batch", type=count, help="clips a step and process")
     add("--lr", type=search.positive_number, help="highest learning rate")
@@ -928,7 +929,9 @@ def option_parser():
     add("--plain", action="store_true", help="evaluate each candidate on all of val (the paper)")
     add("--shared", action="store_true", help="stage t: one architecture for all frames (Fig. 6b)")
     add("--compare", type=int, choices=(0, 1), help="stage t: 1 trains a single-frame baseline")
-    add("--through", action=argparse.BooleanOptionalAction, help="stage t: gradients along chains")
+    add(
+        "--through", action=argparse.BooleanOptionalAction, help="stage t: gradients between frames"
+    )
     add("--seed", type=int, default=0, help="all randomness follows from it")
     add("--workers", type=search.non_negative_int, help="processes that read or render pictures")
     add("--resume", action="store_true", help="go on with the run in the run folder, exactly")
