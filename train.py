@@ -292,6 +292,19 @@ def make_examples(batch, clips, frames, key_net, device):
     )
 
 
+def readable(batches):
+    """Each of `batches` as a `data.Batch`; UserError after three without a readable picture."""
+    black = 0
+    for batch in batches:
+        batch = data.Batch(*batch)
+        # a picture that cannot be read has no labels; where none can, the disk may be gone
+        black = 0 if batch.joints[..., 2].any() else black + 1
+        if black == 3:
+            remedy = "bring them back, then --resume goes on from the last save"
+            raise UserError(f"no picture of the last three steps can be read: {remedy}")
+        yield batch
+
+
 def fit(run, nets, steps, name, key_net=None):
     """Train `nets` for so many steps, and keep them in the run folder as `name`.
 
@@ -306,18 +319,11 @@ def fit(run, nets, steps, name, key_net=None):
     optimizer = torch.optim.Adam(modules.parameters(), options.lr)
     start = continue_training(run, name, modules, optimizer)
     dataset = TrainingBatches(run.train, options)
-    batches = data.batch_loader(dataset, range(start, steps), run.train, run.device)
+    batches = readable(data.batch_loader(dataset, range(start, steps), run.train, run.device))
     begun = saved = time.time()
     progress = data.Progress()
-    black = 0
     for step, batch in enumerate(batches, start):
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, options)
-        batch = data.Batch(*batch)
-        # nothing is learnt of a picture that cannot be read; if none can, the disk may be gone
-        black = 0 if batch.joints[..., 2].any() else black + 1
-        if black == 3:
-            remedy = "bring them back, then --resume goes on from the last save"
-            raise UserError(f"no picture of the last three steps can be read: {remedy}")
         examples = make_examples(batch, run.train, len(nets), key_net, run.device)
         # the same architectures in all processes, and after --resume
         rng = random.Random(f"{options.seed} arch {step}")
@@ -929,9 +935,7 @@ def option_parser():
     add("--plain", action="store_true", help="evaluate each candidate on all of val (the paper)")
     add("--shared", action="store_true", help="stage t: one architecture for all frames (Fig. 6b)")
     add("--compare", type=int, choices=(0, 1), help="stage t: 1 trains a single-frame baseline")
-    add(
-        "--through", action=argparse.BooleanOptionalAction, help="stage t: gradients between frames"
-    )
+    add("--through", action=argparse.BooleanOptionalAction, help="stage t: gradients along chains")
     add("--seed", type=int, default=0, help="all randomness follows from it")
     add("--workers", type=search.non_negative_int, help="processes that read or render pictures")
     add("--resume", action="store_true", help="go on with the run in the run folder, exactly")
