@@ -11,7 +11,6 @@ results/budgets.png. Each process has one thread, so that seeds do not slow each
 
 import json
 import os
-import random
 import subprocess
 import sys
 from functools import lru_cache
@@ -21,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from scipy.stats import kendalltau
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -95,10 +93,6 @@ def commands_of_s(r):
     # Fig. 4: two networks made by hand start from nothing, so they train 500 steps more
     for name in ("scaled", "largest"):
         yield name, f"{s_alone}/archs/{name}.json --steps 2100"
-    # the search's winner, five others of its cost, and twelve of any cost
-    yield "winner", f"{s_alone}/s/arch.json --steps 500"
-    for name in [f"random_{k}" for k in range(5)] + [f"any_{k}" for k in range(12)]:
-        yield name, f"{s_alone}/archs/{name}.json --steps 500"
     # choices of ours in the training of S
     for name in ("n_1", "n_4", "no_distillation"):
         yield name, "train.py --stage s"
@@ -139,12 +133,11 @@ def run_all(seed):
             program = [__file__, "--varied", run, script] if run in VARIED else [script]
             subprocess.run([sys.executable, *program, *words], check=True)
         if run == "s":
-            draw_archs(seed, folder)
+            draw_archs(folder)
 
 
-def draw_archs(seed, folder):
+def draw_archs(folder):
     """Write the architectures that no search finds."""
-    rng = random.Random(f"{seed} claims")
     # by hand: the largest network, and it scaled to T's cost: 5/8 of its width, 2/3 of its depth
     vipnas.write_archs(TINY.largest(), folder / "archs/largest.json")
     scaled = json.loads(TINY.largest().to_json())
@@ -155,25 +148,17 @@ def draw_archs(seed, folder):
         branch["width"] = round(branch["width"] * 5 / 8 / 8) * 8
         branch["groups"] = branch["width"] * branch["expansion"] // in_group
     data.write_json(scaled, folder / "archs/scaled.json")
-    # 12 over the range of budgets
-    for k, budget in enumerate(np.geomspace(0.0065, 0.0285, 12)):
-        vipnas.write_archs(search.sample(TINY, budget, 1, rng), folder / f"archs/any_{k}.json")
-    # 5 others of the candidates that the search for S had
-    page = json.loads((folder / "s/search.json").read_text())
-    others = [row["archs"] for i, row in enumerate(page["candidates"]) if i != page["best"]]
-    for k, archs in enumerate(rng.sample(others, 5)):
-        data.write_json(archs, folder / f"archs/random_{k}.json")
 
 
 # ------------------------------------------------------------------------------- finished networks
 @lru_cache
-def clips(split, frames):
-    return search.EvaluationSet(data.SyntheticClips(split, 400, frames, SIZE), CPU)
+def clips(frames):
+    return search.EvaluationSet(data.SyntheticClips("test", 400, frames, SIZE), CPU)
 
 
-def accuracy(nets, split="test"):
+def accuracy(nets):
     """The OKS accuracy (N, F), 0 to 100; a single network predicts all frames."""
-    evaluation = clips(split, max(len(nets), 4 if split == "test" else 1))
+    evaluation = clips(max(len(nets), 4))
     nets = nets if len(nets) > 1 else nets * evaluation.frames
     keypoints = search.predict(nets, evaluation)
     return 100 * search.oks_accuracy(keypoints, evaluation.clips, evaluation.indices, 0)
@@ -236,35 +221,6 @@ def conditions(r):
     return rows
 
 
-def agreement(r):
-    """Kendall's tau of the AP of 12 networks trained alone, with their AP as slices and cost."""
-    trained = [vipnas.load_networks(r / f"any_{k}/vipnas_s.pt")[0][0] for k in range(12)]
-    supernet, _, _ = vipnas.load_supernet(r / "s/supernet.pt")
-    people = data.SyntheticClips("train", 256, 1, SIZE)
-    calibration = search.calibration_set(people, CPU, 0)
-    slices = [search.extract_calibrated(supernet, [net.arch], calibration) for net in trained]
-    alone = np.array([accuracy([net], "val").mean() for net in trained])
-    found = {"AP as slices": [accuracy(nets, "val").mean() for nets in slices]}
-    found["GFLOPs"] = [vipnas.cost(net.arch, SIZE, net.joints).gflops for net in trained]
-    rows = {}
-    rng = np.random.default_rng(0)
-    for name, values in found.items():
-        values = np.array(values)
-        drawn = rng.integers(12, size=(2000, 12))  # the bootstrap: other twelve, out of these
-        taus = [kendalltau(values[some], alone[some]).statistic for some in drawn]
-        low, high = np.nanpercentile(taus, [2.5, 97.5])
-        rows[name] = {"tau": kendalltau(values, alone).statistic, "2.5 %": low, "97.5 %": high}
-    return rows
-
-
-def winner_and_others(r):
-    """Of networks that start from nothing."""
-    won = evaluated(r / "winner")
-    others = [evaluated(r / f"random_{k}") for k in range(5)]
-    median = {key: np.median([row[key] for row in others]) for key in won}
-    return {"winner": won, "median of others": median, "winner - median": difference(won, median)}
-
-
 def rows_of(r, table):
     """{row: run, or "ours - other" for the difference of their AP} -> {row: {column: number}}."""
     rows = {}
@@ -319,8 +275,6 @@ CLAIMS = {
         "T = 3": "t_0.57_alone",
         "T = 4": "frames_4_alone",
     },
-    "honest_judge: Kendall's tau of the AP of 12 networks trained alone, with ...": agreement,
-    "winner: the search's, and the median of five others of its cost": winner_and_others,
     "choices: what another choice than ours would change": {
         "judged on all of val, not by halves": "plain_alone - s",
         "candidates from all below the budget": "all_below_alone - s",
