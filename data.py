@@ -2012,8 +2012,9 @@ class FileClips(Clips):
 
     def _check_labels(self):
         """Tell what boxes and joints look like, where that is not what they should be."""
-        boxes = self.boxes[:, : self.frames].reshape(-1, 4)
-        joints = self.joints[:, : self.frames].reshape(len(boxes), -1, 3)
+        clip = np.s_[:, : self.frames]  # most spare frames are those of the next clip
+        boxes = self.boxes[clip].reshape(-1, 4)
+        joints = self.joints[clip].reshape(len(boxes), -1, 3)
         labelled = joints[..., 2] > 0  # (P, K), of P people; none of those who were detected
         places = joints[..., :2]  # (P, K, 2)
         for key, values in (("bbox", boxes), ("keypoints", places[labelled])):
@@ -2022,7 +2023,7 @@ class FileClips(Clips):
                 raise UserError(f"{self.name}: all {key} lie in 0 .. 1, not in pixels: {remedy}")
 
         # joints outside of the picture; where its size is nan, there are none
-        sizes = self.labelled[:, : self.frames].reshape(-1, 1, 2)
+        sizes = self.labelled[clip].reshape(-1, 1, 2)
         outside = ((places < -1) | (places > sizes + 1)).any(axis=2) & labelled  # (P, K)
         # people with most of their joints outside of their box
         low, high = boxes[:, :2], boxes[:, 2:]
@@ -2046,8 +2047,7 @@ class FileClips(Clips):
         for reason, found in looks.items():
             if found.any():
                 person = found.argmax()
-                file = self.files[:, : self.frames].flat[person]
-                example = f"{file}: {boxes[person].round(2).tolist()}"
+                example = f"{self.files[clip].flat[person]}: {boxes[person].round(2).tolist()}"
                 self.doubts[reason] = [int(found.sum()), example]
 
 

@@ -807,22 +807,18 @@ def open_data(options, contents, frames):
     """(train, val, test): clips of the run that trained a super-network. test is for the official
     numbers, and None for synthetic people."""
     config = contents["config"]
-
-    def open_split(split, boxes=None):
-        return open_clips(
-            config["data"],
-            options.root or config["root"],
-            split,
-            frames,
-            contents["about"],
-            options.checkpoint,
-            count=config["clips"],
-            boxes=boxes,
-            workers=options.workers,
-            seed=config["seed"],
-        )
-
-    test = None if config["data"] == "synthetic" else open_split("test", options.boxes)
+    open_split = partial(
+        open_clips,
+        config["data"],
+        options.root or config["root"],
+        frames=frames,
+        about=contents["about"],
+        path=options.checkpoint,
+        count=config["clips"],
+        workers=options.workers,
+        seed=config["seed"],
+    )
+    test = None if config["data"] == "synthetic" else open_split("test", boxes=options.boxes)
     return open_split("train"), open_split("val"), test
 
 

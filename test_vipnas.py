@@ -2646,7 +2646,7 @@ def test_a_run_does_not_go_on_from_other_weights(runs, tmp_path):
     one_sentence("weights of --init was None", run_train, words, error=SystemExit)
 
 
-def test_pictures_that_vanish_stop_a_run_before_black_ones_are_learnt(exports, monkeypatch):
+def test_pictures_that_vanish_stop_a_run(exports, monkeypatch):
     monkeypatch.chdir(exports)
     monkeypatch.setattr(train, "SAVE_EVERY", 0)
     save_training = train.save_training

@@ -860,8 +860,10 @@ MAY_CHANGE = ("resume", "workers", "out", "root", "boxes", "s", "init", "arch")
 def check_resume(out, config):
     """Whether the run in the folder `out` is to be continued. UserError if it was another one."""
     path = out / "supernet.pt"
-    if not (config["resume"] and path.is_file()):
-        if config["resume"] and (out / "arch.json").is_file():
+    if not config["resume"]:
+        return False
+    if not path.is_file():
+        if (out / "arch.json").is_file():
             remedy = "to train it again, leave --resume out"
             raise UserError(f"the run in {out} has ended, and its supernet.pt is gone: {remedy}")
         return False
