@@ -114,9 +114,9 @@ def allocate(space, frames, budget, count, rng, price=None, band=BAND):
     walk = random_walk(space, [smallest] * frames, high, rng, price, band)
 
     # first the walk forgets where it entered the band; then candidates far apart are independent
-    apart = 5 * space.decisions() * frames
+    apart = 20 * space.decisions() * frames
     found = {}
-    for visits, archs in enumerate(itertools.islice(walk, 20 * apart, None, apart)):
+    for visits, archs in enumerate(itertools.islice(walk, 5 * apart, None, apart)):
         found[archs] = True  # a dict, because a set has no order
         if len(found) == count or visits > 20 * len(found) + 100:
             return list(found)

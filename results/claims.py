@@ -1,16 +1,25 @@
-"""What the paper claims, measured on synthetic people over three seeds.
+"""What the paper claims, measured on synthetic people over several seeds.
 
-    python results/claims.py            # everything, then the tables: some 15 hours on one core
-    python results/claims.py 0          # only the runs of seed 0: seeds can run side by side
-    python results/claims.py tables     # only the tables, from the runs that are complete
+    python results/claims.py 0          # what is missing of seed 0: some seven hours on one core
+    python results/claims.py 0 1 2 3 4 tables
+    python results/claims.py tables     # the tables and pictures, from results/seeds
 
-A complete run is skipped and an interrupted one goes on, so this can be stopped at any time. Each
-seed has a folder in runs/claims. The tables are also in results/claim_*.json, Fig. 4 in
-results/budgets.png. Each process has one thread, so that seeds do not slow each other down.
+A seed has other training people, initial weights, batches and candidates. Its runs are commands of
+train.py and search.py, in runs/claims/SEED. What is measured of each network is kept in
+results/seeds/SEED.json: on 4,000 clips of the split "final", on which no decision depends. What is
+in it is not run again, and an interrupted run goes on. Each process has one thread, so that seeds
+can run side by side.
+
+The tables have the mean over the seeds and its 95 % interval (Student's t), which contains the
+error over clips. They are also in results/claims.json, the pictures in results/budgets.png (Fig. 4)
+and results/memory.png.
 """
 
+import itertools
 import json
+import math
 import os
+import random
 import subprocess
 import sys
 from functools import lru_cache
@@ -20,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -28,73 +38,114 @@ import fusion
 import search
 import vipnas
 
-RUNS = Path("runs/claims")
+# "--clips 16 --steps 2 --batch 4" tries this script
+TRIAL = os.environ.get("CLAIMS_OPTIONS", "").split()
+RUNS = Path("runs/claims_trial" if TRIAL else "runs/claims")
+SEEDS = RUNS if TRIAL else Path("results/seeds")
+FINAL_CLIPS = 16 if TRIAL else 4000
 CPU = torch.device("cpu")
 TINY = vipnas.SPACES["tiny"]
 SIZE = TINY.image_size
+BUDGET = 0.016  # GFLOPs of S
+BAND = 0.97  # networks of one cost: at least this fraction of it
+SHARES = ("0.50", "0.57", "0.75")  # of S's GFLOPs, that T has on average
+BUDGETS = (0.009, 0.012, 0.016, 0.022)  # GFLOPs of single networks; S times 0.57, 0.75, 1, 1.4
+MOTION = data.MOTION  # how fast people move
+SPEEDS = (0.1, 0.2, 0.4, 0.8)  # other values of it, and the same
+KINDS = ("clear", *data.CONDITIONS)  # of non-key frames
 
 
 # ---------------------------------------------------------------------------------------- the runs
-def commands(r):
+def commands(r, seed):
     """The command of each run in the folder `r` of a seed, in their order: pairs (run, command).
 
-    Networks that are compared start alike and see as many images as in the default run: S 1,600
-    steps of 32, T 1,400 steps of 16 for each frame.
+    S's network sees 51,200 images in the default run, and T's networks 22,400 more each. Whatever
+    is compared with T sees as many: 700 steps of 32 more than S.
     """
     # Tables 1 and 3: the two commands of the README
     yield "s", "train.py --stage s"
     yield "t", f"train.py --stage t --s {r}/s/vipnas_s.pt"
+    yield (
+        "s_more",
+        f"train.py --stage s --arch {r}/s/arch.json --init {r}/s/vipnas_s.pt --steps 700",
+    )
+    yield "baseline_s", single(r, f"{r}/archs/baseline.json", 2300)
+    # what the search is worth: networks of one cost, trained as the one that it finds
+    for k in range(16 if seed == 0 else 6):
+        yield f"band_{k}", single(r, f"{r}/archs/band_{k}.json", 1600)
+    if seed == 0:
+        for k in range(16):
+            yield f"band_{k}_again", single(r, f"{r}/archs/band_{k}.json", 1600) + " --seed 1"
+        # longer super-networks, and more random subnets a step
+        for name, steps in {"super_2000": 2000, "super_n_4": 500, "super_2000_n_4": 2000}.items():
+            yield name, f"train.py --stage s --steps {steps} --candidates 1 --finish 0"
     yield from commands_of_t(r)
-    yield from commands_of_s(r)
+    if seed < 3:
+        yield from commands_of_figures(r)
+        yield from commands_of_choices(r)
+
+
+def single(r, arch, steps):
+    """The command that trains one network of S, from its slice of the super-network."""
+    return f"train.py --stage s --arch {arch} --init {r}/archs/largest.pt --steps {steps}"
+
+
+def chain(r, name):
+    """The command that trains the T networks of a search, from S."""
+    arch = f"{r}/{name}/arch.json"
+    return f"train.py --stage t --s {r}/s/vipnas_s.pt --arch {arch} --steps 1400"
+
+
+def search_t(r, share):
+    """The command that searches T networks of a share of S's GFLOPs."""
+    gflops = round(float(share) * gflops_of(f"{r}/s/arch.json"), 5)
+    return f"search.py --checkpoint {r}/t/supernet.pt --gflops {gflops}"
+
+
+def gflops_of(path):
+    """The GFLOPs of one architecture."""
+    (arch,) = vipnas.read_archs(path)
+    return vipnas.cost(arch, SIZE).gflops
 
 
 def commands_of_t(r):
-    """The runs of T, and of the S that it is compared with."""
-    t_alone = f"train.py --stage t --s {r}/s/vipnas_s.pt --steps 1400 --arch {r}"
-    t_search = f"search.py --checkpoint {r}/t/supernet.pt --gflops"
-    row = json.loads((r / "s/report.json").read_text())["rows"]["S-ViPNAS"]
-    budgets = {share: round(float(share) * row["gflops"], 5) for share in ("0.50", "0.57", "0.75")}
-    # S trained longer: as many images as each of T's networks has seen, with a new cosine
-    longer = f"--init {r}/s/vipnas_s.pt --steps 700"
-    yield "s_longer", f"train.py --stage s --arch {r}/s/arch.json {longer}"
-    # Fig. 6a: T at three budgets, each trained alone; the same without its fusions
-    for share, budget in budgets.items():
-        yield f"t_{share}", f"{t_search} {budget}"
-        yield f"t_{share}_alone", f"{t_alone}/t_{share}/arch.json"
+    """T at three budgets, each trained alone (Fig. 4)."""
+    for share in SHARES:
+        yield f"search_{share}", search_t(r, share)
+        yield f"t_{share}", chain(r, f"search_{share}")
+
+
+def commands_of_figures(r):
+    """The rest of Fig. 4, Figs 6a and 6b, Table 4."""
+    # at each budget the largest network scaled by hand, and what is found for as many GFLOPs
+    for budget in BUDGETS:
+        hand = f"{r}/archs/hand_{budget}.json"
+        yield f"hand_{budget}", single(r, hand, 2300)
+        name = f"search_{budget}"
+        yield name, f"search.py --checkpoint {r}/s/supernet.pt --gflops {gflops_of(hand)}"
+        yield f"s_{budget}", single(r, f"{r}/{name}/arch.json", 2300)
     for share in ("0.50", "0.75"):
-        yield f"t_{share}_no_fusion", f"{t_alone}/t_{share}/arch.json --no-fusion"
-    # Table 1 again: T from the S that was trained longer, as long as above and twice as long
-    for steps in (1400, 2800):
-        better = f"--s {r}/s_longer/vipnas_s.pt --steps {steps}"
-        yield f"t_of_longer_{steps}", f"{t_alone}/t_0.57/arch.json {better}"
-    # Fig. 6b: one architecture for all non-key frames
-    for share in ("0.50", "0.75"):
-        yield f"shared_{share}", f"{t_search} {budgets[share]} --shared"
-        yield f"shared_{share}_alone", f"{t_alone}/shared_{share}/arch.json"
+        # Fig. 6a: without fusion, and four times as long, until their AP rises no more
+        yield f"t_{share}_without", f"{chain(r, f'search_{share}')} --no-fusion"
+        longer = chain(r, f"search_{share}").replace("1400", "5600")
+        yield f"t_{share}_without_long", f"{longer} --no-fusion"
+        # Fig. 6b: one architecture for all non-key frames
+        yield f"search_{share}_shared", f"{search_t(r, share)} --shared"
+        yield f"t_{share}_shared", chain(r, f"search_{share}_shared")
     # Table 4: T = 2, 4 of the super-network that was trained with 3, at the average of T = 3
     for frames in (2, 4):
-        yield f"frames_{frames}", f"{t_search} {budgets['0.57']} --frames {frames}"
-        yield f"frames_{frames}_alone", f"{t_alone}/frames_{frames}/arch.json --frames {frames}"
-    # choices of ours in the training of T
-    yield "random_fusion", f"{t_alone}/t_0.57/arch.json"
-    yield "let_through", f"{t_alone}/t_0.57/arch.json --through"
+        name = f"search_{frames}_frames"
+        yield name, f"{search_t(r, '0.57')} --frames {frames}"
+        yield f"t_{frames}_frames", f"{chain(r, name)} --frames {frames}"
 
 
-def commands_of_s(r):
-    """The runs of S, and of single networks."""
-    s_alone = f"train.py --stage s --arch {r}"
-    s_search = f"search.py --checkpoint {r}/s/supernet.pt --gflops"
-    # Table 1, Fig. 4: S at two more budgets. Choices of ours: two other searches for S
-    searches = {"s_0.0111": "0.0111", "s_0.0150": "0.0150", "plain": "0.02 --plain"}
-    for name, words in (searches | {"all_below": "0.02"}).items():
-        yield name, f"{s_search} {words}"
-        start = f"--init {r}/{name}/vipnas_s.pt --steps 1600"
-        yield f"{name}_alone", f"{s_alone}/{name}/arch.json {start}"
-    # Fig. 4: two networks made by hand start from nothing, so they train 500 steps more
-    for name in ("scaled", "largest"):
-        yield name, f"{s_alone}/archs/{name}.json --steps 2100"
-    # choices of ours in the training of S
-    for name in ("n_1", "n_4", "no_distillation"):
+def commands_of_choices(r):
+    """Faster and slower people, and other choices than ours."""
+    for motion in SPEEDS:
+        yield f"motion_{motion}", chain(r, "search_0.57")
+    yield "random_fusion", chain(r, "search_0.57")
+    yield "through", f"{chain(r, 'search_0.57')} --through"
+    for name in ("n_1", "n_4", "no_distillation", "all_below"):
         yield name, "train.py --stage s"
 
 
@@ -113,248 +164,356 @@ VARIED = {
     "all_below": ("search", "BAND", 0.0),
     "n_1": ("train", "RANDOM_SUBNETS", 1),
     "n_4": ("train", "RANDOM_SUBNETS", 4),
+    "super_n_4": ("train", "RANDOM_SUBNETS", 4),
+    "super_2000_n_4": ("train", "RANDOM_SUBNETS", 4),
     "no_distillation": ("train", "DISTILL", False),
     "random_fusion": ("vipnas", "TemporalFusion", RandomFusion),
+    **{f"motion_{motion}": ("data", "MOTION", motion) for motion in SPEEDS},
 }
 
 
 def run_all(seed):
-    """All runs of a seed that are not complete."""
-    folder = RUNS / seed
-    for run, command in commands(folder):
+    """All runs of a seed that are not measured yet, and the measurements."""
+    folder = RUNS / str(seed)
+    for run, command in commands(folder, seed):
+        # later runs need what these two leave
+        if run in measurements(seed) and run not in ("s", "t"):
+            continue
         script, *words = command.split()
-        words += ["--seed", seed, "--out", str(folder / run)]
-        complete = "arch.json"
+        words = ["--seed", str(seed), *words, "--out", str(folder / run)]
+        last = "arch.json"
         if script == "train.py":
-            complete = "report.json"
-            # "--clips 16 --steps 2 --batch 4" tries this script
-            words += ["--resume", *os.environ.get("CLAIMS_OPTIONS", "").split()]
-        if not (folder / run / complete).exists():
+            last = "report.json"
+            words += ["--resume", *TRIAL]
+        if not (folder / run / last).exists():
             program = [__file__, "--varied", run, script] if run in VARIED else [script]
             subprocess.run([sys.executable, *program, *words], check=True)
         if run == "s":
-            draw_archs(folder)
+            write_archs(folder, seed)
+        if run == "t":
+            page = json.loads((folder / "t/rival.json").read_text())
+            archs = page["candidates"][page["best"]]["archs"]
+            data.write_json(archs, folder / "archs/baseline.json")
+            measure(folder, seed, "baseline")
+        if script == "train.py":
+            measure(folder, seed, run)
 
 
-def draw_archs(folder):
-    """Write the architectures that no search finds."""
-    # by hand: the largest network, and it scaled to T's cost: 5/8 of its width, 2/3 of its depth
-    vipnas.write_archs(TINY.largest(), folder / "archs/largest.json")
-    scaled = json.loads(TINY.largest().to_json())
-    for stage in scaled["stages"]:
-        stage["depth"] = stage["depth"] * 2 // 3
-        (branch,) = stage["branches"]
-        in_group = branch["width"] * branch["expansion"] // branch["groups"]
-        branch["width"] = round(branch["width"] * 5 / 8 / 8) * 8
-        branch["groups"] = branch["width"] * branch["expansion"] // in_group
-    data.write_json(scaled, folder / "archs/scaled.json")
+def write_archs(folder, seed):
+    """Write the architectures that no search finds, and the network that they are slices of."""
+    supernet, _, contents = vipnas.load_supernet(folder / "s/supernet.pt")
+    largest = supernet.extract(TINY.largest())
+    vipnas.save_finished(folder / "archs/largest.pt", [largest], contents["about"])
+    rng = random.Random(f"{seed} band")
+    # in so narrow a band those that follow one another are a little alike, so every fourth
+    for k, arch in enumerate(search.sample(TINY, BUDGET, 64, rng, band=BAND)[::4]):
+        vipnas.write_archs([arch], folder / f"archs/band_{k}.json")
+    for budget in BUDGETS:
+        vipnas.write_archs([made_by_hand(budget)], folder / f"archs/hand_{budget}.json")
 
 
-# ------------------------------------------------------------------------------- finished networks
-@lru_cache
-def clips(frames):
-    return search.EvaluationSet(data.SyntheticClips("test", 400, frames, SIZE), CPU)
+def made_by_hand(budget):
+    """The largest network made smaller by one factor for its widths and a similar one for its
+    depths: of all such networks the one that comes nearest to the budget from below."""
+    found = []
+    for width, depth in itertools.product(np.arange(0.2, 1, 0.02), repeat=2):
+        if abs(width - depth) > 0.2:
+            continue
+        fields = json.loads(TINY.largest().to_json())
+        for stage in fields["stages"]:
+            stage["depth"] = max(1, round(stage["depth"] * depth))
+            (branch,) = stage["branches"]
+            # all convolutions are depthwise; the head has 48 groups
+            step = 48 if stage is fields["stages"][-1] else 4
+            branch["width"] = max(step, step * round(branch["width"] * width / step))
+            branch["groups"] = branch["width"] * branch["expansion"]
+        arch = vipnas.Arch.from_json(json.dumps(fields))
+        gflops = vipnas.cost(arch, SIZE).gflops
+        if gflops <= budget:
+            found.append((gflops, arch))
+    return max(found, key=lambda pair: pair[0])[1]
 
 
-def accuracy(nets):
-    """The OKS accuracy (N, F), 0 to 100; a single network predicts all frames."""
-    evaluation = clips(max(len(nets), 4))
+# -------------------------------------------------------------------------------- the measurements
+def measurements(seed):
+    """{run: {"archs": [...], "gflops": average, "ap": {column: AP}}} of what is measured."""
+    path = SEEDS / f"{seed}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+@lru_cache(maxsize=1)
+def final(frames, motion):
+    """The clips that networks are measured on."""
+    data.MOTION = motion
+    return search.EvaluationSet(data.SyntheticClips("final", FINAL_CLIPS, frames, SIZE), CPU)
+
+
+def networks(folder, run):
+    """The finished networks of a run; of "baseline" the single-frame network of stage t."""
+    if run == "baseline":
+        path = folder / "t/rival.pt"
+        (arch,) = vipnas.read_archs(str(folder / "archs/baseline.json"))
+        net = vipnas.PoseNet(arch)
+        vipnas.restore(net, vipnas.load_checkpoint(path, "alone", "supernet")["nets"][0], path)
+        return [net.eval()]
+    path = folder / run / "vipnas_t.pt"
+    return vipnas.load_networks(path if path.exists() else folder / run / "vipnas_s.pt")[0]
+
+
+def evaluate(nets, motion):
+    """{column: AP} of networks, on all frames and on non-key frames of each kind; a single network
+    predicts all frames."""
+    evaluation = final(max(4, len(nets)), motion)
     nets = nets if len(nets) > 1 else nets * evaluation.frames
     keypoints = search.predict(nets, evaluation)
-    return 100 * search.oks_accuracy(keypoints, evaluation.clips, evaluation.indices, 0)
+    found = search.oks_accuracy(keypoints, evaluation.clips, evaluation.indices, 0)  # (N, F)
+    conditions = evaluation.clips.conditions[:, 1 : len(nets)]  # (N, T, 4)
+    ap = {"all": found, "non-key": found[:, 1:]}
+    ap["clear"] = found[:, 1:][~conditions.any(-1)]
+    for i, condition in enumerate(data.CONDITIONS):
+        ap[condition] = found[:, 1:][conditions[..., i]]
+    return {column: round(search.percent(each), 3) for column, each in ap.items()}
 
 
-@lru_cache
-def milliseconds(arch):
-    return vipnas.frame_times([vipnas.PoseNet(arch).eval()])[0]
+def measure(folder, seed, run):
+    """Add a run's networks to the measurements of a seed, if they are not there."""
+    if run in measurements(seed):
+        return
+    nets = networks(folder, run)
+    gflops = [vipnas.cost(net.arch, SIZE).gflops for net in nets]
+    archs = [str(net.arch) for net in nets]
+    motion = VARIED[run][2] if run.startswith("motion") else MOTION
+    rows = {run: {"archs": archs, "gflops": np.mean(gflops), "ap": evaluate(nets, motion)}}
+    if run.startswith("motion"):
+        for other in ("s_more", "baseline_s"):
+            rows[f"{other}_{motion}"] = {"ap": evaluate(networks(folder, other), motion)}
+    if seed == 0 and (run == "s" or run.startswith("super")):
+        rows[run]["slices"] = slices(folder, run)
+    # other processes measure, too
+    data.write_json(measurements(seed) | rows, SEEDS / f"{seed}.json")
 
 
-def evaluated(folder):
-    """The row of a run's networks: what the average frame costs, and its AP on test clips."""
-    path = folder / "vipnas_t.pt"
-    nets, _ = vipnas.load_networks(path if path.exists() else folder / "vipnas_s.pt")
-    kept = folder / "judged.json"
-    if not kept.exists():
-        found = accuracy(nets)
-        data.write_json({"AP": found.mean(), "non-key": found[:, 1:].mean()}, kept)
-    gflops = [vipnas.cost(net.arch, SIZE, net.joints).gflops for net in nets]
-    times = [milliseconds(net.arch) for net in nets]
-    return {"GFLOPs": np.mean(gflops), "ms": np.mean(times), **json.loads(kept.read_text())}
-
-
-def difference(ours, other):
-    """By how much the AP of one row is above that of another."""
-    return {column: ours[column] - other[column] for column in ("AP", "non-key")}
-
-
-# ---------------------------------- the claims: {row: {column: number}}, from the folder of a seed
-def default_run(r):
-    """Tables 1 and 3."""
-    report = json.loads((r / "t/report.json").read_text())
-    page = json.loads((r / "t/rival.json").read_text())
-    baseline = json.dumps(page["candidates"][page["best"]]["archs"][0])
-    chain = [net.arch for net in vipnas.load_networks(r / "t/vipnas_t.pt")[0]]
-    rows = {name: row["ap"] for name, row in report["rows"].items()}
-    # a copied pose, the last row, costs nothing
-    archs = [chain, chain[:1], [vipnas.Arch.from_json(baseline)]]
-    for name, own in zip(list(rows)[:3], archs, strict=True):
-        ms = np.mean([milliseconds(arch) for arch in own])
-        rows[name] = {"GFLOPs": report["rows"][name]["gflops"], "ms": ms} | rows[name]
-    for pair in report["pairs"]:
-        rows[f"T - {pair['other']}"] = {"non-key": pair["better"]}
-    t = rows["T-ViPNAS"]
-    s = rows["S on every frame"]
-    rows["T as a share of S"] = {key: t[key] / s[key] for key in ("GFLOPs", "ms")}
-    return rows
-
-
-def conditions(r):
-    """AP of non-key frames, by what the renderer did to them."""
-    report = json.loads((r / "t/report.json").read_text())
-    rows = {}
-    for condition, group in report["conditions"].items():
-        for name, ap in group["ap"].items():
-            rows.setdefault(name, {})[condition] = ap
-        for name, (better, _) in group["better"].items():
-            rows.setdefault(f"T - {name}", {})[condition] = better
-        rows.setdefault("frames", {})[condition] = group["frames"]
-    return rows
-
-
-def rows_of(r, table):
-    """{row: run, or "ours - other" for the difference of their AP} -> {row: {column: number}}."""
-    rows = {}
-    for name, runs in table.items():
-        first, *other = [evaluated(r / run) for run in runs.split(" - ")]
-        rows[name] = difference(first, *other) if other else first
-    return rows
-
-
-# {name: title}, and what makes its rows: a function, or what `rows_of` takes
-CLAIMS = {
-    "table_3: the default run (Tables 1 and 3)": default_run,
-    "conditions: non-key frames, by what the renderer did to them": conditions,
-    "budgets: made by hand, S on every frame, and T (Table 1, Fig. 4)": {
-        "by hand, scaled": "scaled",
-        "by hand, largest": "largest",
-        "S, 0.0111 GFLOPs": "s_0.0111_alone",
-        "S, 0.0150 GFLOPs": "s_0.0150_alone",
-        "S, 0.0200 GFLOPs": "s",
-        "the same, trained longer": "s_longer",
-        "T, 0.50 of S": "t_0.50_alone",
-        "T, 0.57 of S": "t_0.57_alone",
-        "T, 0.75 of S": "t_0.75_alone",
-        "0.57 of it: T, 1400 steps": "t_of_longer_1400",
-        "1400 steps: T - S trained longer": "t_of_longer_1400 - s_longer",
-        "0.57 of it: T, 2800 steps": "t_of_longer_2800",
-        "2800 steps: T - S trained longer": "t_of_longer_2800 - s_longer",
-        "0.57: T - S": "t_0.57_alone - s",
-        "0.57: T - S trained longer": "t_0.57_alone - s_longer",
-        "0.57: T - S of its cost": "t_0.57_alone - s_0.0111_alone",
-        "0.75: T - S of its cost": "t_0.75_alone - s_0.0150_alone",
-        "S, 0.0111 - by hand, scaled": "s_0.0111_alone - scaled",
-    },
-    "figure_6a: the same architectures with and without fusion": {
-        "0.50 of S: T": "t_0.50_alone",
-        "0.50: without fusion": "t_0.50_no_fusion",
-        "0.50: T - without fusion": "t_0.50_alone - t_0.50_no_fusion",
-        "0.75 of S: T": "t_0.75_alone",
-        "0.75: without fusion": "t_0.75_no_fusion",
-        "0.75: T - without fusion": "t_0.75_alone - t_0.75_no_fusion",
-    },
-    "figure_6b: an architecture for each frame, or one for all non-key frames": {
-        "0.50 of S: T": "t_0.50_alone",
-        "0.50: one for all": "shared_0.50_alone",
-        "0.50: T - one for all": "t_0.50_alone - shared_0.50_alone",
-        "0.75 of S: T": "t_0.75_alone",
-        "0.75: one for all": "shared_0.75_alone",
-        "0.75: T - one for all": "t_0.75_alone - shared_0.75_alone",
-    },
-    "table_4: T = 2, 3, 4 from one super-network that was trained with 3": {
-        "T = 2": "frames_2_alone",
-        "T = 3": "t_0.57_alone",
-        "T = 4": "frames_4_alone",
-    },
-    "choices: what another choice than ours would change": {
-        "judged on all of val, not by halves": "plain_alone - s",
-        "candidates from all below the budget": "all_below_alone - s",
-        "N = 1 random subnet a step, not 2": "n_1 - s",
-        "N = 4": "n_4 - s",
-        "no distillation": "no_distillation - s",
-        "fusion starts at random": "random_fusion - t_0.57_alone",
-        "gradients let through between frames": "let_through - t_0.57_alone",
-    },
-}
+def slices(folder, run):
+    """The AP that the networks of one cost have as slices of a super-network."""
+    supernet, _, _ = vipnas.load_supernet(folder / run / "supernet.pt")
+    people = search.calibration_set(data.SyntheticClips("train", 256, 1, SIZE), CPU, 0)
+    found = []
+    for k in range(16):
+        archs = vipnas.read_archs(str(folder / f"archs/band_{k}.json"))
+        nets = search.extract_calibrated(supernet, archs, people)
+        found.append(evaluate(nets, MOTION)["all"])
+    return found
 
 
 # -------------------------------------------------------------------------------------- the tables
-def show(title, table):
-    """Print a claim: mean and deviation over the seeds."""
-    print(f"\n{title}")
-    for name, row in table.items():
-        cells = [f"{column} {x['mean']:.4g} +- {x['std']:.2g}" for column, x in row.items()]
-        print(f"{name:37}" + "   ".join(cells))
+# {(title, column of AP): {row: "run", or "run - other" for their difference}}
+CLAIMS = {
+    ("Tables 1 and 3", "non-key"): {
+        "T": "t",
+        "S": "s",
+        "baseline": "baseline",
+        "T - S": "t - s",
+        "T - S that has seen as many images": "t - s_more",
+        "T - baseline, trained on T's clips": "t - baseline",
+        "T - baseline, trained on S's people": "t - baseline_s",
+    },
+    ("What the search is worth", "all"): {
+        "S - mean of others of its cost": "s - band",
+        **{f"S - by hand, {b} GFLOPs": f"s_{b} - hand_{b}" for b in BUDGETS},
+        "S - by hand, all four": "s_* - hand_*",
+    },
+    ("Fig. 4", "all"): {
+        **{f"by hand, {b} GFLOPs": f"hand_{b}" for b in BUDGETS},
+        **{f"S, {b} GFLOPs": f"s_{b}" for b in BUDGETS},
+        **{f"T, {share} of S": f"t_{share}" for share in SHARES},
+        "T, 0.57 of S - S of its cost": "t_0.57 - s_0.009",
+        "T, 0.75 of S - S of its cost": "t_0.75 - s_0.012",
+    },
+    ("Fig. 6a: T - the same without fusion", "non-key"): {
+        "0.50 of S": "t_0.50 - t_0.50_without",
+        "0.50 of S, without four times as long": "t_0.50 - t_0.50_without_long",
+        "0.75 of S": "t_0.75 - t_0.75_without",
+        "0.75 of S, without four times as long": "t_0.75 - t_0.75_without_long",
+    },
+    ("Fig. 6b: T - one architecture for all its frames", "non-key"): {
+        "0.50 of S": "t_0.50 - t_0.50_shared",
+        "0.75 of S": "t_0.75 - t_0.75_shared",
+    },
+    ("Table 4: against T = 3", "all"): {
+        "T = 2": "t_2_frames - t_0.57",
+        "T = 4": "t_4_frames - t_0.57",
+    },
+    ("How fast people move", "non-key"): {
+        **{f"T - S, MOTION {m}": f"motion_{m} - s_more_{m}" for m in SPEEDS},
+        **{f"T - baseline, MOTION {m}": f"motion_{m} - baseline_s_{m}" for m in SPEEDS},
+    },
+    ("Other choices than ours", "non-key"): {
+        "gradients through the chain": "through - t_0.57",
+        "fusion starts at random": "random_fusion - t_0.57",
+        "no distillation": "no_distillation - s",
+        "N = 1": "n_1 - s",
+        "N = 4": "n_4 - s",
+        "candidates from all below the budget": "all_below - s",
+    },
+}
+for kind in KINDS:
+    CLAIMS["Where memory helps", kind] = {
+        "T - S": "t - s_more",
+        "T - baseline": "t - baseline_s",
+    }
 
 
-def summary(values):
-    """Mean and standard deviation over the seeds; the deviation of one seed is 0."""
-    spread = np.std(values, ddof=min(1, len(values) - 1))
-    return {"mean": float(np.mean(values)), "std": float(spread), "seeds": values}
+def ap_of(page, run, column):
+    """The AP of a run; of "band" the mean of the networks that cost as much as S."""
+    if run != "band":
+        return page[run]["ap"][column]
+    names = [name for name in page if name.startswith("band") and not name.endswith("again")]
+    return np.mean([page[name]["ap"][column] for name in names])
 
 
-def plot(table):
-    """Fig. 4: AP on all frames over GFLOPs and over milliseconds, mean and deviation."""
-    image = Image.new("RGB", (1000, 400), "white")
+def over_seeds(pages, row, column):
+    """{"mean", "interval", "values": {seed: value}} of a row of CLAIMS; None if no seed has it.
+
+    A row with * is several in one: each budget of a seed has a value.
+    """
+    values = {}
+    for seed, page in pages.items():
+        for budget in BUDGETS if "*" in row else [None]:
+            runs = row.replace("*", str(budget)).split(" - ")
+            try:
+                ap = [ap_of(page, run, column) for run in runs]
+            except KeyError:
+                continue
+            values[f"{seed}, {budget}" if budget else seed] = round(ap[0] - sum(ap[1:]), 3)
+    if not values:
+        return None
+    found = list(values.values())
+    half = None
+    if len(found) > 1:
+        half = round(stats.t.ppf(0.975, len(found) - 1) * stats.sem(found), 3)
+    return {"mean": round(float(np.mean(found)), 3), "interval": half, "values": values}
+
+
+def show(name, cell, is_difference):
+    """Print a row. A difference "holds" where its interval lies above 0, "fails" where below."""
+    text = f"{name:40}{cell['mean']:+7.1f}" if is_difference else f"{name:40}{cell['mean']:7.1f}"
+    if cell["interval"] is None:
+        print(f"{text}          1 seed")
+        return
+    verdict = ""
+    if is_difference:
+        verdict = "open"
+        if abs(cell["mean"]) > cell["interval"]:
+            verdict = "holds" if cell["mean"] > 0 else "fails"
+    print(f"{text} +- {cell['interval']:4.1f}   {len(cell['values'])} values   {verdict}")
+
+
+def show_band(page):
+    """Networks of one cost: do they differ, and do their slices tell which is better?"""
+    names = [f"band_{k}" for k in range(16) if f"band_{k}_again" in page]
+    if len(names) < 3:
+        return {}
+    pairs = [[page[n]["ap"]["all"], page[f"{n}_again"]["ap"]["all"]] for n in names]
+    means = np.mean(pairs, axis=1)
+    seeds = np.sqrt((np.diff(pairs) ** 2).mean() / 2)
+    found = {"lowest AP": means.min(), "highest AP": means.max()}
+    found["standard deviation"] = means.std(ddof=1)
+    found["between two seeds of one"] = seeds
+    for run in page:
+        if "slices" in page[run]:
+            slices_ap = [page[run]["slices"][int(name.split("_")[1])] for name in names]
+            tau = stats.kendalltau(slices_ap, means)
+            found[f"Kendall's tau with slices of {run}"] = tau.statistic
+            found["its p"] = tau.pvalue
+    print(f"\n{len(names)} networks of {BAND * BUDGET:.4g} to {BUDGET} GFLOPs")
+    for name, value in found.items():
+        print(f"{name:44}{value:7.2f}")
+    return {name: round(float(value), 3) for name, value in found.items()}
+
+
+# ------------------------------------------------------------------------------------ the pictures
+COLOURS = {"by hand": "grey", "S": "royalblue", "T": "crimson", "T - S": "royalblue"}
+COLOURS["T - baseline"] = "crimson"
+
+
+def plot(path, title, panels):
+    """Draw dots with their intervals. panels: [(x title, {x: label}, {series: [(x, cell)]})]."""
+    image = Image.new("RGB", (500 * len(panels), 400), "white")
     pen = ImageDraw.Draw(image)
     pen.font = ImageFont.load_default(14)
-    pen.text((60, 18), "AP on all frames of test clips", "black")
-    table = {name: row for name, row in table.items() if "ms" in row}  # without differences
-    scores = [row["AP"]["mean"] for row in table.values()]
-    ap = np.linspace(min(scores) - 2, max(scores) + 2, 6)
-    lines = np.linspace(350, 40, 6)
-    for left, price in ((60, "GFLOPs"), (550, "ms")):
-        prices = np.linspace(0, 1.1 * max(row[price]["mean"] for row in table.values()), 6)
-        columns = np.linspace(left, left + 420, 6)
-        pen.text((left + 210, 378), f"{price} a frame", "black", anchor="ma")
-        for i in range(6):
-            pen.line([left, lines[i], left + 420, lines[i]], "lightgrey")
-            pen.text((left - 6, lines[i]), f"{ap[i]:.0f}", "black", anchor="rm")
-            pen.text((columns[i], 356), f"{prices[i]:.2g}", "black", anchor="ma")
-        for kind, colour in {"by hand": "grey", "S": "royalblue", "T": "crimson"}.items():
-            rows = [row for name, row in table.items() if name.startswith(kind)]
-            rows.sort(key=lambda row: row[price]["mean"])
-            x = np.interp([row[price]["mean"] for row in rows], prices, columns)
-            for i, row in enumerate(rows):
-                ends = [row["AP"]["mean"] + k * row["AP"]["std"] for k in (-1, 0, 1)]
-                low, y, high = np.interp(ends, ap, lines)
-                pen.line([x[i], low, x[i], high], colour)
-                pen.circle((x[i], y), 4, colour)
-            pen.text((x[-1] + 8, y), kind, colour, anchor="lm")
-    data.save_image(image, Path("results/budgets.png"))
+    pen.text((60, 16), title, "black")
+    dots = [dot for *_, series in panels for dots in series.values() for dot in dots]
+    ends = [cell["mean"] + k * (cell["interval"] or 0) for _, cell in dots for k in (-1, 1)]
+    low, high = min(ends) - 1, max(ends) + 1
+    for i, (x_title, labels, series) in enumerate(panels):
+        left = 60 + 500 * i
+        for ap in range(5 * math.ceil(low / 5), int(high) + 1, 5):
+            y = np.interp(ap, (low, high), (345, 45))
+            pen.line([left, y, left + 420, y], "black" if ap == 0 else "lightgrey")
+            pen.text((left - 6, y), f"{ap}", "black", anchor="rm")
+        columns = (min(labels), max(labels)), (left + 40, left + 360)
+        for x, label in labels.items():
+            pen.text((np.interp(x, *columns), 356), label, "black", anchor="ma")
+        pen.text((left + 210, 378), x_title, "black", anchor="ma")
+        for name, dots in series.items():
+            for x, cell in dots:
+                x = np.interp(x, *columns)
+                bar = [cell["mean"] + k * (cell["interval"] or 0) for k in (-1, 0, 1)]
+                bottom, y, top = np.interp(bar, (low, high), (345, 45))
+                pen.line([x, bottom, x, top], COLOURS[name], 2)
+                pen.circle((x, y), 4, COLOURS[name])
+            if dots:
+                pen.text((x + 8, y), name, COLOURS[name], anchor="lm")
+    data.save_image(image, path)
+
+
+def plot_budgets(table, pages):
+    """Fig. 4: AP over GFLOPs; the GFLOPs are the mean over the seeds, too."""
+    series = {"by hand": [], "S": [], "T": []}
+    for name, row in CLAIMS["Fig. 4", "all"].items():
+        kind = name.split(",")[0]
+        if kind in series and name in table:
+            gflops = np.mean([page[row]["gflops"] for page in pages.values() if row in page])
+            series[kind].append((gflops, table[name]))
+    labels = {x: f"{x:.3f}" for x in np.linspace(0.008, 0.022, 8)}
+    panel = ("GFLOPs of the average frame", labels, series)
+    plot(Path("results/budgets.png"), "AP on all frames, with 95 % intervals", [panel])
+
+
+def plot_memory(tables):
+    """Where memory helps: by what was done to a frame, and by how fast people move."""
+    kinds = {}
+    for i, kind in enumerate(KINDS):
+        for name, cell in tables["Where memory helps", kind].items():
+            kinds.setdefault(name, []).append((i, cell))
+    speeds = {}
+    for name, cell in tables["How fast people move", "non-key"].items():
+        name, motion = name.split(", MOTION ")
+        speeds.setdefault(name, []).append((SPEEDS.index(float(motion)), cell))
+    panels = [
+        ("what was done to a non-key frame", dict(enumerate(KINDS)), kinds),
+        ("how fast people move (MOTION)", dict(enumerate(map(str, SPEEDS))), speeds),
+    ]
+    title = "by how much T is better, with 95 % intervals"
+    plot(Path("results/memory.png"), title, panels)
 
 
 def write_tables():
-    """Print every claim, and write it to results/claim_*.json; Fig. 4 to results/budgets.png."""
-    for title, claim in CLAIMS.items():
-        name = title.split(":")[0]
-        seeds = {}
-        for folder in sorted(RUNS.glob("[0-9]*")):
-            try:
-                rows = claim(folder) if callable(claim) else rows_of(folder, claim)
-                seeds[folder.name] = rows
-            except (FileNotFoundError, data.UserError) as error:
-                print(f"{name}, seed {folder.name}: not yet, {error}")
-        if not seeds:
-            continue
-        table = {}
-        for row, columns in rows.items():
-            table[row] = {}
-            for column in columns:
-                table[row][column] = summary([each[row][column] for each in seeds.values()])
-        data.write_json({"seeds": list(seeds), "rows": table}, Path(f"results/claim_{name}.json"))
-        show(f"{title} ({len(seeds)} seeds)", table)
-        if name == "budgets":
-            plot(table)
+    """Print every claim, and write results/claims.json and the pictures."""
+    pages = {path.stem: json.loads(path.read_text()) for path in sorted(SEEDS.glob("[0-9].json"))}
+    page = {"networks of one cost": show_band(pages.get("0", {}))}
+    tables = {}
+    for (title, column), rows in CLAIMS.items():
+        print(f"\n{title}: AP on {column} frames, mean and 95 % interval")
+        cells = {name: over_seeds(pages, row, column) for name, row in rows.items()}
+        tables[title, column] = {name: cell for name, cell in cells.items() if cell}
+        page[f"{title}: AP on {column} frames"] = tables[title, column]
+        for name, cell in tables[title, column].items():
+            show(name, cell, " - " in rows[name])
+    if not TRIAL:
+        data.write_json(page, Path("results/claims.json"))
+        plot_budgets(tables["Fig. 4", "all"], pages)
+        plot_memory(tables)
 
 
 def main():
@@ -362,7 +521,7 @@ def main():
     os.chdir(Path(__file__).parent.parent)
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    words = sys.argv[1:] or ["0", "1", "2", "tables"]
+    words = sys.argv[1:] or ["0", "1", "2", "3", "4", "tables"]
     if words[0] == "--varied":  # a command of `run_all`, in this process
         _, run, script, *words = words
         module, constant, value = VARIED[run]
@@ -374,7 +533,7 @@ def main():
         if what == "tables":
             write_tables()
         else:
-            run_all(what)
+            run_all(int(what))
 
 
 if __name__ == "__main__":
