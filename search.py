@@ -8,8 +8,8 @@
 A candidate is a tuple of architectures, one for each frame to predict: one for S, T of them for
 T-ViPNAS. Its weights are slices of a trained super-network's; nothing is trained here.
 
-    python search.py --checkpoint runs/t/supernet.pt --gflops 0.014 --frames 4    # Table 4
-    python search.py --checkpoint runs/t/supernet.pt --gflops 0.014 --shared      # Fig. 6b
+    python search.py --checkpoint runs/t/supernet.pt --gflops 0.010 --frames 4    # Table 4
+    python search.py --checkpoint runs/t/supernet.pt --gflops 0.010 --shared      # Fig. 6b
     python search.py --checkpoint FINISHED --data coco --root DIR      # official numbers
     python search.py --checkpoint FINISHED --data coco --root DIR --split test-dev2017 --boxes FILE
     torchrun --nproc_per_node=8 -- search.py --checkpoint ...          # candidates are shared out

@@ -368,6 +368,8 @@ def ap_of(page, run, column):
     if run != "band":
         return page[run]["ap"][column]
     names = [name for name in page if name.startswith("band") and not name.endswith("again")]
+    if len(names) < 6:
+        raise KeyError(run)
     return np.mean([page[name]["ap"][column] for name in names])
 
 
@@ -438,13 +440,15 @@ COLOURS["T - baseline"] = "crimson"
 
 def plot(path, title, panels):
     """Draw dots with their intervals. panels: [(x title, {x: label}, {series: [(x, cell)]})]."""
+    dots = [dot for *_, series in panels for dots in series.values() for dot in dots]
+    if not dots:  # nothing is measured yet
+        return
+    ends = [cell["mean"] + sign * (cell["interval"] or 0) for _, cell in dots for sign in (-1, 1)]
+    low, high = min(ends) - 1, max(ends) + 1
     image = Image.new("RGB", (500 * len(panels), 400), "white")
     pen = ImageDraw.Draw(image)
     pen.font = ImageFont.load_default(14)
     pen.text((60, 16), title, "black")
-    dots = [dot for *_, series in panels for dots in series.values() for dot in dots]
-    ends = [cell["mean"] + k * (cell["interval"] or 0) for _, cell in dots for k in (-1, 1)]
-    low, high = min(ends) - 1, max(ends) + 1
     for i, (x_title, labels, series) in enumerate(panels):
         left = 60 + 500 * i
         for ap in range(5 * math.ceil(low / 5), int(high) + 1, 5):
@@ -455,10 +459,10 @@ def plot(path, title, panels):
         for x, label in labels.items():
             pen.text((np.interp(x, *columns), 356), label, "black", anchor="ma")
         pen.text((left + 210, 378), x_title, "black", anchor="ma")
-        for name, dots in series.items():
+        for k, (name, dots) in enumerate(series.items()):
             for x, cell in dots:
-                x = np.interp(x, *columns)
-                bar = [cell["mean"] + k * (cell["interval"] or 0) for k in (-1, 0, 1)]
+                x = 6 * k + np.interp(x, *columns)
+                bar = [cell["mean"] + sign * (cell["interval"] or 0) for sign in (-1, 0, 1)]
                 bottom, y, top = np.interp(bar, (low, high), (345, 45))
                 pen.line([x, bottom, x, top], COLOURS[name], 2)
                 pen.circle((x, y), 4, COLOURS[name])
@@ -471,10 +475,9 @@ def plot_budgets(table, pages):
     """Fig. 4: AP over GFLOPs; the GFLOPs are the mean over the seeds, too."""
     series = {"by hand": [], "S": [], "T": []}
     for name, row in CLAIMS["Fig. 4", "all"].items():
-        kind = name.split(",")[0]
-        if kind in series and name in table:
+        if name in table and " - " not in row:
             gflops = np.mean([page[row]["gflops"] for page in pages.values() if row in page])
-            series[kind].append((gflops, table[name]))
+            series[name.split(",")[0]].append((gflops, table[name]))
     labels = {x: f"{x:.3f}" for x in np.linspace(0.008, 0.022, 8)}
     panel = ("GFLOPs of the average frame", labels, series)
     plot(Path("results/budgets.png"), "AP on all frames, with 95 % intervals", [panel])
