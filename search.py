@@ -8,8 +8,8 @@
 A candidate is a tuple of architectures, one for each frame to predict: one for S, T of them for
 T-ViPNAS. Its weights are slices of a trained super-network's; nothing is trained here.
 
-    python search.py --checkpoint runs/t/supernet.pt --gflops 0.010 --frames 4    # Table 4
-    python search.py --checkpoint runs/t/supernet.pt --gflops 0.010 --shared      # Fig. 6b
+    python search.py --checkpoint runs/t/supernet.pt --gflops 0.014 --frames 4    # Table 4
+    python search.py --checkpoint runs/t/supernet.pt --gflops 0.014 --shared      # Fig. 6b
     python search.py --checkpoint FINISHED --data coco --root DIR      # official numbers
     python search.py --checkpoint FINISHED --data coco --root DIR --split test-dev2017 --boxes FILE
     torchrun --nproc_per_node=8 -- search.py --checkpoint ...          # candidates are shared out
@@ -114,9 +114,9 @@ def allocate(space, frames, budget, count, rng, price=None, band=BAND):
     walk = random_walk(space, [smallest] * frames, high, rng, price, band)
 
     # first the walk forgets where it entered the band; then candidates far apart are independent
-    apart = 20 * space.decisions() * frames
+    apart = 5 * space.decisions() * frames
     found = {}
-    for visits, archs in enumerate(itertools.islice(walk, 5 * apart, None, apart)):
+    for visits, archs in enumerate(itertools.islice(walk, 20 * apart, None, apart)):
         found[archs] = True  # a dict, because a set has no order
         if len(found) == count or visits > 20 * len(found) + 100:
             return list(found)

@@ -455,8 +455,8 @@ class Space:
         expansion     S's, and the table's that make the middle narrower
         fusion        one, of any operation, after any one stage
 
-        Say S has blocks "72 k5 g72 e1" in stage 3 of `tiny`: T may have widths 48 and 72 there. A
-        width drops out where no group number of the table fits with so few channels a group.
+        Say S has blocks "32 k5 g64 e2" in stage 2 of `tiny`: 32 x 2 / 64 = 1 channel a group. Width
+        16 would need 32 groups, which the table does not list: it drops out, and 32 is left.
         """
         # stage by stage: its depths, and what is inside each of its branches
         stages = []
@@ -562,15 +562,13 @@ SPACES["hrnet_w32"] = Space("hrnet_w32", steps(16, 64), (
     hrnet((8, 12), 32, 64, 128, 256),
 ), None)
 
-# ours: shaped like MobileNet-V3, small enough to be trained on two CPU cores in minutes. From its
-# smallest network to its largest the cost grows 18 times, so much can be spent in the wrong place
-TINY_GROUPS = (8, 16, 24, 32, 48, 64, 72, 96, 144, 192, 288, 384)
+# ours: shaped like MobileNet-V3, small enough to be trained on two CPU cores in minutes
 SPACES["tiny"] = Space("tiny", (16,), (
     # depths, widths, kernels, group numbers, attention, expansions, most channels a group
-    serial(Mobile, (1, 2, 3), (8, 16, 24), (3, 5), TINY_GROUPS, BOTH, (1, 2, 3), 1),
-    serial(Mobile, (1, 2, 3), (16, 32, 48), (3, 5, 7), TINY_GROUPS, BOTH, (1, 2, 4), 1),
-    serial(Mobile, (1, 2, 3, 4), (24, 48, 72), (3, 5, 7), TINY_GROUPS, BOTH, (1, 2, 4), 2),
-    serial(Mobile, (1, 2, 3, 4), (48, 96), (3, 5, 7), TINY_GROUPS, BOTH, (1, 2, 4), 1),
+    serial(Mobile, (1, 2), (16, 24), (3,), (16, 24, 48), (False,), (1, 2), 1),
+    serial(Mobile, (1, 2), (32, 48), (3, 5), (64, 96, 144), BOTH, (2, 3), 1),
+    serial(Mobile, (1, 2, 3), (48, 64), (3, 5), (48, 64, 72, 96, 128, 144, 192), BOTH, (2, 3), 2),
+    serial(Mobile, (1, 2, 3), (48, 96), (3, 5), (96, 144, 192, 288), BOTH, (2, 3), 1),
 ), HeadChoices((48,), (4,), (48,)), image_size=(128, 96))
 # fmt: on
 
