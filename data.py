@@ -1001,7 +1001,7 @@ class Scene:
 def render_clip(split, index, frames=4, size=(128, 96)):
     """Render clip `index` of a split: uint8 images (F, H, W, 3), joints (F, 17, 3), and conditions
     (F, 4), bool, which of CONDITIONS a frame is in. The splits are "train", "val", "test" and, for
-    what no decision may depend on, "final": results/band.py evaluates on it.
+    what no decision may depend on, "final": results/claims.py evaluates on it.
 
     A function of (split, index) alone, on every machine; more frames only append. Joints are
     COCO's, x and y in pixels of the picture, visibility 2, 1 (behind something, somebody or the own

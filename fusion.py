@@ -174,8 +174,8 @@ def propagate(nets, images, matrices, last, cell, archs=None, through=True):
 
     nets: one for each of the T frames. images (B, T, 3, H, W), matrices (B, T, 2, 3). last: the
     key frame before them; None where the first of the T frames is itself the key frame. archs: one
-    for each net, where the nets are super-networks. through: gradients flow
-    back along the chain; otherwise each frame learns for itself alone.
+    for each net, where the nets are super-networks. through: gradients flow back along the chain;
+    otherwise each frame learns for itself alone.
     """
     predicted = []
     for t, net in enumerate(nets):

@@ -90,10 +90,10 @@ def single(r, arch, steps):
     return f"train.py --stage s --arch {arch} --init {r}/archs/largest.pt --steps {steps}"
 
 
-def chain(r, name):
+def chain(r, name, steps=1400):
     """The command that trains the T networks of a search, from S."""
     arch = f"{r}/{name}/arch.json"
-    return f"train.py --stage t --s {r}/s/vipnas_s.pt --arch {arch} --steps 1400"
+    return f"train.py --stage t --s {r}/s/vipnas_s.pt --arch {arch} --steps {steps}"
 
 
 def search_t(r, share):
@@ -131,8 +131,7 @@ def commands_of_figures(r):
         yield f"search_{share}_shared", f"{search_t(r, share)} --shared"
         yield f"t_{share}_shared", chain(r, f"search_{share}_shared")
     # Fig. 6a again: these learn slowly, so four times as long, until their AP rises no more
-    longer = chain(r, "search_0.50").replace("1400", "5600")
-    yield "t_0.50_without_long", f"{longer} --no-fusion"
+    yield "t_0.50_without_long", f"{chain(r, 'search_0.50', 5600)} --no-fusion"
     # Table 4: T = 2, 4 of the super-network that was trained with 3, at the average of T = 3
     for frames in (2, 4):
         name = f"search_{frames}_frames"
@@ -207,14 +206,17 @@ def write_archs(folder, seed):
     rng = random.Random(f"{seed} band")
     for k, arch in enumerate(search.sample(TINY, BUDGET, 320, rng, band=BAND)[::20]):
         vipnas.write_archs([arch], folder / f"archs/band_{k}.json")
+    # of those made by hand the one that comes nearest to a budget from below
+    made = made_by_hand()
     for budget in BUDGETS:
-        vipnas.write_archs([made_by_hand(budget)], folder / f"archs/hand_{budget}.json")
+        gflops = max(each for each in made if each <= budget)
+        vipnas.write_archs([made[gflops]], folder / f"archs/hand_{budget}.json")
 
 
-def made_by_hand(budget):
-    """The largest network made smaller by one factor for its widths and a similar one for its
-    depths: of all such networks the one that comes nearest to the budget from below."""
-    found = []
+def made_by_hand():
+    """{GFLOPs: the largest network, made smaller by one factor for its widths and a similar one for
+    its depths}."""
+    found = {}
     for width, depth in itertools.product(np.arange(0.2, 1, 0.02), repeat=2):
         if abs(width - depth) > 0.2:
             continue
@@ -227,15 +229,15 @@ def made_by_hand(budget):
             branch["width"] = max(step, step * round(branch["width"] * width / step))
             branch["groups"] = branch["width"] * branch["expansion"]
         arch = vipnas.Arch.from_json(json.dumps(fields))
-        gflops = vipnas.cost(arch, SIZE).gflops
-        if gflops <= budget:
-            found.append((gflops, arch))
-    return max(found, key=lambda pair: pair[0])[1]
+        # the first of those that cost the same
+        found.setdefault(vipnas.cost(arch, SIZE).gflops, arch)
+    return found
 
 
 # -------------------------------------------------------------------------------- the measurements
 def measurements(seed):
-    """{run: {"archs": [...], "gflops": average, "ap": {column: AP}}} of what is measured."""
+    """{run: {"archs": [...], "gflops": average, "ap": {column: AP}}} of what is measured; of a
+    super-network {"slices": [AP of each network of one cost]}, of S both."""
     path = SEEDS / f"{seed}.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
@@ -244,7 +246,9 @@ def measurements(seed):
 def final(frames, motion):
     """The clips that networks are measured on."""
     data.MOTION = motion
-    return search.EvaluationSet(data.SyntheticClips("final", FINAL_CLIPS, frames, SIZE), CPU)
+    clips = data.SyntheticClips("final", FINAL_CLIPS, frames, SIZE)
+    data.MOTION = MOTION
+    return search.EvaluationSet(clips, CPU)
 
 
 def networks(folder, run):
@@ -282,11 +286,13 @@ def measure(folder, seed, run):
     """Add a run's networks to the measurements of a seed, if they are not there."""
     if run in measurements(seed):
         return
-    nets = networks(folder, run)
-    gflops = [vipnas.cost(net.arch, SIZE).gflops for net in nets]
-    archs = [str(net.arch) for net in nets]
-    motion = VARIED[run][2] if run.startswith("motion") else MOTION
-    rows = {run: {"archs": archs, "gflops": np.mean(gflops), "ap": evaluate(nets, motion)}}
+    rows = {run: {}}
+    if not run.startswith("super"):  # there a network is found, but not fine-tuned
+        nets = networks(folder, run)
+        gflops = [vipnas.cost(net.arch, SIZE).gflops for net in nets]
+        archs = [str(net.arch) for net in nets]
+        motion = VARIED[run][2] if run.startswith("motion") else MOTION
+        rows[run] = {"archs": archs, "gflops": np.mean(gflops), "ap": evaluate(nets, motion)}
     if run.startswith("motion"):
         for other in ("s_more", "baseline_s"):
             rows[f"{other}_{motion}"] = {"ap": evaluate(networks(folder, other), motion)}
@@ -445,8 +451,8 @@ def show_band(page):
 
 
 # ------------------------------------------------------------------------------------ the pictures
-COLOURS = {"by hand": "grey", "S": "royalblue", "T": "crimson", "T - S": "royalblue"}
-COLOURS["T - baseline"] = "crimson"
+COLOURS = {"by hand": "grey", "S": "royalblue", "T": "crimson"}  # Fig. 4
+COLOURS |= {"T - S": "royalblue", "T - baseline": "crimson"}  # where memory helps
 
 
 def plot(path, title, panels):
