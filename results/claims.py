@@ -446,6 +446,11 @@ def over_seeds(pages, row, column):
             except KeyError:
                 continue
             values[f"{seed}, {budget}" if budget else seed] = round(ap[0] - sum(ap[1:]), 3)
+    return summary(values)
+
+
+def summary(values):
+    """{"mean", "interval", "values"} of {seed: value}; None if there is no value."""
     if not values:
         return None
     found = list(values.values())
@@ -497,6 +502,25 @@ def show_band(page):
     for name, value in found.items():
         print(f"{name:44}{value:7.2f}")
     return {name: round(float(value), 3) for name, value in found.items()}
+
+
+def show_rank(pages):
+    """Kendall's tau between the slices of S's super-network and the final AP of networks of one
+    cost, over the seeds."""
+    taus = {}
+    for seed, page in pages.items():
+        names = [f"band_{k}" for k in range(16) if f"band_{k}" in page]
+        if len(names) < 6 or "s" not in page:
+            continue
+        slices_ap = [page["s"]["slices"][int(name.split("_")[1])] for name in names]
+        final_ap = [page[name]["ap"]["all"] for name in names]
+        taus[seed] = round(float(stats.kendalltau(slices_ap, final_ap).statistic), 3)
+    cell = summary(taus)
+    if cell:
+        print("\nDo slices tell which network of one cost will be better? Kendall's tau x 100")
+        hundred = {key: cell[key] and 100 * cell[key] for key in ("mean", "interval")}
+        show("slices against final AP", cell | hundred, HIGHER, True)
+    return cell
 
 
 # ------------------------------------------------------------------------------------ the pictures
@@ -577,6 +601,7 @@ def write_tables():
     """Print every claim, and write results/claims.json and the pictures."""
     pages = {path.stem: json.loads(path.read_text()) for path in sorted(SEEDS.glob("[0-9].json"))}
     page = {"networks of one cost": show_band(pages.get("0", {}))}
+    page["Kendall's tau of slices with final AP"] = show_rank(pages)
     tables = {}
     for title, (column, claim, rows) in CLAIMS.items():
         cells = {name: over_seeds(pages, row, column) for name, row in rows.items()}
