@@ -2642,6 +2642,7 @@ def test_a_resumed_run_has_the_same_options_and_the_same_log(runs, tmp_path):
 def test_a_run_does_not_go_on_from_other_weights(runs, tmp_path):
     words = f"--stage s --arch {runs}/s/arch.json --clips 4 --batch 4 --steps 1 --out {tmp_path}"
     run_train(words)
+    assert list(read_json(tmp_path / "report.json")["rows"]) == ["s/arch.json"]
     words += f" --resume --init {runs}/s/vipnas_s.pt"
     one_sentence("weights of --init was None", run_train, words, error=SystemExit)
 

@@ -710,7 +710,9 @@ def report(run, chain, baseline=None):
     """Print and keep what was found: its cost, and its AP on the test split, which no decision
     depended on. In stage t with the rows of Tables 1 and 3 that it is compared with."""
     options = run.options
-    name = f"--arch {options.arch}"[-24:] if options.arch else f"{options.stage.upper()}-ViPNAS"
+    name = f"{options.stage.upper()}-ViPNAS"
+    if options.arch:
+        name = str(Path(*Path(options.arch).parts[-2:]))  # all of it would not fit into the table
     print(f"\n{name}")
     costs = {name: search.show_frames(chain, run.about, run.test)}
     test = search.EvaluationSet(run.test, run.device)
