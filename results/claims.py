@@ -560,7 +560,7 @@ def plot(path, title, panels):
     for i, (x_title, labels, series) in enumerate(panels):
         left = 60 + 500 * i
         for ap in range(5 * math.ceil(low / 5), int(high) + 1, 5):
-            y = np.interp(ap, (low, high), (345, 45))
+            y = np.interp(ap, (low, high), (345, 65))
             pen.line([left, y, left + 420, y], "black" if ap == 0 else "lightgrey")
             pen.text((left - 6, y), f"{ap}", "black", anchor="rm")
         columns = (min(labels), max(labels)), (left + 40, left + 360)
@@ -571,11 +571,10 @@ def plot(path, title, panels):
             for x, cell in dots:
                 x = 6 * k + np.interp(x, *columns)
                 bar = [cell["mean"] + sign * (cell["interval"] or 0) for sign in (-1, 0, 1)]
-                bottom, y, top = np.interp(bar, (low, high), (345, 45))
+                bottom, y, top = np.interp(bar, (low, high), (345, 65))
                 pen.line([x, bottom, x, top], COLOURS[name], 2)
                 pen.circle((x, y), 4, COLOURS[name])
-            if dots:
-                pen.text((x + 8, y), name, COLOURS[name], anchor="lm")
+            pen.text((left + 10 + 110 * k, 38), name, COLOURS[name])
     data.save_image(image, path)
 
 
@@ -609,7 +608,7 @@ def plot_memory(tables):
         ("what was done to a non-key frame", dict(enumerate(KINDS)), kinds),
         ("how fast people move (MOTION)", ticks, speeds),
     ]
-    title = "by how much T is better, with 95 % intervals"
+    title = "by how many AP T is better, with 95 % intervals"
     plot(Path("results/memory.png"), title, panels)
 
 
