@@ -71,10 +71,10 @@ def commands(r, seed):
     yield "s_more", more(r)
     yield "baseline_s", single(r, f"{r}/archs/baseline.json", 2300)
     # what the search is worth: networks of one cost, trained as the one that it finds
-    for k in range(16 if seed == 0 else 6):
+    for k in range(band_size(seed)):
         yield f"band_{k}", single(r, f"{r}/archs/band_{k}.json", 1600)
     if seed == 0:
-        for k in range(16):
+        for k in range(band_size(seed)):
             yield f"band_{k}_again", single(r, f"{r}/archs/band_{k}.json", 1600) + " --seed 1"
         yield "super_2000", f"{SUPERNET_ALONE} --steps 2000"
         yield "super_2000_n_4", f"{SUPERNET_ALONE} --steps 2000"
@@ -83,6 +83,11 @@ def commands(r, seed):
         yield from commands_of_speeds(r)
         yield from commands_of_figures(r)
         yield from commands_of_choices(r)
+
+
+def band_size(seed):
+    """How many networks of one cost are trained."""
+    return 16 if seed == 0 else 6
 
 
 SUPERNET_ALONE = "train.py --stage s --candidates 1 --finish 0"
@@ -328,7 +333,7 @@ def slices(folder, seed, run):
     people = data.SyntheticClips("train", 256, 1, SIZE, first=10**6 * seed)
     calibration = search.calibration_set(people, CPU, 0)
     found = []
-    for k in range(16 if seed == 0 else 6):
+    for k in range(band_size(seed)):
         archs = vipnas.read_archs(str(folder / f"archs/band_{k}.json"))
         nets = search.extract_calibrated(supernet, archs, calibration)
         found.append(round(search.percent(accuracy(nets, final(seed, 1))), 3))
@@ -440,16 +445,27 @@ for kind in KINDS:
     CLAIMS[f"Where memory helps, {kind}"] = kind, NO_CLAIM, rows
 
 
+def band(page):
+    """The networks of one cost that are measured, as {number: run}. KeyError for fewer than 6."""
+    found = {k: f"band_{k}" for k in range(band_size(0)) if f"band_{k}" in page}
+    if len(found) < 6:
+        raise KeyError("band")
+    return found
+
+
+def tau_of_slices(page, run, final_ap):
+    """Kendall's tau of a super-network's slices with final AP, {number in the band: AP}."""
+    slices_ap = [page[run]["slices"][k] for k in final_ap]
+    return stats.kendalltau(slices_ap, list(final_ap.values()))
+
+
 def ap_of(page, run, column):
     """The AP of a run; of "band" the mean of the networks that cost as much as S."""
     if column == "slices":
         return np.mean(page[run]["slices"])
     if run != "band":
         return page[run]["ap"][column]
-    names = [name for name in page if name.startswith("band") and not name.endswith("again")]
-    if len(names) < 6:
-        raise KeyError(run)
-    return np.mean([page[name]["ap"][column] for name in names])
+    return np.mean([page[name]["ap"][column] for name in band(page).values()])
 
 
 def over_seeds(pages, row, column):
@@ -477,9 +493,15 @@ def summary(values):
     return {"mean": round(float(np.mean(found)), 3), "interval": half, "values": values}
 
 
+def low_and_high(cell):
+    """Where the 95 % interval of a `summary` begins and ends; of one seed both are its value."""
+    half = cell["interval"] or 0
+    return cell["mean"] - half, cell["mean"] + half
+
+
 def verdict(cell, claim):
     """What the 95 % interval of a difference says of a claim; with no claim, which is better."""
-    low, high = cell["mean"] - cell["interval"], cell["mean"] + cell["interval"]
+    low, high = low_and_high(cell)
     if claim is NO_CLAIM:
         return "better" if low > 0 else "worse" if high < 0 else "open"
     if claim[0] <= low and high <= claim[1]:
@@ -499,10 +521,10 @@ def show(name, cell, claim, is_difference):
 
 def show_band(page):
     """Networks of one cost: do they differ, and do their slices tell which is better?"""
-    names = [f"band_{k}" for k in range(16) if f"band_{k}_again" in page]
-    if len(names) < 3:
+    twice = [k for k in range(band_size(0)) if f"band_{k}_again" in page]
+    if len(twice) < 3:
         return {}
-    pairs = [[page[n]["ap"]["all"], page[f"{n}_again"]["ap"]["all"]] for n in names]
+    pairs = [[page[f"band_{k}{run}"]["ap"]["all"] for run in ("", "_again")] for k in twice]
     means = np.mean(pairs, axis=1)
     seeds = np.sqrt((np.diff(pairs) ** 2).mean() / 2)
     found = {"lowest AP": means.min(), "highest AP": means.max()}
@@ -510,11 +532,10 @@ def show_band(page):
     found["standard deviation between two runs of one"] = seeds
     for run in page:
         if "slices" in page[run]:
-            slices_ap = [page[run]["slices"][int(name.split("_")[1])] for name in names]
-            tau = stats.kendalltau(slices_ap, means)
+            tau = tau_of_slices(page, run, dict(zip(twice, means, strict=True)))
             found[f"Kendall's tau with slices of {run}"] = tau.statistic
             found[f"its p, {run}"] = tau.pvalue
-    print(f"\n{len(names)} networks of {BAND * BUDGET:.4g} to {BUDGET} GFLOPs")
+    print(f"\n{len(twice)} networks of {BAND * BUDGET:.4g} to {BUDGET} GFLOPs")
     for name, value in found.items():
         print(f"{name:48}{value:7.2f}")
     return {name: round(float(value), 3) for name, value in found.items()}
@@ -525,12 +546,9 @@ def show_rank(pages):
     cost, over the seeds."""
     taus = {}
     for seed, page in pages.items():
-        names = [f"band_{k}" for k in range(16) if f"band_{k}" in page]
-        if len(names) < 6 or "s" not in page:
-            continue
-        slices_ap = [page["s"]["slices"][int(name.split("_")[1])] for name in names]
-        final_ap = [page[name]["ap"]["all"] for name in names]
-        taus[seed] = round(float(stats.kendalltau(slices_ap, final_ap).statistic), 3)
+        with contextlib.suppress(KeyError):  # what is not measured yet
+            final_ap = {k: page[name]["ap"]["all"] for k, name in band(page).items()}
+            taus[seed] = round(float(tau_of_slices(page, "s", final_ap).statistic), 3)
     cell = summary(taus)
     if cell:
         print("\nDo slices tell which network of one cost will be better? Kendall's tau x 100")
@@ -551,8 +569,8 @@ def plot(path, title, panels):
     if not panels:
         return
     dots = [dot for *_, series in panels for dots in series.values() for dot in dots]
-    ends = [cell["mean"] + sign * (cell["interval"] or 0) for _, cell in dots for sign in (-1, 1)]
-    low, high = min(ends) - 1, max(ends) + 1
+    low = min([low_and_high(cell)[0] for _, cell in dots]) - 1
+    high = max([low_and_high(cell)[1] for _, cell in dots]) + 1
     image = Image.new("RGB", (500 * len(panels), 400), "white")
     pen = ImageDraw.Draw(image)
     pen.font = ImageFont.load_default(14)
@@ -570,8 +588,8 @@ def plot(path, title, panels):
         for k, (name, dots) in enumerate(series.items()):
             for x, cell in dots:
                 x = 6 * k + np.interp(x, *columns)
-                bar = [cell["mean"] + sign * (cell["interval"] or 0) for sign in (-1, 0, 1)]
-                bottom, y, top = np.interp(bar, (low, high), (345, 65))
+                bottom, top = np.interp(low_and_high(cell), (low, high), (345, 65))
+                y = np.interp(cell["mean"], (low, high), (345, 65))
                 pen.line([x, bottom, x, top], COLOURS[name], 2)
                 pen.circle((x, y), 4, COLOURS[name])
             pen.text((left + 10 + 110 * k, 38), name, COLOURS[name])
@@ -583,7 +601,7 @@ def plot_budgets(table, pages):
     series = {"by hand": [], "S": [], "T": []}
     _, _, rows = CLAIMS["Fig. 4"]
     for name, row in rows.items():
-        if name in table and " - " not in row:
+        if name in table:
             gflops = np.mean([page[row]["gflops"] for page in pages.values() if row in page])
             series[name.split(",")[0]].append((gflops, table[name]))
     labels = {x: f"{x:.3f}" for x in np.linspace(0.008, 0.020, 7)}
