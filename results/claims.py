@@ -36,7 +36,6 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data
-import fusion
 import search
 import vipnas
 
@@ -50,8 +49,8 @@ TINY = vipnas.SPACES["tiny"]
 SIZE = TINY.image_size
 BUDGET = 0.02  # GFLOPs of S
 BAND = 0.97  # networks of one cost: at least this fraction of it
-SHARES = ("0.50", "0.57", "0.75")  # of S's GFLOPs, that T has on average
-BUDGETS = (0.0085, 0.0111, 0.015, 0.02)  # GFLOPs of single networks; S's, and 0.43 to 0.75 of it
+# {GFLOPs: the run of what is found for them}; they are those of S, and 0.43 to 0.75 of it
+BUDGETS = {0.0085: "s_0.0085", 0.0111: "baseline_s", 0.015: "s_0.015", BUDGET: "s_more"}
 MOTION = data.MOTION  # how fast people move
 SPEEDS = (0.1, 0.4, 0.8)  # other values of it
 NETS = ("t", "s", "baseline")  # that see them
@@ -82,7 +81,6 @@ def commands(r, seed):
     if seed < 3:
         yield from commands_of_speeds(r)
         yield from commands_of_figures(r)
-        yield from commands_of_choices(r)
 
 
 def band_size(seed):
@@ -109,9 +107,9 @@ def chain(r, name, steps=1400):
     return f"train.py --stage t --s {r}/s/vipnas_s.pt --arch {arch} --steps {steps}"
 
 
-def search_t(r, share):
-    """The command that searches T networks of a share of S's GFLOPs."""
-    gflops = round(float(share) * gflops_of(f"{r}/s/arch.json"), 5)
+def search_t(r, fraction):
+    """The command that searches T networks with a fraction of S's GFLOPs."""
+    gflops = round(fraction * gflops_of(f"{r}/s/arch.json"), 5)
     return f"search.py --checkpoint {r}/t/supernet.pt --gflops {gflops}"
 
 
@@ -122,70 +120,49 @@ def gflops_of(path):
 
 
 def commands_of_budgets(r):
-    """Fig. 4: T, each of its networks trained alone, and single networks."""
-    for share in SHARES:
-        yield f"search_{share}", search_t(r, share)
-        yield f"t_{share}", chain(r, f"search_{share}")
-    # at each budget a network made by hand, and what is found for as many GFLOPs
-    for budget in BUDGETS:
+    """Fig. 4: networks made by hand, what is found for as many GFLOPs, and T."""
+    for budget, run in BUDGETS.items():
         hand = f"{r}/archs/hand_{budget}.json"
         yield f"hand_{budget}", single(r, hand, 2300)
-        name = f"search_{budget}"
-        yield name, f"search.py --checkpoint {r}/s/supernet.pt --gflops {gflops_of(hand)}"
-        yield f"s_{budget}", single(r, f"{r}/{name}/arch.json", 2300)
+        if run == f"s_{budget}":  # the others are networks of Tables 1 and 3
+            name = f"search_{budget}"
+            yield name, f"search.py --checkpoint {r}/s/supernet.pt --gflops {gflops_of(hand)}"
+            yield run, single(r, f"{r}/{name}/arch.json", 2300)
+    for fraction in (0.5, 0.75):
+        yield f"search_t_{fraction}", search_t(r, fraction)
+        yield f"t_{fraction}", chain(r, f"search_t_{fraction}")
 
 
 def commands_of_speeds(r):
     """Slower and faster people: `VARIED` says how fast. All see them as long as at our MOTION."""
+    yield "t_alone", chain(r, "t")
     for motion in SPEEDS:
-        yield f"t_motion_{motion}", chain(r, "search_0.57")
+        yield f"t_motion_{motion}", chain(r, "t")
         yield f"s_motion_{motion}", more(r)
         yield f"baseline_motion_{motion}", single(r, f"{r}/archs/baseline.json", 2300)
 
 
 def commands_of_figures(r):
     """Figs 6a and 6b, Table 4."""
-    for share in ("0.50", "0.75"):
-        # Fig. 6a: without fusion
-        yield f"t_{share}_without", f"{chain(r, f'search_{share}')} --no-fusion"
-        # Fig. 6b: one architecture for all non-key frames
-        yield f"search_{share}_shared", f"{search_t(r, share)} --shared"
-        yield f"t_{share}_shared", chain(r, f"search_{share}_shared")
-    # Fig. 6a again: these learn slowly, so four times as long
-    yield "t_0.50_without_long", f"{chain(r, 'search_0.50', 5600)} --no-fusion"
+    # Fig. 6a: without fusion; these learn slowly, so also four times as long
+    yield "t_0.5_without", f"{chain(r, 'search_t_0.5')} --no-fusion"
+    yield "t_0.5_without_long", f"{chain(r, 'search_t_0.5', 5600)} --no-fusion"
+    # Fig. 6b: one architecture for all non-key frames
+    for fraction in (0.5, 0.75):
+        name = f"search_t_{fraction}_shared"
+        yield name, f"{search_t(r, fraction)} --shared"
+        yield f"t_{fraction}_shared", chain(r, name)
     # Table 4: T = 2, 4 of the super-network that was trained with 3, at the average of T = 3. Ours:
     # what is found is trained alone, as above
     for frames in (2, 4):
         name = f"search_{frames}_frames"
-        yield name, f"{search_t(r, '0.57')} --frames {frames}"
+        yield name, f"{search_t(r, 0.57)} --frames {frames}"
         yield f"t_{frames}_frames", f"{chain(r, name)} --frames {frames}"
-
-
-def commands_of_choices(r):
-    """Other choices than ours: `VARIED` says which."""
-    yield "random_fusion", chain(r, "search_0.57")
-    yield "through", f"{chain(r, 'search_0.57')} --through"
-    for name in ("super_n_1", "super_n_4", "super_no_distillation"):
-        yield name, SUPERNET_ALONE
-
-
-class RandomFusion(fusion.TemporalFusion):
-    """A fusion that does not start as the identity."""
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        for name, parameter in self.named_parameters():
-            if name.endswith("weight"):
-                torch.nn.init.kaiming_normal_(parameter, mode="fan_out")
 
 
 # these runs have another value of a constant: module, its name, value
 VARIED = {
-    "super_n_1": ("train", "RANDOM_SUBNETS", 1),
-    "super_n_4": ("train", "RANDOM_SUBNETS", 4),
     "super_2000_n_4": ("train", "RANDOM_SUBNETS", 4),
-    "super_no_distillation": ("train", "DISTILL", False),
-    "random_fusion": ("vipnas", "TemporalFusion", RandomFusion),
     **{f"{net}_motion_{motion}": ("data", "MOTION", motion) for net in NETS for motion in SPEEDS},
 }
 
@@ -359,7 +336,10 @@ TABLE_3 = {
     "T - baseline, trained on S's people": "t - baseline_s",
 }
 
-# {title: (column of AP, claim, {row: "run", or "run - other" for their difference})}
+BY_HAND = {f"S - by hand, {b} GFLOPs": f"{run} - hand_{b}" for b, run in BUDGETS.items()}
+
+# {title: (column of AP, claim, {row: "run", or "run - other" for their difference, or a list of
+# such, for their mean})}
 CLAIMS = {
     "Table 1": ("all", AS_GOOD, TABLE_1),
     "Table 3": ("all", HIGHER, TABLE_3),
@@ -369,8 +349,8 @@ CLAIMS = {
         HIGHER,
         {
             "S - mean of others of its cost": "s - band",
-            **{f"S - by hand, {b} GFLOPs": f"s_{b} - hand_{b}" for b in BUDGETS},
-            "S - by hand, all four": "s_* - hand_*",
+            **BY_HAND,
+            "S - by hand, mean of the four": list(BY_HAND.values()),
         },
     ),
     "Fig. 4": (
@@ -378,24 +358,25 @@ CLAIMS = {
         HIGHER,
         {
             **{f"by hand, {b} GFLOPs": f"hand_{b}" for b in BUDGETS},
-            **{f"S, {b} GFLOPs": f"s_{b}" for b in BUDGETS},
-            **{f"T, {share} of S": f"t_{share}" for share in SHARES},
+            **{f"S, {b} GFLOPs": run for b, run in BUDGETS.items()},
+            "T, 0.5 of S": "t_0.5",
+            "T, 0.57 of S": "t",
+            "T, 0.75 of S": "t_0.75",
         },
     ),
     "Fig. 6a: T - the same without fusion": (
         "all",
         HIGHER,
         {
-            "0.50 of S": "t_0.50 - t_0.50_without",
-            "0.50 of S, without four times as long": "t_0.50 - t_0.50_without_long",
-            "0.75 of S": "t_0.75 - t_0.75_without",
+            "0.5 of S": "t_0.5 - t_0.5_without",
+            "0.5 of S, without four times as long": "t_0.5 - t_0.5_without_long",
         },
     ),
     "Fig. 6b: T - one architecture for all its frames": (
         "all",
         HIGHER,
         {
-            "0.50 of S": "t_0.50 - t_0.50_shared",
+            "0.5 of S": "t_0.5 - t_0.5_shared",
             "0.75 of S": "t_0.75 - t_0.75_shared",
         },
     ),
@@ -404,8 +385,8 @@ CLAIMS = {
         "above S",
         EQUAL,
         {
-            "T = 2": "t_2_frames - t_0.57",
-            "T = 4": "t_4_frames - t_0.57",
+            "T = 2": "t_2_frames - t_alone",
+            "T = 4": "t_4_frames - t_alone",
         },
     ),
     "How fast people move": (
@@ -413,30 +394,13 @@ CLAIMS = {
         NO_CLAIM,
         {
             "T - S, MOTION 0.1": "t_motion_0.1 - s_motion_0.1",
-            "T - S, MOTION 0.2": "t_0.57 - s_more",
+            "T - S, MOTION 0.2": "t_alone - s_more",
             "T - S, MOTION 0.4": "t_motion_0.4 - s_motion_0.4",
             "T - S, MOTION 0.8": "t_motion_0.8 - s_motion_0.8",
             "T - baseline, MOTION 0.1": "t_motion_0.1 - baseline_motion_0.1",
-            "T - baseline, MOTION 0.2": "t_0.57 - baseline_s",
+            "T - baseline, MOTION 0.2": "t_alone - baseline_s",
             "T - baseline, MOTION 0.4": "t_motion_0.4 - baseline_motion_0.4",
             "T - baseline, MOTION 0.8": "t_motion_0.8 - baseline_motion_0.8",
-        },
-    ),
-    "Other choices than ours": (
-        "non-key",
-        NO_CLAIM,
-        {
-            "gradients through the chain": "through - t_0.57",
-            "fusion starts at random": "random_fusion - t_0.57",
-        },
-    ),
-    "Other super-networks than ours, mean of networks of one cost": (
-        "slices",
-        NO_CLAIM,
-        {
-            "N = 1": "super_n_1 - s",
-            "N = 4, half as long again": "super_n_4 - s",
-            "no distillation": "super_no_distillation - s",
         },
     ),
 }
@@ -461,19 +425,14 @@ def tau_of_slices(page, run, final_ap):
 
 def ap_of(page, run, column):
     """The AP of a run; of "band" the mean of the networks that cost as much as S."""
-    if column == "slices":
-        return np.mean(page[run]["slices"])
     if run != "band":
         return page[run]["ap"][column]
     return np.mean([page[name]["ap"][column] for name in band(page).values()])
 
 
 def over_seeds(pages, row, column):
-    """{"mean", "interval", "values": {seed: value}} of a row of CLAIMS; None if no seed has it.
-
-    A row with * is the mean over all budgets.
-    """
-    rows = [row.replace("*", str(budget)) for budget in BUDGETS] if "*" in row else [row]
+    """{"mean", "interval", "values": {seed: value}} of a row of CLAIMS; None if no seed has it."""
+    rows = row if isinstance(row, list) else [row]
     values = {}
     for seed, page in pages.items():
         with contextlib.suppress(KeyError):  # what is not measured yet
@@ -643,7 +602,7 @@ def write_tables():
         if tables[title]:
             print(f"\n{title}: AP ({column}), mean and 95 % interval")
         for name, cell in tables[title].items():
-            show(name, cell, claim, " - " in rows[name])
+            show(name, cell, claim, " - " in str(rows[name]))
     if not TRIAL:
         data.write_json(page, Path("results/claims.json"))
         plot_budgets(tables["Fig. 4"], pages)
