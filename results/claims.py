@@ -1,6 +1,6 @@
 """What the paper claims, measured on synthetic people over several seeds.
 
-    python results/claims.py 0          # what is missing of seed 0: some six hours on one core
+    python results/claims.py 0          # what is missing of seed 0: some hours on one core
     python results/claims.py 0 1 2 3 4 tables
     python results/claims.py tables     # the tables and pictures, from results/seeds
 
